@@ -1,0 +1,50 @@
+# Two commands for a fresh clone: `make demo` and `make test`. Needs Python >= 3.11 and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= run/demo
+
+.PHONY: demo test test-slow lint types contracts check bench docs lock clean
+
+# One marker says that the environment matches the lock file.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "iongantry needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/iongantry plan --species C --shape sphere --diameter-mm 50 --depth-mm 150 --dose-gy 2 --angle 30 --room G1 -o $(RUN)-plan.dcm
+	$(BIN)/iongantry treat $(RUN)-plan.dcm --facility asan --room G1 --output $(RUN)
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.ready
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+contracts: $(VENV)/.ready
+	$(BIN)/lint-imports
+
+check: lint types contracts test
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m bench
+
+docs: $(VENV)/.ready
+	$(BIN)/python -m docs.generate
+
+lock: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-header --generate-hashes --group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) run build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""Treats patients: plan in, beam requested, record out."""

@@ -1,0 +1,1 @@
+"""What the rooms share: the beam token, the beam library, requests to the accelerator."""

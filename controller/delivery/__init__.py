@@ -1,0 +1,1 @@
+"""Layers by journalled grants, with look-ahead, and their results."""

@@ -1,0 +1,1 @@
+"""What was delivered: journal, ledger, spots, treatment record, report."""

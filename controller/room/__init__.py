@@ -1,0 +1,1 @@
+"""One treatment room: its states, its machine, and the session that walks a patient through it."""

@@ -1,0 +1,1 @@
+"""The hardware abstraction layer: vocabulary (`hal`), wire formats and transports (`wire`), devices (`devices`)."""

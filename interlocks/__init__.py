@@ -1,0 +1,1 @@
+"""May beam or motion be?  An independent system that can only withhold; standard library only."""

@@ -1,0 +1,1 @@
+"""The plant as it is: physics, equipment, and the servers that put it on the wires."""

@@ -1,0 +1,1 @@
+"""The plant on the wires: Modbus, EPICS process variables, messages."""
