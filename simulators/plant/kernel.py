@@ -48,10 +48,12 @@ class Kernel:
     Attributes:
         seed: root of every random stream.
         now_ns: plant time.
+        wake: called with the time of a new earliest action, so that whoever owns real time can come back then.
     """
 
     seed: int = 0
     now_ns: int = 0
+    wake: Action | None = None
     _heap: list[tuple[int, int, Timer]] = field(default_factory=list)
     _order: int = 0
     _listeners: list[TruthListener] = field(default_factory=list)
@@ -61,6 +63,8 @@ class Kernel:
         timer = Timer(max(t_ns, self.now_ns), action)
         self._order += 1
         heapq.heappush(self._heap, (timer.t_ns, self._order, timer))
+        if self.wake is not None and self._heap[0][2] is timer:
+            self.wake(timer.t_ns)
         return timer
 
     def after(self, delay_ns: int, action: Action) -> Timer:
