@@ -1,0 +1,201 @@
+"""The command line: arguments in, assembly out. Heavy imports happen inside the commands, so `--help` is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_DELIVERED = 0
+EXIT_REFUSED = 2  # before any motion or beam
+EXIT_ENDED_EARLY = 3  # record written
+EXIT_FAULT = 4  # of the program
+
+app = typer.Typer(
+    name="iongantry",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Treatment control for rotating-gantry heavy-ion beamlines. Research, training, test-rig and simulation "
+    "software: not a medical device.",
+)
+
+FacilityOption = Annotated[str, typer.Option(help="Shipped facility (asan, qst, research) or a facility file.")]
+RoomOption = Annotated[str | None, typer.Option(help="Room; by default the one the plan names, or the only one.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="RT Ion Plan (DICOM) or GSI raster file (.rst).")]
+OverrideOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=REASON, recorded: 'machine' (plan names another machine), 'approval' (not APPROVED)."),
+]
+
+
+def _refuse(reasons: Sequence[str], as_json: bool = False) -> NoReturn:
+    """Say every reason and leave with exit code 2."""
+    if as_json:
+        typer.echo(json.dumps({"status": "refused", "reasons": list(reasons)}, indent=2))
+    else:
+        noun = "reason" if len(reasons) == 1 else "reasons"
+        typer.echo(f"refused, {len(reasons)} {noun}:", err=True)
+        for reason in reasons:
+            typer.echo(f"  - {reason}", err=True)
+    raise typer.Exit(EXIT_REFUSED)
+
+
+def _overrides(items: list[str] | None) -> dict[str, str]:
+    overrides: dict[str, str] = {}
+    bad = []
+    for item in items or []:
+        name, _, reason = item.partition("=")
+        if name not in ("machine", "approval") or not reason.strip():
+            bad.append(f"--override {item!r}: expected machine=REASON or approval=REASON with a reason in words")
+        overrides[name] = reason.strip()
+    if bad:
+        _refuse(bad)
+    return overrides
+
+
+@app.command()
+def treat(
+    plan: PlanArgument,
+    facility: FacilityOption = "asan",
+    room: RoomOption = None,
+    beam: Annotated[list[int] | None, typer.Option(help="Beam number; may be repeated. Default: every beam.")] = None,
+    fraction: Annotated[int, typer.Option(min=1, help="Fraction number.")] = 1,
+    seed: Annotated[int, typer.Option(help="Root of every random stream of the simulated plant.")] = 0,
+    speed: Annotated[str, typer.Option(help="max, real, or a factor of real time.")] = "max",
+    scenario: Annotated[Path | None, typer.Option(help="TOML file of timed faults.")] = None,
+    fault: Annotated[list[str] | None, typer.Option(help="Fault to inject, see `iongantry faults`.")] = None,
+    override: OverrideOption = None,
+    output: Annotated[Path | None, typer.Option(help="Directory for record, spots, events and report.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Facility state: ledger, library, keys.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Treat one fraction of a plan.
+
+    Exit codes: 0 delivered as prescribed, 2 refused before any motion or beam, 3 ended early with a record, 4 program fault.
+    """
+    from controller.console.progress import Progress
+    from controller.treatment import Refused, TreatOptions, parse_speed, run_treatment
+
+    try:
+        options = TreatOptions(
+            plan=plan,
+            facility=facility,
+            room=room,
+            beams=tuple(beam or ()),
+            fraction=fraction,
+            seed=seed,
+            speed=parse_speed(speed),
+            scenario=scenario,
+            faults=tuple(fault or ()),
+            overrides=_overrides(override),
+            output=output,
+            state=state,
+        )
+        with Progress() as listener:
+            result = run_treatment(options, listener)
+    except Refused as refused:
+        _refuse(refused.reasons, as_json)
+    summary = result.summary
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        for line in result.lines():
+            typer.echo(line)
+    raise typer.Exit({"complete": EXIT_DELIVERED, "partial": EXIT_ENDED_EARLY}.get(summary["status"], EXIT_FAULT))
+
+
+@app.command()
+def check(
+    plan: PlanArgument,
+    facility: FacilityOption = "asan",
+    room: RoomOption = None,
+    beam: Annotated[list[int] | None, typer.Option(help="Beam number; may be repeated.")] = None,
+    override: OverrideOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Can this plan be delivered here? Every reason why not."""
+    from controller.treatment import Refused, check_plan
+
+    try:
+        report = check_plan(plan, facility, room, tuple(beam or ()), _overrides(override))
+    except Refused as refused:
+        _refuse(refused.reasons, as_json)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    typer.echo(f"{plan}: can be delivered in {report['room']} of {report['facility']}")
+    for row in report["beams"]:
+        typer.echo(
+            f"  beam {row['number']} {row['name']}: {row['species']}, {row['layers']} layers, {row['spots']} spots, "
+            f"{row['meterset']:.6g} {row['unit']}, gantry {row['gantry_angle_deg']:g} deg, {row['passes']} passes in "
+            f"{row['cycles']} synchrotron cycles, about {row['estimated_s']:.0f} s of beam"
+        )
+
+
+@app.command("check-config")
+def check_config(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Facility file, or the name of a shipped facility.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Is a facility file right? Every reason why not."""
+    from drivers.hal.errors import ConfigError
+    from drivers.hal.facility import load_facility
+    from drivers.hal.facility_check import check_facility
+
+    try:
+        facility = load_facility(file)
+    except ConfigError as error:
+        _refuse([str(error)], as_json)
+    reasons = check_facility(facility)
+    if reasons:
+        _refuse(reasons, as_json)
+    if as_json:
+        typer.echo(json.dumps({"status": "ok", "facility": facility.name, "devices": sorted(facility.devices)}, indent=2))
+    else:
+        typer.echo(f"{file}: facility {facility.name}, rooms {', '.join(facility.rooms)}, {len(facility.devices)} devices: right")
+
+
+@app.command()
+def faults(as_json: JsonOption = False) -> None:
+    """The catalogue of faults that --fault can inject, and what is expected of each."""
+    from simulators.faults import CATALOGUE
+
+    if as_json:
+        rows: list[dict[str, Any]] = [
+            {"name": f.name, "arguments": f.arguments, "does": f.does, "expected": f.expected} for f in CATALOGUE.values()
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for entry in CATALOGUE.values():
+        typer.echo(f"{entry.name:<22} {entry.does}\n{'':<22} expected: {entry.expected}")
+
+
+def main() -> None:
+    """Entry point: no traceback ever reaches the operator; an unknown error is exit code 4 with its name."""
+    try:
+        app()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:  # noqa: BLE001 - the last line of defence, names the error
+        from drivers.hal.errors import BeamlineError
+
+        if isinstance(error, BeamlineError):
+            typer.echo(f"fault: {error}", err=True)
+        else:
+            typer.echo(f"program fault: {type(error).__name__}: {error} (set IONGANTRY_TRACEBACK=1 to see where)", err=True)
+            import os
+
+            if os.environ.get("IONGANTRY_TRACEBACK"):
+                import traceback
+
+                traceback.print_exc()
+        sys.exit(EXIT_FAULT)
