@@ -1,8 +1,8 @@
 """Breathing of a patient: displacement of the target at any time, and the instants at which it crosses a gating level.
 
-Each breath is A sin^(2n)(pi phi), long at exhale (phi = 0) and short at inhale (phi = 1/2), with its own period and amplitude, a
-slow drift of the baseline, and coughs. Model "assumed" after Lujan et al. 1999 (even powers of a cosine); sin^4 to sin^6, 3 to 6 s,
-5 to 25 mm. Not responsible for the sensor that watches it or its delays.
+Each breath is A sin^(2n)(pi phi), long at exhale (phi = 0) and short at inhale (phi = 1/2), with its own period and
+amplitude, a slow drift of the baseline, and coughs. Model "assumed" after Lujan et al. 1999 (even powers of a cosine): sin^4 to
+sin^6, 3 to 6 s, 5 to 25 mm. Not responsible for the sensor that watches it or its delays.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Breathing:
         t = np.asarray(t_s, dtype=np.float64)
         k = np.clip(np.searchsorted(self._start_s, t, side="right") - 1, 0, self._start_s.size - 1)
         phase = (t - self._start_s[k]) / self._period_s[k]
-        z = self._amplitude_mm[k] * np.sin(np.pi * phase) ** (2 * self.pattern.half_exponent)
+        z: Floats = self._amplitude_mm[k] * np.sin(np.pi * phase) ** (2 * self.pattern.half_exponent)
         z = z + self.pattern.drift_mm_per_min * t / 60.0
         for cough_s in self.pattern.cough_s:
             z = z + self.pattern.cough_mm * np.exp(-(((t - cough_s) / COUGH_WIDTH_S) ** 2))
