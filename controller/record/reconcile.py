@@ -52,6 +52,7 @@ class GrantOutcome:
     upper: NDArray[np.int64]
     counts2: int
     reason: str
+    recorded: bool = False  # the journal holds it already
 
     @property
     def exact(self) -> bool:
@@ -124,18 +125,12 @@ def reconcile(
 
 
 def record_outcomes(journal: Journal, reconciliation: BeamReconciliation, *, signed_by: str = "") -> None:
-    """Write RECONCILED for each grant that has no DONE and no such record yet. Safe to repeat after a crash in between."""
-    known = {
-        int(r.data["grant_id"])
-        for r in journal.history
-        if r.kind in (Kind.DONE, Kind.RECONCILED) and r.data.get("unit_boot_id", -1) in (-1, reconciliation.claim.unit_boot_id)
-    }
+    """Write RECONCILED for each grant whose outcome the journal lacks. After a crash in between, reconcile again, then this."""
     for outcome in reconciliation.outcomes:
-        if outcome.grant.grant_id in known or outcome.how is How.DONE:
+        if outcome.recorded:
             continue
         data = {
             "grant_id": outcome.grant.grant_id,
-            "unit_boot_id": outcome.grant.unit_boot_id,
             "how": outcome.how,
             "counts2": outcome.counts2,
             "reason": outcome.reason,
@@ -167,13 +162,14 @@ def _beam(
 def _from_pieces(grant: Grant, pieces: NDArray[np.void], how: How) -> GrantOutcome:
     counts = np.zeros(grant.rows, np.int64)
     np.add.at(counts, pieces["row"], pieces["counts1"])
-    return GrantOutcome(grant, how, counts, counts, int(pieces["counts2"].sum()), "")
+    return GrantOutcome(grant, how, counts, counts, int(pieces["counts2"].sum()), "", how is How.DONE)
 
 
 def _from_record(grant: Grant, record: Record) -> GrantOutcome:
     data = record.data
     how = How(data["how"])
-    return GrantOutcome(grant, how, record.arrays["lower"], record.arrays["upper"], int(data["counts2"]), str(data["reason"]))
+    bounds = record.arrays["lower"], record.arrays["upper"]
+    return GrantOutcome(grant, how, *bounds, int(data["counts2"]), str(data["reason"]), recorded=True)
 
 
 def _from_latch(history: BeamHistory, grant: Grant, latch: UnitLatch | None, known1: int, known2: int) -> GrantOutcome:
