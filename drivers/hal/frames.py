@@ -53,6 +53,14 @@ def table_top_to_support(point_mm: Vector, translation_mm: Vector, pitch_deg: fl
     return np.asarray(translation_mm, dtype=np.float64) + np.asarray(point_mm, dtype=np.float64) @ rotation.T
 
 
+def fixed_to_table_top(
+    point_mm: Vector, translation_mm: Vector, couch_angle_deg: float, pitch_deg: float, roll_deg: float
+) -> Vector:
+    """Fixed frame to table top frame: the inverse of `table_top_to_support`, then `support_to_fixed`."""
+    support = support_to_fixed(point_mm, -couch_angle_deg) - np.asarray(translation_mm, dtype=np.float64)
+    return support @ (rotation_x(pitch_deg) @ rotation_y(roll_deg))
+
+
 def patient_to_table_hfs(point_mm: Vector, isocentre_mm: Vector) -> Vector:
     """DICOM patient coordinates to table-top axes for head-first supine: x_t = x_d, y_t = z_d, z_t = -y_d."""
     d = np.asarray(point_mm, dtype=np.float64) - np.asarray(isocentre_mm, dtype=np.float64)
