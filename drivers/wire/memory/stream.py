@@ -1,0 +1,195 @@
+"""Memory twin of a serial line or TCP connection: two ends, one latency, one baud rate, bytes in order.
+
+The line exists as long as the world does; the client's end may be cut, restored and opened again. Not responsible for frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable
+
+from drivers.wire.memory.fifo import Fifo
+
+LATENCY_S = 0.00025  # assumed: half of a measured loopback round trip between two processes with its scheduling
+BITS_PER_BYTE = 11  # start, 8 data, parity, stop: Modbus over Serial Line V1.02, section 2.5.1
+
+
+class MemoryStream:
+    """One end of a `MemoryLine`; fulfils `drivers.wire.stream.Stream`."""
+
+    __slots__ = ("_arrived", "_line", "_open", "_reader", "name", "peer")
+
+    def __init__(self, line: MemoryLine, name: str) -> None:
+        self.name = name
+        self.peer: MemoryStream = self
+        self._line = line
+        self._open = True
+        self._arrived = bytearray()
+        self._reader: asyncio.Future[None] | None = None
+
+    async def read(self, n: int = 4096, timeout_s: float | None = None) -> bytes:
+        """Between 1 and `n` bytes; ``b""`` when the other side is gone; TimeoutError after `timeout_s` seconds of nothing."""
+        if not self._arrived and self._open:
+            if self._reader is not None:
+                raise RuntimeError(f"{self.name}: two readers on one stream")
+            loop = asyncio.get_running_loop()
+            future = self._reader = loop.create_future()
+            timer = loop.call_later(max(timeout_s, 0.0), _resolve, future) if timeout_s is not None else None
+            try:
+                await future
+            finally:
+                self._reader = None
+                if timer is not None:
+                    timer.cancel()
+        if self._arrived:
+            if len(self._arrived) <= n:
+                data = bytes(self._arrived)
+                self._arrived.clear()
+            else:
+                data = bytes(self._arrived[:n])
+                del self._arrived[:n]
+            return data
+        if not self._open:
+            return b""
+        raise TimeoutError(f"{self.name}: nothing within {timeout_s} s")
+
+    async def write(self, data: bytes) -> None:
+        """Put bytes on the line; ConnectionError when it is closed or cut."""
+        if not self._open:
+            raise ConnectionResetError(f"{self.name}: the line is closed")
+        if data:
+            self._line.carry(self, data)
+
+    def discard_input(self) -> int:
+        """Throw away what has arrived unread; returns how many bytes."""
+        count = len(self._arrived)
+        self._arrived.clear()
+        return count
+
+    async def close(self) -> None:
+        """Let go of this end. The other end hears nothing more."""
+        self.shut()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this end can be read and written."""
+        return self._open
+
+    def shut(self) -> None:
+        """Close this end at once: a pending read returns ``b""``."""
+        self._open = False
+        self._arrived.clear()
+        _resolve(self._reader)
+
+    def reopen(self) -> None:
+        """Use this end anew, with nothing left over from before."""
+        self._arrived.clear()
+        self._open = True
+
+    def arrive(self, data: bytes) -> None:
+        """Bytes reach this end."""
+        if self._open:
+            self._arrived += data
+            _resolve(self._reader)
+
+
+def _resolve(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
+
+
+class MemoryLine:
+    """A line with a client's end and a server's end.
+
+    Args:
+        name: endpoint, for messages.
+        latency_s: one way, on top of the time on the wire.
+        baud: bits per second of a half-duplex serial line, shared by both directions; None takes no time on the wire.
+        pieces: when given, what is written arrives in pieces cut at random places by this generator.
+
+    Attributes:
+        disturb: when set, called as ``disturb(data, to_server)`` for every write; what it returns travels instead
+            (``b""``: lost).
+        bytes_carried: bytes written by both ends since the start.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        latency_s: float = LATENCY_S,
+        baud: int | None = None,
+        pieces: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self.client = MemoryStream(self, name)
+        self.server = MemoryStream(self, f"{name}:server")
+        self.client.peer, self.server.peer = self.server, self.client
+        self.disturb: Callable[[bytes, bool], bytes] | None = None
+        self.bytes_carried = 0
+        self._latency_s = latency_s
+        self._s_per_byte = BITS_PER_BYTE / baud if baud else 0.0
+        self._pieces = pieces
+        self._free_at_s = 0.0
+        self._ways = {True: Fifo(), False: Fifo()}
+        self._cut = False
+        self._epoch = 0
+
+    async def connect(self) -> MemoryStream:
+        """Open the client's end (anew); ConnectionError while the line is cut. A `drivers.wire.stream.StreamOpener`."""
+        if self._cut:
+            raise ConnectionRefusedError(f"{self.name}: nobody answers")
+        self._epoch += 1
+        self.server.discard_input()
+        self.client.reopen()
+        return self.client
+
+    def cut(self) -> None:
+        """Lose the line: what is under way is lost, the client's end closes, opening fails; the server's end hears nothing."""
+        self._cut = True
+        self._epoch += 1
+        self.client.shut()
+
+    def restore(self) -> None:
+        """Let the client open the line again."""
+        self._cut = False
+
+    def carry(self, source: MemoryStream, data: bytes) -> None:
+        """Bytes leave one end; they reach the other when their last bit and the latency have passed."""
+        to_server = source is self.client
+        if self.disturb is not None:
+            data = self.disturb(data, to_server)
+        if self._cut or not data:
+            return
+        self.bytes_carried += len(data)
+        way = self._ways[to_server]
+        start_s = now_s = asyncio.get_running_loop().time()
+        if self._s_per_byte:
+            start_s = max(now_s, self._free_at_s)
+            self._free_at_s = start_s + len(data) * self._s_per_byte
+        end = self.server if to_server else self.client
+        if self._pieces is None:
+            way.call_at(start_s + len(data) * self._s_per_byte + self._latency_s, self._deliver, end, data, self._epoch)
+            return
+        edges = sorted({0, len(data), *(self._pieces.randint(0, len(data)) for _ in range(2))})
+        for a, b in itertools.pairwise(edges):
+            due_s = start_s + b * max(self._s_per_byte, 1e-6) + self._latency_s
+            way.call_at(due_s, self._deliver, end, data[a:b], self._epoch)
+
+    def _deliver(self, end: MemoryStream, data: bytes, epoch: int) -> None:
+        if epoch == self._epoch:
+            end.arrive(data)
+
+
+def memory_stream_pair(
+    name: str = "memory",
+    *,
+    latency_s: float = LATENCY_S,
+    baud: int | None = None,
+    pieces: random.Random | None = None,
+) -> tuple[MemoryStream, MemoryStream]:
+    """The two ends (client, server) of a new line; see `MemoryLine`."""
+    line = MemoryLine(name, latency_s=latency_s, baud=baud, pieces=pieces)
+    return line.client, line.server
