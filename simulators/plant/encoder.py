@@ -57,6 +57,11 @@ class Encoder:
         """Whether a fault is planted."""
         return self._frozen_mdeg is not None or self._jump_mdeg != 0.0 or self._drift_mdeg_s != 0.0
 
+    @property
+    def drifts(self) -> bool:
+        """Whether its error grows with time."""
+        return self._drift_mdeg_s != 0.0
+
     def read_mdeg(self, angle_deg: float, t_ns: int) -> int:
         """Reading at a true angle, mdeg."""
         if self._frozen_mdeg is not None and t_ns >= self._frozen_from_ns:
