@@ -22,6 +22,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+SIMULATED_SCHEMES = ("memory:", "sim:")
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
@@ -95,8 +98,8 @@ class Accelerator(_Model):
 class Meterset(_Model):
     """How monitor units relate to charge and counts.
 
-    `counts_per_mu` is the resolution of the monitor electronics where 1 MU is a fixed chamber charge. Protons of facilities that
-    plan in protons-per-MU carry a table (energy in MeV, protons per MU).
+    `counts_per_mu` is the resolution of the monitor electronics where 1 MU is a fixed chamber charge. Protons of facilities
+    that plan in protons-per-MU carry a table (energy in MeV, protons per MU).
     """
 
     charge_pc_per_mu: Positive = 20.0
@@ -166,6 +169,18 @@ class Room(_Model):
     nozzle: Nozzle
     route_switch_s: Positive
 
+    def beam_angle_deg(self, angle_deg: float, near_deg: float = 0.0) -> float | None:
+        """The angle to which this room would turn (or the port it would use) for a beam angle; None when it cannot.
+
+        Angles a full turn apart are the same beam (270 is -90). Of several inside the limits the one nearest to `near_deg`.
+        """
+        if self.gantry is None:
+            ports = [p for p in self.ports_deg if abs((angle_deg - p + 180.0) % 360.0 - 180.0) <= self.port_tolerance_deg]
+            return ports[0] if ports else None
+        turns = [angle_deg + 360.0 * turn for turn in (-2, -1, 0, 1, 2)]
+        inside = [angle for angle in turns if self.gantry.angle_deg.holds(angle)]
+        return min(inside, key=lambda angle: (abs(angle - near_deg), angle)) if inside else None
+
     @model_validator(mode="after")
     def _kind(self) -> Room:
         if self.kind == "gantry" and self.gantry is None:
@@ -186,9 +201,20 @@ class Device(_Model):
     unit_ids: tuple[int, ...] = ()  # Modbus nodes
     prefix: str = ""  # PV prefix without the last colon, or topic prefix
     deadline_ms: Positive = 1000.0
+    poll_deadline_ms: Positive | None = None  # the device stops by itself when it is not asked for longer than this
     baud: int | None = None  # a serial bus declares its speed
     identity: str = ""  # what the device must answer when asked who it is
     magnets: tuple[str, ...] = ()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the endpoint leads to a simulator."""
+        return self.endpoint.startswith(SIMULATED_SCHEMES)
+
+    @property
+    def framing(self) -> Literal["rtu", "tcp"]:
+        """How Modbus travels on this stream: a serial bus declares its baud rate, TCP has none."""
+        return "tcp" if self.baud is None else "rtu"
 
 
 class Facility(_Model):
