@@ -1,0 +1,166 @@
+"""What "bad" means: pure functions of values, what was remembered, and the time. Nothing here keeps state or acts.
+
+A condition that needs a memory gets it as an argument and returns the next one, an immutable value. Values are integers as
+the room safety node gives them (mdeg, um, ppm, counts, bits); times are integer ns. Not responsible for whether a value may be
+believed (`stale` below decides age, `inputs` quality), nor for when a condition matters and what follows from it (`engine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+NEVER_NS = 1 << 62  # later than any deadline
+NS_PER_MS = 1_000_000
+
+Params = Mapping[str, Any]  # the `test` table of a row; `matrix` has checked names, types and signs
+
+
+class Verdict(NamedTuple):
+    """Outcome of a condition over all of its inputs: is it bad, what to remember, when to look again without any change."""
+
+    bad: bool
+    memory: Any
+    due_ns: int = NEVER_NS
+
+
+# --- elements -----------------------------------------------------------------------------------------------------
+
+
+def stale(t_ns: int, now_ns: int, stale_ns: int) -> bool:
+    """Whether a sample of time `t_ns` is too old to believe; one from the future is not believed either."""
+    return not 0 <= now_ns - t_ns <= stale_ns
+
+
+def vote(bad: Sequence[bool], needed: int) -> bool:
+    """M out of N: true when at least `needed` channels are bad (1 = any channel trips, N = all must agree to trip)."""
+    return sum(bad) >= needed
+
+
+def delay_on(raw: bool, since_ns: int | None, now_ns: int, delay_ns: int) -> tuple[bool, int | None, int]:
+    """True once `raw` has lasted `delay_ns`. Returns (delayed, since, due): `since` is None while `raw` is false."""
+    if not raw:
+        return False, None, NEVER_NS
+    start = now_ns if since_ns is None else since_ns
+    if now_ns - start >= delay_ns:
+        return True, start, NEVER_NS
+    return False, start, start + delay_ns
+
+
+def delay_off(raw: bool, was: bool, since_ns: int | None, now_ns: int, delay_ns: int) -> tuple[bool, int | None, int]:
+    """True while `raw` and `delay_ns` longer. `was`: the last outcome. Returns (delayed, since `raw` ended, due)."""
+    if raw or not was:
+        return raw, None, NEVER_NS
+    start = now_ns if since_ns is None else since_ns
+    if now_ns - start >= delay_ns:
+        return False, None, NEVER_NS
+    return True, start, start + delay_ns
+
+
+def latch(active: bool, latched: bool, reset: bool) -> bool:
+    """Remembers `active` until `reset`; an active cause cannot be reset."""
+    return active or (latched and not reset)
+
+
+# --- one channel: bad or not; `was` gives hysteresis ----------------------------------------------------------------
+
+
+def equal(p: Params, value: int, was: bool, wanted: int) -> bool:
+    """Bad unless `value` is the wanted one."""
+    return value != wanted
+
+
+def limit(p: Params, value: int, was: bool, wanted: int) -> bool:
+    """Bad above `limit` in size; good again only at or below `limit - hysteresis`."""
+    return bool(abs(value) > p["limit"] - (p.get("hysteresis", 0) if was else 0))
+
+
+def band(p: Params, value: int, was: bool, wanted: int) -> bool:
+    """Bad outside [low, high]; good again only `hysteresis` inside."""
+    inner = p.get("hysteresis", 0) if was else 0
+    return not p["low"] + inner <= value <= p["high"] - inner
+
+
+# --- several inputs judged together, or one over time ---------------------------------------------------------------
+
+
+def apart(p: Params, a: int, b: int) -> int:
+    """Distance of two values, the short way round when the row has a `modulus` (a full turn)."""
+    distance = abs(a - b)
+    if "modulus" not in p:
+        return distance
+    turn = int(p["modulus"])
+    return min(distance % turn, turn - distance % turn)
+
+
+def difference(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
+    """Bad when two values are more than `limit` apart (memory: was bad). `neutral`: the first says "nothing measured"."""
+    bad = values[0] != p.get("neutral") and apart(p, values[0], values[1]) > p["limit"] - (
+        p.get("hysteresis", 0) if memory else 0
+    )
+    return Verdict(bad, bad)
+
+
+def drift(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
+    """Bad when a value has moved more than `limit` from where it was when the row's phase began (memory: that value)."""
+    reference = values[0] if memory is None else memory
+    return Verdict(apart(p, values[0], reference) > p["limit"], reference)
+
+
+def pattern(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
+    """Bad when the values are exactly the forbidden combination."""
+    return Verdict(list(values) == list(p["forbidden"]), None)
+
+
+def discrepancy(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
+    """Bad when two contacts of one thing do not agree (1oo2D); the row's debounce is the time allowed to both to follow."""
+    return Verdict(len(set(values)) > 1, None)
+
+
+History = tuple[tuple[int, tuple[int, ...]], ...]  # (time ns, values), oldest first; a value holds until the next
+
+
+def slide(history: History, now_ns: int, values: tuple[int, ...], window_ns: int) -> tuple[History, int]:
+    """Add `values` and forget what left the window, but for the one item that held at its beginning. Returns (history, due)."""
+    if not history or history[-1][1] != values:
+        history = (*history, (now_ns, values))
+    first = 0
+    while first + 1 < len(history) and history[first + 1][0] <= now_ns - window_ns:
+        first += 1
+    history = history[first:]
+    return history, (history[1][0] + window_ns if len(history) > 1 else NEVER_NS)
+
+
+def rate(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
+    """Bad when a value changed faster than `limit` per second, on average over `window_ms` (memory: history)."""
+    history, due_ns = slide(memory or (), now_ns, tuple(values), p["window_ms"] * NS_PER_MS)
+    change = abs(values[0] - history[0][1][0])
+    return Verdict(change * 1000 > p["limit"] * p["window_ms"], history, due_ns)
+
+
+def window(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
+    """Bad when two counters gained different counts within `window_ms`: by more than `percent` of the larger gain and `floor`.
+
+    `ratio` is counts of the second per count of the first. A counter that falls was set to zero for a new field; what it shows
+    then was counted since, so each is summed on its own and one that keeps falling to zero still shows as a difference.
+    Memory: (values as read, sums, history of sums).
+    """
+    last, sums, history = memory or (tuple(values), (0, 0), ())
+    gained = (new - old if new >= old else new for new, old in zip(values, last, strict=True))
+    sums = tuple(s + g for s, g in zip(sums, gained, strict=True))
+    history, due_ns = slide(history, now_ns, sums, p["window_ms"] * NS_PER_MS)
+    gain1 = (sums[0] - history[0][1][0]) * p.get("ratio", 1.0)
+    gain2 = sums[1] - history[0][1][1]
+    allowed = max(p["percent"] / 100.0 * max(gain1, gain2), p["floor"])
+    return Verdict(abs(gain1 - gain2) > allowed, (tuple(values), sums, history), due_ns)
+
+
+CHANNEL: Mapping[str, Callable[[Params, int, bool, int], bool]] = {"equal": equal, "limit": limit, "band": band}
+JOINT: Mapping[str, Callable[[Params, Sequence[int], Any, int], Verdict]] = {
+    "difference": difference,
+    "drift": drift,
+    "pattern": pattern,
+    "discrepancy": discrepancy,
+    "rate": rate,
+    "window": window,
+}

@@ -1,0 +1,301 @@
+"""The decision: may beam be? `Engine.step(now_ns, samples) -> (decision, wake_at_ns)`; no I/O, no clock of its own.
+
+A row is judged when one of its inputs changed, grew stale, or a time of it ran out; otherwise it keeps its state. Per row:
+inputs that are missing, stale or of bad quality count as bad; a phase says when it matters; then debounce, hold, bypass, latch.
+The permit is given only while nothing is tripped and nothing withholds. Boots tripped. Not responsible for reading or pulsing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from interlocks.bypass import Bypass, grant
+from interlocks.conditions import CHANNEL, JOINT, NEVER_NS, NS_PER_MS, delay_off, delay_on, latch, stale, vote
+from interlocks.first_out import FirstOut, State, Trip
+from interlocks.inputs import Sample
+from interlocks.matrix import Action, Interlock, Limits, wanted
+
+OWN_INPUTS = ("armed", "permit_r", "beam_present", "service_mode")  # what phases, bypasses and resets look at
+
+
+class Decision(NamedTuple):
+    """What follows from everything known now."""
+
+    permit: bool
+    tripped: tuple[str, ...]  # active or latched, in file order
+    withheld: tuple[str, ...]  # rows that keep the permit off without having tripped
+    actions: frozenset[Action]
+    first_out: Trip | None
+    new: tuple[Trip, ...] = ()  # tripped in this very step
+
+
+class Reset(NamedTuple):
+    """What a reset would do: rows that clear, and rows that do not with the reason."""
+
+    cleared: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...]
+
+
+class _Row:
+    """A row and its state."""
+
+    __slots__ = (
+        *("row", "wanted", "debounce_ns", "hold_ns", "memory", "since_ns", "held_ns", "due_ns"),
+        *("bad", "active", "withheld", "latched", "by_value", "latched_ns"),
+    )
+
+    def __init__(self, row: Interlock) -> None:
+        self.row = row
+        self.wanted = wanted(row)
+        self.debounce_ns, self.hold_ns = round(row.debounce_ms * NS_PER_MS), round(row.hold_ms * NS_PER_MS)
+        self.memory: Any = None  # of the condition
+        self.since_ns: int | None = None  # begin of the raw cause, for the debounce
+        self.held_ns: int | None = None  # end of the debounced cause, for the hold
+        self.bad = self.active = self.withheld = self.latched = False
+        self.by_value = False  # latched on a value, not only on invalid inputs
+        self.latched_ns = 0
+        self.due_ns = NEVER_NS
+
+    @property
+    def tripped(self) -> bool:
+        return self.active or self.latched
+
+
+class Engine:
+    """All rows of one room.
+
+    Args:
+        limits: a validated matrix.
+        latched: ids of rows that were latched before a restart; they stay so.
+    """
+
+    def __init__(self, limits: Limits, latched: Iterable[str] = ()) -> None:
+        self.limits = limits
+        self.first_out = FirstOut()
+        self.bypasses: dict[str, Bypass] = {}
+        self._rows = [_Row(row) for row in limits.software]
+        self._by_id = {r.row.id: r for r in self._rows}
+        self._kind = {r.row.kind: r for r in self._rows}  # used for kinds of which there is one row each
+        self._users: dict[str, list[_Row]] = {name: list(self._rows) for name in OWN_INPUTS}  # a phase concerns every row
+        for r in self._rows:
+            for name in r.row.inputs:
+                self._users.setdefault(name, []).append(r)
+        self._samples: dict[str, Sample] = {}
+        self._valid: dict[str, bool] = dict.fromkeys(self._users, False)
+        self._phase = {"always": True, "armed": True, "requested": True, "beam": True, "never": False}
+        self._requested = False
+        self._last_ns: int | None = None
+        self._expiry_ns = 0  # nothing can grow stale before
+        self._due_ns = 0  # no row is due before
+        self._pending = set(self._rows)  # to judge in the next step, whatever else happens
+        self._stale_ns, self._stall_ns, self._poll_ns = (
+            round(ms * NS_PER_MS) for ms in (limits.stale_ms, limits.stall_ms, limits.poll_ms)
+        )
+        self._decision = Decision(False, (), (), frozenset(), None)
+        self._decision_due = True  # the state of a row changed
+        self._boot_latches = {self._kind["boot"].row.id, *(self._by_id[name].row.id for name in latched)}
+
+    # --- the one function -------------------------------------------------------------------------------------------
+
+    def step(self, now_ns: int, samples: Mapping[str, Sample]) -> tuple[Decision, int]:
+        """Take new samples (all, some, none), judge what they or the time changed, decide.
+
+        Returns the decision and the latest time for the next step. Time must never fall; if it does, that is a stall.
+        """
+        new: list[Trip] = []
+        dirty, self._pending = self._pending, set()
+        if self._last_ns is None:
+            for r in self._rows:
+                if r.row.id in self._boot_latches:
+                    self._latch(r, now_ns, new)
+        elif not 0 <= now_ns - self._last_ns <= self._stall_ns:
+            self._latch(self._kind["stall"], now_ns, new)
+        self._last_ns = now_ns
+        changed = self._take(now_ns, samples)
+        if changed:
+            self.first_out.note(now_ns, tuple(self._state(name) for name in changed))
+            for name in changed:
+                dirty.update(self._users.get(name, ()))
+            self._judge_phases()
+        if any(now_ns >= bypass.expires_ns for bypass in self.bypasses.values()):
+            self.bypasses = {name: bypass for name, bypass in self.bypasses.items() if now_ns < bypass.expires_ns}
+            dirty.update(self._rows)
+        if now_ns >= self._due_ns:
+            dirty.update(r for r in self._rows if r.due_ns <= now_ns)
+        if dirty:
+            for r in self._rows:  # in file order: of causes seen together the first row is the first-out
+                if r in dirty:
+                    self._judge(r, now_ns, new)
+            self._due_ns = min([r.due_ns for r in self._rows])
+        if self._decision_due:
+            self._decide()
+        self.first_out.close_due(now_ns)
+        decision = self._decision._replace(new=tuple(new)) if new else self._decision
+        return decision, min(self._expiry_ns, self._due_ns, now_ns + self._poll_ns)
+
+    def _take(self, now_ns: int, samples: Mapping[str, Sample]) -> list[str]:
+        """Store samples; the names of inputs whose value or validity changed."""
+        changed: list[str] = []
+        known, valid = self._samples, self._valid
+        for name, sample in samples.items():
+            old = known.get(name)
+            known[name] = sample
+            value, good, t_ns, _ = sample
+            if old is not None and value == old[0] and good == old[1] and valid[name] and old[2] <= t_ns <= now_ns:
+                continue  # nothing new, and not older than before; its age is looked at below
+            believed = good and not stale(t_ns, now_ns, self._stale_ns)
+            if old is None or value != old[0] or believed != valid[name]:
+                changed.append(name)
+            valid[name] = believed
+            if believed:
+                self._expiry_ns = min(self._expiry_ns, t_ns + self._stale_ns + 1)
+        if now_ns >= self._expiry_ns:
+            late = [name for name, s in known.items() if valid[name] and stale(s.t_ns, now_ns, self._stale_ns)]
+            changed += late
+            valid.update(dict.fromkeys(late, False))
+            self._expiry_ns = min((s.t_ns + self._stale_ns + 1 for n, s in known.items() if valid[n]), default=NEVER_NS)
+        return changed
+
+    def _is(self, name: str, value: int) -> bool:
+        """Whether an input is believed and has this value."""
+        return self._valid[name] and self._samples[name].value == value
+
+    def _state(self, name: str) -> State:
+        sample = self._samples.get(name)
+        return name, None if sample is None else sample.value, self._valid[name]
+
+    def _judge_phases(self) -> None:
+        """When rows matter. What is not known counts as the phase in which more matters."""
+        armed = not self._is("armed", 0)
+        self._requested = armed and (self._requested or not self._is("permit_r", 0))
+        self._phase.update(armed=armed, requested=self._requested, beam=not self._is("beam_present", 0))
+
+    def _judge(self, r: _Row, now_ns: int, new: list[Trip]) -> None:
+        """Phase, condition, debounce, hold, bypass, latch of one row."""
+        row = r.row
+        in_phase = self._phase[row.trips]
+        raw, by_value, due_ns = False, False, NEVER_NS
+        if in_phase or row.withholds:
+            raw, by_value, due_ns = self._condition(r, now_ns)
+        else:
+            r.memory = None
+        # Only a value can be noise: what cannot be believed is bad at once.
+        wait_ns = 0 if raw and not by_value else r.debounce_ns
+        lasting, r.since_ns, on_ns = delay_on(raw, r.since_ns, now_ns, wait_ns)
+        r.bad, r.held_ns, off_ns = delay_off(lasting, r.bad, r.held_ns, now_ns, r.hold_ns)
+        r.due_ns = min(due_ns, on_ns, off_ns)
+        bad = r.bad and not self._bypassed(row)
+        was_active, was_tripped, was_withheld = r.active, r.tripped, r.withheld
+        r.active, r.withheld = bad and in_phase, bad and row.withholds
+        if r.active:
+            r.by_value = by_value or (r.by_value and was_tripped)
+            # Before the key was turned nothing is permitted: inputs that are still missing need not be reset one by one.
+            counts = row.latch and (by_value or not self._kind["boot"].latched)
+            r.latched = latch(counts, r.latched, reset=False)
+            if not was_active:
+                r.latched_ns = now_ns
+            if not was_tripped:
+                new.append(self.first_out.trip(now_ns, row, tuple(self._state(name) for name in row.inputs)))
+        if r.tripped != was_tripped or r.withheld != was_withheld:
+            self._decision_due = True
+
+    def _condition(self, r: _Row, now_ns: int) -> tuple[bool, bool, int]:
+        """(bad, bad by value, due) of one row; not believed is bad."""
+        row, kind = r.row, r.row.kind
+        if kind == "bypass":
+            bad = bool(self.bypasses) and not self._is("service_mode", 1)
+            return bad, bad, NEVER_NS
+        valid = [self._valid[name] for name in row.inputs]
+        if kind in CHANNEL:
+            was = r.memory or (False,) * len(valid)
+            judge, needed = CHANNEL[kind], row.params.get("vote", 1)
+            flags = tuple(
+                judge(row.params, self._samples[name].value, w, good) if ok else w
+                for name, ok, w, good in zip(row.inputs, valid, was, r.wanted, strict=True)
+            )
+            r.memory = flags
+            by_value = vote([flag and ok for flag, ok in zip(flags, valid, strict=True)], needed)
+            return by_value or vote([flag or not ok for flag, ok in zip(flags, valid, strict=True)], needed), by_value, NEVER_NS
+        if not all(valid):
+            r.memory = None
+            return True, False, NEVER_NS
+        if kind in JOINT:
+            values = [self._samples[name].value for name in row.inputs]
+            bad, r.memory, due_ns = JOINT[kind](row.params, values, r.memory, now_ns)
+            return bad, bad, due_ns
+        bad = kind == "feedback" and self._samples[row.inputs[0]].value == 1 and not self._decision.permit
+        return bad, bad, NEVER_NS  # boot and stall are latched by `step`; stale inputs are dealt with above
+
+    def _latch(self, r: _Row, now_ns: int, new: list[Trip]) -> None:
+        """Trip a row for a cause that is an event, not a condition."""
+        if not r.tripped:
+            new.append(self.first_out.trip(now_ns, r.row, ()))
+        r.latched, r.by_value, r.latched_ns = True, True, now_ns
+        self._decision_due = True
+
+    def _decide(self) -> None:
+        self._decision_due = False
+        tripped = [r.row for r in self._rows if r.tripped]
+        withheld = tuple(r.row.id for r in self._rows if r.withheld and not r.tripped)
+        if not tripped:
+            self.first_out.all_clear()
+        permit = not tripped and not withheld
+        if permit != self._decision.permit:
+            self._pending.update(r for r in self._rows if r.row.kind == "feedback")  # the relay has to follow
+        actions = frozenset(action for row in tripped for action in row.actions)
+        self._decision = Decision(permit, tuple(row.id for row in tripped), withheld, actions, self.first_out.first)
+
+    # --- people -----------------------------------------------------------------------------------------------------
+
+    def resettable(self, role: str, pressed_ns: int) -> Reset:
+        """What a reset by `role`, pressed at that time, would clear. Never while beam is requested or present."""
+        cleared, refused = [], []
+        quiet = self._is("permit_r", 0) and self._is("beam_present", 0)
+        for r in self._rows:
+            if not r.latched:
+                continue
+            needed = r.row.reset_role if r.by_value else self.limits.invalid_reset_role
+            if r.active or r.withheld:
+                refused.append((r.row.id, "its cause is still there"))
+            elif not quiet:
+                refused.append(
+                    (r.row.id, "beam is requested or present, or not known to be absent: withdraw the request first")
+                )
+            elif role != needed:
+                refused.append((r.row.id, f"needs the role {needed}, not {role}"))
+            elif pressed_ns <= r.latched_ns:
+                refused.append((r.row.id, "the button was pressed before it tripped: press again"))
+            else:
+                cleared.append(r.row.id)
+        return Reset(tuple(cleared), tuple(refused))
+
+    def clear(self, cleared: Iterable[str]) -> None:
+        """Clear the latches that `resettable` named; takes effect in the next step."""
+        for name in cleared:
+            r = self._by_id[name]
+            r.latched, r.by_value = latch(r.active, r.latched, reset=True), False
+        self._decision_due = True
+        self._pending.update(self._rows)
+
+    def latched(self) -> tuple[str, ...]:
+        """Ids to be kept over a restart."""
+        return tuple(r.row.id for r in self._rows if r.latched)
+
+    def bypass(self, now_ns: int, interlock: str, owner: str, approver: str, reason: str, duration_ms: float) -> Bypass:
+        """Set a bypass; BypassRefused says why not, KeyError that there is no such row."""
+        longest_ns = round(self.limits.bypass_max_h * 3.6e12)
+        row = self._by_id[interlock].row
+        duration_ns = round(duration_ms * NS_PER_MS)
+        bypass = grant(row, owner, approver, reason, now_ns, duration_ns, longest_ns, self._is("service_mode", 1))
+        self.bypasses[interlock] = bypass
+        self._pending.update(self._rows)
+        return bypass
+
+    def end_bypass(self, interlock: str) -> None:
+        """End a bypass early; always allowed."""
+        self.bypasses.pop(interlock, None)
+        self._pending.update(self._rows)
+
+    def _bypassed(self, row: Interlock) -> bool:
+        return row.id in self.bypasses and "service" in row.bypassable_in and self._is("service_mode", 1)

@@ -1,0 +1,39 @@
+"""The permit as a pulse: a number that changes while beam may be, and stands still when it may not.
+
+The relay falls 100 ms after the last change, so a dead, hung or disconnected daemon withholds by itself. To withhold is
+therefore to write the *same* number again: any other value, zero included, would be one more pulse. Not responsible for
+the decision.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+RELAY_NODE = 2
+PULSE_REGISTER = 16  # then boot id, first-out code, count of active trips
+
+
+class Pulse(NamedTuple):
+    """What is written to the relay."""
+
+    value: int
+    boot_id: int
+    counter: int  # pulses since boot, for the record
+
+
+class PermitPulse:
+    """Makes pulses.
+
+    Args:
+        boot_id: 16-bit number of this start of the daemon.
+        present: what the pulse register holds now. A restarted daemon goes on from there, or its first write would be a pulse.
+    """
+
+    def __init__(self, boot_id: int, present: int = 0) -> None:
+        self._last = Pulse(present & 0xFFFF, boot_id & 0xFFFF, 0)
+
+    def next(self, permit: bool) -> Pulse:
+        """The pulse to write now."""
+        if permit:
+            self._last = Pulse((self._last.value + 1) & 0xFFFF, self._last.boot_id, self._last.counter + 1)
+        return self._last
