@@ -1,0 +1,94 @@
+"""The room's side of `BeamPermission`: lets the delivery grant while irradiating, parks it while interrupted, then ends it.
+
+Not responsible for stopping beam: the room has dropped the request line before anybody here is woken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from controller.room.machine import Room
+from controller.room.ports import BeamEnded
+from controller.room.states import IRRADIATING, State, Trigger
+from controller.room.supervision import Timing
+from drivers.hal.capabilities import RoomAccess
+from drivers.hal.errors import DeviceError
+
+ANSWER_POLL_S = 0.01
+
+
+class Permission:
+    """One per session.
+
+    Args:
+        room: whose state decides.
+        access: where the answer to the request is read back.
+        post: how the delivery's words reach the session, which fires.
+        timing: how long an answer may take.
+    """
+
+    def __init__(self, room: Room, access: RoomAccess, post: Callable[[Trigger, str], None], timing: Timing) -> None:
+        self._room = room
+        self._access = access
+        self._post = post
+        self._timing = timing
+        self._changed = asyncio.Event()
+        self.answered = False  # the request line is up and beam was seen enabled since
+
+    @property
+    def ended(self) -> bool:
+        """Whether the field is over."""
+        return self._room.state not in (*IRRADIATING, State.INTERRUPTED)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the room is interrupted now."""
+        return self._room.state is State.INTERRUPTED
+
+    def beam_on(self) -> None:
+        """Spots are being delivered."""
+        self._post(Trigger.CONTINUE, "")
+
+    def held(self, why: str) -> None:
+        """The beam is held without an operator."""
+        self._post(Trigger.HOLD, why)
+
+    def state_changed(self, state: State) -> None:
+        """Called by the session after every change."""
+        if state not in IRRADIATING:
+            self.answered = False
+        self._changed.set()
+
+    async def permission(self) -> None:
+        """See `BeamPermission.permission`."""
+        while True:
+            if self.ended:
+                raise BeamEnded(self._room.cause)
+            if self._room.state in IRRADIATING and (self.answered or await self._wait_answer()):
+                return
+            self._changed.clear()
+            if self._room.state is State.INTERRUPTED:
+                await self._changed.wait()
+
+    async def _wait_answer(self) -> bool:
+        """Wait until the request line was answered. False when the room left its state meanwhile."""
+        try:
+            async with asyncio.timeout(self._timing.request_answer_s):
+                while self._room.state in IRRADIATING:
+                    status = await self._access.refresh()
+                    if status.beam_enabled and self._room.state in IRRADIATING:
+                        self.answered = True
+                        return True
+                    await asyncio.sleep(ANSWER_POLL_S)
+        except TimeoutError:
+            status = self._access.status
+            missing = [n for n, ok in (("A", status.permit_a), ("B", status.permit_b), ("R", status.permit_r)) if not ok]
+            raise DeviceError(
+                f"the request for beam was not answered within {self._timing.request_answer_s:g} s: "
+                f"contribution {', '.join(missing) or 'none'} missing",
+                code=3305,
+                device=self._room.name,
+                hint="see the interlock list and the safety chain",
+            ) from None
+        return False

@@ -1,0 +1,128 @@
+"""Keeps the latest status of everything that is watched, and turns it into causes for the state the room is in.
+
+A device that does not answer keeps its old status, which grows stale and becomes a cause: silence is never good news. Not
+responsible for when to look or for what a cause does (`session`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from controller.room.causes import Cause, Severity
+from controller.room.states import State
+from controller.room.supervision import ENTERED, WATCHED, Reference, Seen, Timing, always, in_beam, unsecured
+from drivers.hal.capabilities import RingState, RoomDevices
+from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
+from drivers.hal.errors import BeamlineError
+from drivers.hal.reading import Reading
+
+FRESH_ENOUGH_MS = 20.0  # a status the driver has just read is not read again
+STALLED_S = 30.0  # beam on without a count for this long: nobody knows what the delivery waits for (assumed)
+
+
+@dataclass(slots=True)
+class Watch:
+    """The latest of everything.
+
+    Attributes:
+        devices: the room's devices; their statuses are read as they are and refreshed when old.
+        timing: deadlines and periods.
+        reference: what was armed; None before.
+        errors: why the last refresh of a device failed, by what it was.
+    """
+
+    devices: RoomDevices
+    timing: Timing
+    reference: Reference | None = None
+    errors: dict[str, str] = field(default_factory=dict)
+    _ring: RingState | None = None
+    _ring_ns: int = -(10**18)
+    _couch: Mapping[str, Reading[float]] | None = None
+    _couch_ns: int = -(10**18)
+    _progress: tuple[int, int] = (-1, -1)
+    _progress_ns: int = 0
+
+    def seen(self) -> Seen:
+        """What is known now, without I/O."""
+        d = self.devices
+        return Seen(
+            now_ns(), d.access.status, d.interlock.status, d.unit.status, d.dose_monitor.status, self._ring, self._couch
+        )
+
+    async def refresh(self, *, with_ring: bool = False) -> Seen:
+        """Read what is older than it need be, and return what is known then.
+
+        Args:
+            with_ring: also gantry and couch, each at its own period.
+        """
+        d, t = self.devices, self.timing
+        now = now_ns()
+        if now - d.access.status.t_ns > FRESH_ENOUGH_MS * NS_PER_MS:
+            await self._ask("room status", d.access.refresh, t.access_deadline_ms)
+        if now - d.interlock.status.t_ns > FRESH_ENOUGH_MS * NS_PER_MS:
+            await self._ask("interlock status", d.interlock.refresh, t.interlock_deadline_ms)
+        if with_ring and now - self._ring_ns >= t.ring_ms * NS_PER_MS:
+            self._ring_ns = now
+            await self._ask("gantry", self._read_ring, t.ring_deadline_ms)
+        if with_ring and now - self._couch_ns >= t.couch_ms * NS_PER_MS:
+            self._couch_ns = now
+            await self._ask("couch", self._read_couch, t.ring_deadline_ms)
+        return self.seen()
+
+    def causes(self, state: State, seen: Seen, *, requested: bool) -> list[Cause]:
+        """Everything that is wrong for this state, in the order in which it should be told."""
+        found = list(always(seen.access, seen.now_ns))
+        if state in ENTERED or state in WATCHED:
+            cause = unsecured(seen.access, seen.now_ns)
+            found += [cause] if cause is not None else []
+        if state in WATCHED and self.reference is not None:
+            found += in_beam(seen, self.timing, self.reference, requested=requested)
+        return found
+
+    def withheld(self, seen: Seen) -> list[Cause]:
+        """What keeps an interrupted room from resuming."""
+        found = self.causes(State.INTERRUPTED, seen, requested=False)
+        if not seen.access.permit_a:
+            found.append(
+                Cause(
+                    "permit.a", Severity.PAUSE, "the hard-wired chain does not permit beam", device="chain A", t_ns=seen.now_ns
+                )
+            )
+        return found
+
+    def stalled(self, state: State, seen: Seen) -> Cause | None:
+        """Beam on, and nothing has been counted for `STALLED_S`."""
+        progress = (seen.unit.counts1_total, seen.unit.last_grant_id)
+        if state is not State.BEAM_ON or progress != self._progress:
+            self._progress, self._progress_ns = progress, seen.now_ns
+            return None
+        idle_s = (seen.now_ns - self._progress_ns) / NS_PER_S
+        if idle_s <= STALLED_S:
+            return None
+        return Cause(
+            "delivery.stalled",
+            Severity.FAULT,
+            "beam is on and nothing is counted",
+            device=self.devices.unit.name,
+            value=f"{idle_s:.0f} s without a count",
+            limit=f"{STALLED_S:g} s",
+            hint="reconcile the open grant, then acknowledge",
+            t_ns=seen.now_ns,
+        )
+
+    async def _read_ring(self) -> None:
+        self._ring = await self.devices.gantry.read_state()
+
+    async def _read_couch(self) -> None:
+        self._couch = await self.devices.couch.read_axes()
+
+    async def _ask(self, what: str, read: Callable[[], Awaitable[object]], limit_ms: float) -> None:
+        try:
+            async with asyncio.timeout(limit_ms / 1000.0):
+                await read()
+        except (BeamlineError, TimeoutError) as error:
+            self.errors[what] = str(error) or f"no answer within {limit_ms:g} ms"
+        else:
+            self.errors.pop(what, None)
