@@ -163,7 +163,7 @@ def _fraction_scheme(root: Item, notes: list[str]) -> tuple[int, int, dict[int, 
             item.refuse(Why.DUPLICATE_BEAM, "a beam is referenced twice in the fraction group", value=f"beam {number}")
         references[number] = _BeamReference(
             item.number(Tag.BeamMeterset),
-            item.number(Tag.BeamDeliveryDurationLimit, "FD"),
+            item.number(Tag.BeamDeliveryDurationLimit),
             item.number(Tag.BeamDose),
             item.text(Tag.ReferencedDoseReferenceUID),
         )
@@ -262,12 +262,12 @@ def _tolerance(item: Item) -> ToleranceTable:
         label=item.text(Tag.ToleranceTableLabel),
         gantry_deg=item.number(Tag.GantryAngleTolerance),
         couch_angle_deg=item.number(Tag.PatientSupportAngleTolerance),
-        couch_pitch_deg=item.number(Tag.TableTopPitchAngleTolerance, "FL"),
-        couch_roll_deg=item.number(Tag.TableTopRollAngleTolerance, "FL"),
+        couch_pitch_deg=item.number(Tag.TableTopPitchAngleTolerance),
+        couch_roll_deg=item.number(Tag.TableTopRollAngleTolerance),
         couch_vertical_mm=item.number(Tag.TableTopVerticalPositionTolerance),
         couch_longitudinal_mm=item.number(Tag.TableTopLongitudinalPositionTolerance),
         couch_lateral_mm=item.number(Tag.TableTopLateralPositionTolerance),
-        snout_mm=item.number(Tag.SnoutPositionTolerance, "FL"),
+        snout_mm=item.number(Tag.SnoutPositionTolerance),
     )
 
 

@@ -38,19 +38,19 @@ PAINTINGS_MAX = 1000  # assumed
 _Row = TypeVar("_Row", PatientSetup, ToleranceTable)
 
 # Parameters that stay as the first control point sets them in a STATIC beam; absent later means unchanged.
-_GEOMETRY: dict[int, tuple[Tag, str]] = {
-    int(tag): (tag, vr)
-    for tag, vr in (
-        (Tag.GantryAngle, "DS"),
-        (Tag.PatientSupportAngle, "DS"),
-        (Tag.TableTopVerticalPosition, "DS"),
-        (Tag.TableTopLongitudinalPosition, "DS"),
-        (Tag.TableTopLateralPosition, "DS"),
-        (Tag.TableTopPitchAngle, "FL"),
-        (Tag.TableTopRollAngle, "FL"),
-        (Tag.GantryPitchAngle, "FL"),
-        (Tag.IsocenterPosition, "DS"),
-        (Tag.SnoutPosition, "FL"),
+_GEOMETRY: dict[int, Tag] = {
+    int(tag): tag
+    for tag in (
+        Tag.GantryAngle,
+        Tag.PatientSupportAngle,
+        Tag.TableTopVerticalPosition,
+        Tag.TableTopLongitudinalPosition,
+        Tag.TableTopLateralPosition,
+        Tag.TableTopPitchAngle,
+        Tag.TableTopRollAngle,
+        Tag.GantryPitchAngle,
+        Tag.IsocenterPosition,
+        Tag.SnoutPosition,
     )
 }
 
@@ -108,7 +108,7 @@ def read_beam(item: Item, context: BeamContext) -> Beam | None:
     gantry_angle = first.number(Tag.GantryAngle)
     if gantry_angle is None:
         first.refuse(Why.MISSING, "GantryAngle is missing")
-    isocentre = first.numbers(Tag.IsocenterPosition, "DS")
+    isocentre = first.numbers(Tag.IsocenterPosition)
     if len(isocentre) not in (0, 3):
         first.refuse(Why.BAD_VALUE, "IsocenterPosition needs 3 values", value=str(len(isocentre)))
     changes = _changes(points)
@@ -122,7 +122,7 @@ def read_beam(item: Item, context: BeamContext) -> Beam | None:
     if len(item.reasons) > before or ion is None or unit is None or meterset is None or final is None or gantry_angle is None:
         return None
     snouts = item.items(Tag.SnoutSequence)
-    sad = item.numbers(Tag.VirtualSourceAxisDistances, "FL")
+    sad = item.numbers(Tag.VirtualSourceAxisDistances)
     fixation = _fixation(item, first)
     return Beam(
         number=context.number,
@@ -143,11 +143,11 @@ def read_beam(item: Item, context: BeamContext) -> Beam | None:
             longitudinal_mm=first.number(Tag.TableTopLongitudinalPosition),
             vertical_mm=first.number(Tag.TableTopVerticalPosition),
             angle_deg=first.number(Tag.PatientSupportAngle),
-            pitch_deg=first.number(Tag.TableTopPitchAngle, "FL"),
-            roll_deg=first.number(Tag.TableTopRollAngle, "FL"),
+            pitch_deg=first.number(Tag.TableTopPitchAngle),
+            roll_deg=first.number(Tag.TableTopRollAngle),
         ),
         isocentre_mm=(isocentre[0], isocentre[1], isocentre[2]) if len(isocentre) == 3 else None,
-        snout_mm=first.number(Tag.SnoutPosition, "FL"),
+        snout_mm=first.number(Tag.SnoutPosition),
         snout_id=snouts[0].text(Tag.SnoutID) if snouts else "",
         range_shifters=shifters,
         accessories=Accessories(
@@ -212,7 +212,7 @@ def _fixation(item: Item, first: Item) -> str:
         if eye := holder.code(Tag.FixationEye):
             parts.append(f"FixationEye {eye}")
         for tag in (Tag.FixationLightAzimuthalAngle, Tag.FixationLightPolarAngle):
-            if (angle := holder.number(tag, "FL")) is not None:
+            if (angle := holder.number(tag)) is not None:
                 parts.append(f"{tag.name} {angle:g} deg")
     return ", ".join(dict.fromkeys(parts))
 
@@ -226,14 +226,14 @@ def _changes(points: list[Item]) -> list[Change]:
     """Parameters that a later control point sets to another value."""
     changes: list[Change] = []
     first = points[0]
-    start: dict[int, tuple[float, ...]] = {tag: first.numbers(kind, vr) for tag, (kind, vr) in _GEOMETRY.items()}
+    start: dict[int, tuple[float, ...]] = {number: first.numbers(tag) for number, tag in _GEOMETRY.items()}
     watched = _GEOMETRY.keys()
     for index, point in enumerate(points[1:], start=1):
-        for tag in watched & point.tags:
-            kind, vr = _GEOMETRY[tag]
-            value = point.numbers(kind, vr)
-            if value and value != start[tag] and not any(change.what == kind.name for change in changes):
-                changes.append(Change(kind.name, index, _words(start[tag]), _words(value)))
+        for number in watched & point.tags:
+            tag = _GEOMETRY[number]
+            value = point.numbers(tag)
+            if value and value != start[number] and not any(change.what == tag.name for change in changes):
+                changes.append(Change(tag.name, index, _words(start[number]), _words(value)))
     return changes
 
 
@@ -257,7 +257,7 @@ def _range_shifters(item: Item, points: list[Item], changes: list[Change]) -> tu
         for setting in point.items(Tag.RangeShifterSettingsSequence, "range shifter setting"):
             number = setting.integer(Tag.ReferencedRangeShifterNumber) or 0
             value = setting.code(Tag.RangeShifterSetting)
-            wet = setting.number(Tag.RangeShifterWaterEquivalentThickness, "FL")
+            wet = setting.number(Tag.RangeShifterWaterEquivalentThickness)
             if number not in settings:
                 settings[number] = (value, wet)
             elif settings[number][0] != value and not any(change.what == "RangeShifterSetting" for change in changes):
@@ -311,7 +311,7 @@ def _layers(beam: Item, points: list[Item], final: float | None, scale: float) -
             one.refuse(Why.BAD_VALUE, "NumberOfPaintings is out of range", value=str(paintings), limit=f"1 to {PAINTINGS_MAX}")
         if paintings is not None and second is not None and paintings != second:
             two.refuse(Why.PAIR_DIFFERS, "NumberOfPaintings differs within a pair", value=str(second), limit=str(paintings))
-        size = one.numbers(Tag.ScanningSpotSize, "FL")
+        size = one.numbers(Tag.ScanningSpotSize)
         layers.append(
             Layer(
                 index=index // 2,

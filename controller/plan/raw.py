@@ -69,13 +69,13 @@ class Item:
         """A coded string (CS), upper case."""
         return self.text(tag, default).upper()
 
-    def numbers(self, tag: Tag, vr: str) -> tuple[float, ...]:
-        """All numbers of an element whose VR in the standard is `vr`; empty when absent, empty or wrong (with a reason)."""
+    def numbers(self, tag: Tag) -> tuple[float, ...]:
+        """All numbers of an element; empty when absent, empty or wrong (with a reason)."""
         element = self.elements.table.get(tag)
         if element is None or element.length == 0:
             return ()
         value = self.elements.value(element)
-        actual = vr if element.vr in ("", "UN") else element.vr
+        actual = BINARY_VR.get(tag, "DS") if element.vr in ("", "UN") else element.vr
         if actual in _BINARY:
             letter, size = _BINARY[actual]
             if len(value) % size:
@@ -97,26 +97,26 @@ class Item:
                 self.refuse(Why.BAD_VALUE, f"{tag.name} is not a number", value=repr(stripped.decode("ascii", "replace"))[:60])
                 return ()
         else:
-            self.refuse(Why.BAD_VALUE, f"{tag.name} has an unexpected value representation", value=actual, limit=vr)
+            self.refuse(Why.BAD_VALUE, f"{tag.name} has an unexpected value representation", value=actual)
             return ()
         if not all(map(math.isfinite, result)):
             self.refuse(Why.BAD_VALUE, f"{tag.name} is not finite", value="\\".join(f"{number:g}" for number in result))
             return ()
         return result
 
-    def number(self, tag: Tag, vr: str = "DS") -> float | None:
+    def number(self, tag: Tag) -> float | None:
         """A single number, or None when absent or empty; several values are a fault."""
         if tag not in self.elements.table:
             return None
-        values = self.numbers(tag, vr)
+        values = self.numbers(tag)
         if len(values) > 1:
             self.refuse(Why.BAD_VALUE, f"{tag.name} has {len(values)} values", limit="1 value")
             return None
         return values[0] if values else None
 
     def integer(self, tag: Tag) -> int | None:
-        """A single integer (IS), or None when absent, empty or wrong (with a reason)."""
-        value = self.number(tag, "IS")
+        """A single integer, or None when absent, empty or wrong (with a reason)."""
+        value = self.number(tag)
         if value is None:
             return None
         if value != int(value) or abs(value) >= 2**31:
@@ -312,3 +312,29 @@ class Tag(IntEnum):
     ReferencedToleranceTableNumber = 0x300C00A0
     ReferencedRangeShifterNumber = 0x300C0100
     ApprovalStatus = 0x300E0002
+
+
+# Numbers that are binary in the standard; all others that are read here are decimal or integer strings (DS, IS).
+BINARY_VR: dict[Tag, str] = {
+    Tag.BeamDeliveryDurationLimit: "FD",
+    Tag.RadiationChargeState: "US",
+    **dict.fromkeys(
+        (
+            Tag.SnoutPositionTolerance,
+            Tag.TableTopPitchAngleTolerance,
+            Tag.TableTopRollAngleTolerance,
+            Tag.TableTopPitchAngle,
+            Tag.TableTopRollAngle,
+            Tag.GantryPitchAngle,
+            Tag.VirtualSourceAxisDistances,
+            Tag.SnoutPosition,
+            Tag.FixationLightAzimuthalAngle,
+            Tag.FixationLightPolarAngle,
+            Tag.RangeShifterWaterEquivalentThickness,
+            Tag.ScanSpotPositionMap,
+            Tag.ScanSpotMetersetWeights,
+            Tag.ScanningSpotSize,
+        ),
+        "FL",
+    ),
+}

@@ -34,9 +34,9 @@ SPLIT_WORTH = 0.2  # assumed: less than this share of a cycle is not worth a spl
 class Pass:
     """Spots to deliver in one grant, in the order of delivery.
 
-    Arrays have shape (n,): `spot_index` (int32, the plan's order within the layer), `x_um`, `y_um` (int32, isocentre plane, IEC
-    gantry axes), `counts1`, `counts2` (int64, planned counts of the two monitors), `meterset` (float64, this painting's share in
-    the beam's unit). `layer_index` is the plan's. `energy_mev_u` is the offered energy nearest to the plan's.
+    Arrays have shape (n,): `spot_index` (int32, the plan's order within the layer), `x_um`, `y_um` (int32, isocentre plane,
+    IEC gantry axes), `counts1`, `counts2` (int64, planned counts of the two monitors), `meterset` (float64, this painting's
+    share in the beam's unit). `layer_index` is the plan's. `energy_mev_u` is the offered energy nearest to the plan's.
     """
 
     beam_number: int
@@ -128,7 +128,7 @@ def schedule(beam: Beam, facility: Facility, room: Room, library: LibraryView, g
         facility: for species, cycles, cut-off time.
         room: for the nozzle's scan speeds.
         library: the beam library.
-        gate_s: length of a breathing gate: the paintings of a layer together then take at least this long, where intensity allows
+        gate_s: length of a breathing gate: the paintings of a layer together then take at least this long, if intensity allows
             (phase-controlled rescanning).
 
     Raises:
@@ -180,8 +180,8 @@ def share(counts: NDArray[np.int64], painting: int, paintings: int) -> NDArray[n
     if paintings == 1:
         return counts
     offset = (np.cumsum(counts) - counts) % paintings
-    upper: NDArray[np.int64] = (counts * (painting + 1) + offset) // paintings
-    return upper - (counts * painting + offset) // paintings
+    piece: NDArray[np.int64] = (counts * (painting + 1) + offset) // paintings - (counts * painting + offset) // paintings
+    return piece
 
 
 def _offered(facility: Facility, ion: Ion, energy_mev_u: float) -> float:
