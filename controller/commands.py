@@ -1,0 +1,250 @@
+"""Commands as typed values, and the desk where a room takes them: judged, journalled, executed once, answered.
+
+Console, command line and any other client are equals. Stop needs no token and never queues. Not responsible for transport or
+sign-in (the console) nor for what a command does (the handlers, handed in by the assembly).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from inspect import isawaitable
+from typing import Any
+
+from controller.roles import RULES, Mode, Role, judge
+from controller.room.states import State
+from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
+from drivers.hal.errors import BeamlineError, CommandRejected
+
+AGE_MAX_NS = 200 * NS_PER_MS  # SAFETY C3: an old command is dropped, whatever held it up
+CONSOLE_LOST_NS = NS_PER_S  # design: no commanding console for 1 s means pause
+ANSWERS_KEPT = 256  # per console, for repeated sends of one command
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who, and as what."""
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: see `controller.roles.RULES`.
+        arguments: JSON-able, units in the names.
+        actor: who.
+        console: from where.
+        token: the room's control token as the console knows it; 0 none.
+        boot_id: of the room controller the console believes to speak to.
+        sequence: counts up per console; the same number again is the same command again.
+        age_ns: since the person acted, measured by the edge that received it.
+    """
+
+    name: str
+    arguments: Mapping[str, Any]
+    actor: Actor
+    console: str
+    token: int
+    boot_id: int
+    sequence: int
+    age_ns: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal commands, whatever their age."""
+        return json.dumps(
+            [self.name, dict(self.arguments), self.actor.name, self.actor.role.value], sort_keys=True, default=str
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client is told. `repeated`: this is the answer of the first time."""
+
+    accepted: bool
+    value: Any = None
+    rejection: BeamlineError | None = None
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The commanding console of a room."""
+
+    console: str
+    actor: Actor
+    token: int
+
+
+@dataclass(slots=True)
+class _Console:
+    last_sequence: int = 0
+    answers: OrderedDict[int, tuple[str, asyncio.Future[Answer]]] = field(default_factory=OrderedDict)
+
+
+Handler = Callable[[Command], Any | Awaitable[Any]]
+Journal = Callable[[str, Mapping[str, Any]], None]
+
+
+class CommandDesk:
+    """One per room.
+
+    Args:
+        room: its name, for messages.
+        boot_id: of this controller process; a console that knew another one has to look again.
+        state, mode: how the room stands when a command is judged.
+        journal: told before a command is executed; when it raises, the command is not executed.
+        handlers: what each command does; `view`, `take_control` and `give_control` are the desk's own.
+    """
+
+    def __init__(
+        self,
+        room: str,
+        boot_id: int,
+        state: Callable[[], State],
+        mode: Callable[[], Mode],
+        journal: Journal,
+        handlers: Mapping[str, Handler],
+    ) -> None:
+        if unknown := [name for name in handlers if name not in RULES]:
+            raise ValueError(f"handlers for unknown commands: {', '.join(unknown)}")
+        self.room = room
+        self.boot_id = boot_id
+        self._state = state
+        self._mode = mode
+        self._journal = journal
+        self._handlers: dict[str, Handler] = {
+            "take_control": self._take_control,
+            "give_control": self._give_control,
+            "view": lambda _command: None,
+            **handlers,
+        }
+        self._consoles: dict[str, _Console] = {}
+        self._control: Control | None = None
+        self._heard_ns = 0
+        self._last_token = 0
+
+    @property
+    def control(self) -> Control | None:
+        """Who commands the room."""
+        return self._control
+
+    def heartbeat(self, console: str, token: int) -> bool:
+        """The commanding console is alive. False when it does not command (any more)."""
+        if self._control is None or (self._control.console, self._control.token) != (console, token):
+            return False
+        self._heard_ns = now_ns()
+        return True
+
+    def console_alive(self) -> bool:
+        """Whether a commanding console was heard within the last second."""
+        return self._control is not None and now_ns() - self._heard_ns <= CONSOLE_LOST_NS
+
+    async def submit(self, command: Command) -> Answer:
+        """Judge, journal, execute once, answer. Never raises a `BeamlineError`: a refusal is an answer.
+
+        The judgement and a synchronous handler run before anything else can: stop is executed when this is entered.
+        """
+        if command.name == "stop":
+            return await self._execute(command)  # no token, no age, no sequence: executed every time it comes
+        console = self._consoles.setdefault(command.console, _Console())
+        earlier = console.answers.get(command.sequence)
+        if earlier is not None and earlier[0] == command.fingerprint:
+            first = await asyncio.shield(earlier[1])
+            return Answer(first.accepted, first.value, first.rejection, repeated=True)
+        rejection = self._refuse(command, console)
+        if rejection is not None:
+            with suppress(OSError):  # refused all the same
+                self._note("command.refused", command, reason=str(rejection))
+            return Answer(False, rejection=rejection)
+        console.last_sequence = command.sequence
+        promise: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        console.answers[command.sequence] = (command.fingerprint, promise)
+        while len(console.answers) > ANSWERS_KEPT:
+            console.answers.popitem(last=False)
+        answer = Answer(False, rejection=CommandRejected("the command was abandoned", code=4416, device=self.room))
+        try:
+            answer = await self._execute(command)
+        finally:
+            promise.set_result(answer)
+        return answer
+
+    def _refuse(self, command: Command, console: _Console) -> CommandRejected | None:
+        """Why a command is not taken, most basic reason first."""
+        if command.boot_id != self.boot_id:
+            return self._no(4411, f"it was meant for boot {command.boot_id}, this is {self.boot_id}", "look at the room again")
+        if not 0 <= command.age_ns <= AGE_MAX_NS:
+            age_ms, limit_ms = command.age_ns / NS_PER_MS, AGE_MAX_NS / NS_PER_MS
+            return self._no(4412, f"it is {age_ms:.0f} ms old (limit {limit_ms:.0f} ms)", "look at the room, then act again")
+        if command.sequence <= console.last_sequence:
+            last = console.last_sequence
+            return self._no(
+                4413, f"sequence {command.sequence} from {command.console} came after {last}", "a replay is not obeyed"
+            )
+        refused = judge(command.name, command.actor.role, self._mode(), self._state())
+        if refused is not None:
+            return refused
+        control = self._control
+        if RULES[command.name].needs_control:
+            if control is None or (control.console, control.token) != (command.console, command.token):
+                holder = f"{control.console} commands it" if control is not None else "nobody commands it"
+                return self._no(4414, f"{command.console} does not command this room: {holder}", "take control first")
+            if control.actor != command.actor:
+                return self._no(4414, f"{control.actor.name} has control, not {command.actor.name}", "take control yourself")
+        return None
+
+    def _no(self, code: int, why: str, hint: str) -> CommandRejected:
+        return CommandRejected(f"command refused: {why}", code=code, device=self.room, hint=hint)
+
+    async def _execute(self, command: Command) -> Answer:
+        handler = self._handlers.get(command.name)
+        if handler is None:
+            return Answer(False, rejection=self._no(4417, f"{command.name} is not offered here", "see the room's own console"))
+        stop = command.name == "stop"
+        try:
+            if not stop:
+                self._note("command", command)
+            result = handler(command)
+            if stop:
+                self._note("command", command)  # afterwards: nothing, not even a full disk, comes before a stop
+            value = await result if isawaitable(result) else result
+        except BeamlineError as error:
+            return Answer(False, rejection=error)
+        except OSError as error:
+            return Answer(stop, rejection=self._no(4415, f"the command could not be journalled: {error}", "free the disk"))
+        return Answer(True, value)
+
+    def _note(self, kind: str, command: Command, **more: Any) -> None:
+        self._journal(
+            kind,
+            {
+                "name": command.name,
+                "arguments": dict(command.arguments),
+                "actor": command.actor.name,
+                "role": command.actor.role.value,
+                "console": command.console,
+                "sequence": command.sequence,
+                "age_ns": command.age_ns,
+                **more,
+            },
+        )
+
+    def _take_control(self, command: Command) -> int:
+        holder = self._control
+        if holder is not None and holder.console != command.console and self.console_alive():
+            raise self._no(4418, f"{holder.console} ({holder.actor.name}) commands this room", "ask there to give it back")
+        self._last_token += 1
+        self._control = Control(command.console, command.actor, self._last_token)
+        self._heard_ns = now_ns()
+        return self._last_token
+
+    def _give_control(self, _command: Command) -> None:
+        self._control = None
