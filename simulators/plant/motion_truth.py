@@ -7,19 +7,14 @@ controller never reads these.
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
-T = TypeVar("T")
-
-
-class PlantTableError(ValueError):
-    """A table of the plant's truth is incomplete or nonsense; names the key."""
+from simulators.plant.truth import TruthError, build
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +181,14 @@ class MotionTruth:
         """Truth of a shipped plant by name, or from a file.
 
         Raises:
-            PlantTableError: no such plant, or a table is wrong.
+            TruthError: no such plant, or a table is wrong.
         """
         shipped = resources.files("simulators") / "plants" / f"{name_or_path}.motion.toml"
         file: Any = shipped if shipped.is_file() else Path(name_or_path)
         try:
             table = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise PlantTableError(f"no motion tables of a plant in {name_or_path!r}: {error}") from None
+            raise TruthError(f"no motion tables of a plant in {name_or_path!r}: {error}") from None
         return cls.from_table(table)
 
     @classmethod
@@ -201,21 +196,42 @@ class MotionTruth:
         """Truth from a parsed file, `{"defaults": {...}, "rooms": {name: {...}}}`.
 
         Raises:
-            PlantTableError: a key is missing, unknown, of the wrong type or not finite.
+            TruthError: a key is missing, unknown or of the wrong type.
         """
         defaults = table.get("defaults", {})
-        rooms: dict[str, RoomMotionTruth] = {}
-        for name, own in table.get("rooms", {}).items():
-            merged = _merge(defaults, own)
-            if merged.get("kind") != "gantry":
-                merged.pop("gantry", None)
-            merged.setdefault("ports_deg", ())
-            room = _build(RoomMotionTruth, {**merged, "name": name}, f"rooms.{name}")
-            _judge(room)
-            rooms[name] = room
+        rooms = {name: _room(name, _merge(defaults, own)) for name, own in table.get("rooms", {}).items()}
         if not rooms:
-            raise PlantTableError("no [rooms.NAME] table")
+            raise TruthError("no [rooms.NAME] table")
         return cls(rooms)
+
+
+_PARTS: dict[str, type[Any]] = {
+    "couch": CouchTruth,
+    "nozzle": NozzleTruth,
+    "access": AccessTruth,
+    "chain": ChainTruth,
+    "patient": PatientTruth,
+}
+
+
+def _room(name: str, table: Mapping[str, Any]) -> RoomMotionTruth:
+    """Build one room; a fixed room has ports, a gantry room has a gantry (the defaults' gantry is not for a fixed room)."""
+    where = f"rooms.{name}"
+    kind = table.get("kind")
+    if kind not in ("gantry", "fixed"):
+        raise TruthError(f"{where}.kind: {kind!r} is neither 'gantry' nor 'fixed'")
+    own = {"gantry": GantryTruth} if kind == "gantry" else {}
+    needed = {**_PARTS, **own}
+    known = {"kind", "ports_deg", "gantry", *_PARTS}
+    if unknown := sorted(set(table) - known):
+        raise TruthError(f"{where}: unknown {', '.join(unknown)}")
+    if missing := sorted(set(needed) - set(table)):
+        raise TruthError(f"{where}: missing {', '.join(missing)}")
+    parts: dict[str, Any] = {key: build(cls, table[key], f"{where}.{key}") for key, cls in needed.items()}
+    ports_deg = tuple(float(port) for port in table.get("ports_deg", ()))
+    room = RoomMotionTruth(name=name, kind=kind, ports_deg=ports_deg, **parts)
+    _judge(room)
+    return room
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,59 +243,22 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """Make a dataclass from a table; every key must be there and mean something."""
-    hints = get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(table) - set(known))
-    if unknown:
-        raise PlantTableError(f"{where}: unknown key(s) {', '.join(unknown)}")
-    values: dict[str, Any] = {}
-    for key, field in known.items():
-        if key not in table:
-            if field.default is MISSING:
-                raise PlantTableError(f"{where}.{key} is missing")
-            continue
-        values[key] = _value(hints[key], table[key], f"{where}.{key}")
-    return cls(**values)
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if get_origin(hint) is tuple:
-        item = get_args(hint)[0]
-        if not isinstance(value, list | tuple):
-            raise PlantTableError(f"{where}: {value!r} is not a list")
-        return tuple(_value(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    for option in get_args(hint) or (hint,):
-        if isinstance(option, type) and is_dataclass(option) and isinstance(value, Mapping):
-            return _build(option, value, where)
-        if option is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-        if option in (int, str) and isinstance(value, option) and not isinstance(value, bool):
-            return value
-    raise PlantTableError(f"{where}: {value!r} does not fit {getattr(hint, '__name__', hint)}")
-
-
 def _judge(room: RoomMotionTruth) -> None:
     """Relations between numbers that no plant can break."""
     where = f"rooms.{room.name}"
-    if room.kind not in ("gantry", "fixed"):
-        raise PlantTableError(f"{where}.kind: {room.kind!r} is neither 'gantry' nor 'fixed'")
-    if room.kind == "gantry" and room.gantry is None:
-        raise PlantTableError(f"{where}.gantry is missing")
     if room.kind == "fixed" and not room.ports_deg:
-        raise PlantTableError(f"{where}.ports_deg: a fixed room needs at least one port")
+        raise TruthError(f"{where}.ports_deg: a fixed room needs at least one port")
     couch = room.couch
     for key in ("initial", "minimum", "maximum", "speed", "acceleration", "jerk"):
         if len(getattr(couch, key)) != 6:
-            raise PlantTableError(f"{where}.couch.{key}: {len(getattr(couch, key))} values, needs 6")
+            raise TruthError(f"{where}.couch.{key}: {len(getattr(couch, key))} values, needs 6")
     if any(low >= high for low, high in zip(couch.minimum, couch.maximum, strict=True)):
-        raise PlantTableError(f"{where}.couch: a minimum is not below its maximum")
+        raise TruthError(f"{where}.couch: a minimum is not below its maximum")
     if len(room.nozzle.range_shifter_ids) != len(room.nozzle.range_shifter_wet_mm):
-        raise PlantTableError(f"{where}.nozzle: range_shifter_ids and range_shifter_wet_mm differ in length")
+        raise TruthError(f"{where}.nozzle: range_shifter_ids and range_shifter_wet_mm differ in length")
     if room.gantry is not None:
         g = room.gantry
         if not g.soft_limit_deg < g.hard_limit_deg < g.final_limit_deg < g.buffer_deg:
-            raise PlantTableError(f"{where}.gantry: limits must rise from soft to hard to final to buffer")
+            raise TruthError(f"{where}.gantry: limits must rise from soft to hard to final to buffer")
         if g.axis_sign not in (1, -1):
-            raise PlantTableError(f"{where}.gantry.axis_sign: {g.axis_sign} is neither 1 nor -1")
+            raise TruthError(f"{where}.gantry.axis_sign: {g.axis_sign} is neither 1 nor -1")

@@ -1,0 +1,120 @@
+"""One treatment room of the plant: its moving parts, its access, its safety chain, and how they are wired to each other.
+
+Wiring: door, search and E-stop lines, standstill and torque-off of ring, couch and nozzle go into chain A; the E-stop loop
+takes the torque of ring and couch away; a room that is not secured limits the ring's speed. The beam side (`magnets`,
+`scanner`, `unit`, `unit2`) and the route are set by the facility, which also drives the dose and quench elements of the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from simulators.plant.access import Access
+from simulators.plant.couch import Couch
+from simulators.plant.fixed_port import FixedPort
+from simulators.plant.gantry import GantryRing
+from simulators.plant.kernel import Kernel, Line
+from simulators.plant.motion_truth import RoomMotionTruth
+from simulators.plant.nozzle import Nozzle
+from simulators.plant.patient import Patient
+from simulators.plant.safety_chain import SafetyChain
+
+
+def _no_route() -> str:
+    return "none"
+
+
+def _no_species() -> int:
+    return 0
+
+
+class RoomPlant:
+    """A room.
+
+    Args:
+        kernel: plant time, randomness, truth events.
+        truth: what moves and guards it.
+
+    Attributes:
+        name, kind: of the room; kind is ``"gantry"`` or ``"fixed"``.
+        gantry: the ring, or the fixed ports with the same readable side.
+        couch, nozzle, access, chain, patient: see their modules.
+        magnets, scanner, unit, unit2: the beam side; None until the facility sets them.
+        measured_species: asks the accelerator's measurement for the species token; set by the facility.
+    """
+
+    def __init__(self, kernel: Kernel, truth: RoomMotionTruth) -> None:
+        self.kernel = kernel
+        self.truth = truth
+        self.name = truth.name
+        self.kind = truth.kind
+        self._route: Callable[[], str] = _no_route
+        self.measured_species: Callable[[], int] = _no_species
+        self.magnets: Any = None
+        self.scanner: Any = None
+        self.unit: Any = None
+        self.unit2: Any = None
+        self.chain = SafetyChain(kernel, self.name, truth.chain)
+        self.access = Access(kernel, self.name, truth.access)
+        self.couch = Couch(kernel, self.name, truth.couch)
+        self.nozzle = Nozzle(kernel, self.name, truth.nozzle)
+        self.patient = Patient(kernel, self.name, truth.patient, self.couch)
+        self.gantry: GantryRing | FixedPort
+        if truth.gantry is not None:
+            self.gantry = GantryRing(kernel, self.name, truth.gantry)
+        else:
+            self.gantry = FixedPort(kernel, self.name, truth.ports_deg)
+        self._wire()
+
+    @property
+    def route(self) -> Callable[[], str]:
+        """Asks the switchyard for the open route; assigned by the facility."""
+        return self._route
+
+    @route.setter
+    def route(self, route: Callable[[], str]) -> None:
+        self._route = route
+        if isinstance(self.gantry, FixedPort):
+            self.gantry.route = route
+
+    @property
+    def route_open(self) -> bool:
+        """Whether the beam line leads to this room."""
+        return self._route().partition(":")[0] == self.name
+
+    @property
+    def stopper_closed(self) -> bool:
+        """The room's beam stopper is open only on an open route and with the permit of chain A."""
+        return not (self.route_open and self.chain.permit_a.value)
+
+    @property
+    def beam_present(self) -> bool:
+        """Whether the room's unit takes beam now."""
+        return self.unit is not None and bool(self.unit.delivering)
+
+    def _wire(self) -> None:
+        chain, access = self.chain, self.access
+        for source, element in (
+            (access.estop_ok, chain.estop_ok),
+            (access.door_ok, chain.door_ok),
+            (access.search_ok, chain.search_ok),
+        ):
+            _join((source,), element)
+        _join((self.gantry.standstill, self.couch.standstill, self.nozzle.settled), chain.standstill_ok)
+        _join((self.gantry.torque_off, self.couch.torque_off), chain.torque_off_ok)
+        _join((access.estop_ok,), self.gantry.sto)
+        _join((access.estop_ok,), self.couch.sto)
+        self.gantry.set_sls(not access.clear.value)
+        access.clear.watch(lambda _t, clear: self.gantry.set_sls(not clear))
+
+
+def _join(sources: tuple[Line, ...], target: Line) -> None:
+    """Contacts in series: the target is closed while all sources are."""
+
+    def follow(_t_ns: int = 0, _value: bool = False) -> None:
+        target.set(all(source.value for source in sources))
+
+    for source in sources:
+        source.watch(follow)
+    follow()

@@ -1,0 +1,163 @@
+"""The hard-wired safety chain of one room: chain A, the two pulse relays B and R, and the beam enable that needs all three.
+
+A is the AND of its elements after a hardware delay; it protects alone. B (interlock system) and R (controller) are relays
+that close on a pulse and fall 100 ms after the last *changed* value: supervision, not protection. Nothing here asks any
+process of ours: an E-stop takes the permit away with every process killed. Not responsible for what the elements measure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from simulators.plant.kernel import Kernel, Line, Timer
+from simulators.plant.motion_truth import ChainTruth
+
+NS_PER_MS = 1_000_000
+NS_PER_US = 1_000
+EVIDENCE_KEPT = 64
+
+ELEMENTS = ("estop", "door", "search", "dose1", "dose2", "standstill", "torque_off", "quench")
+
+
+@dataclass(frozen=True, slots=True)
+class Fall:
+    """Evidence of one element that fell.
+
+    Attributes:
+        t_ns: when its contact opened.
+        element: one of `ELEMENTS`.
+        first: whether chain A was whole until then.
+    """
+
+    t_ns: int
+    element: str
+    first: bool
+
+
+class PulseRelay:
+    """A relay held by a value that keeps changing; a value that stays the same does not hold it.
+
+    Args:
+        kernel: plant time.
+        line: what it switches.
+        hold_ms: time after the last change until it falls.
+    """
+
+    def __init__(self, kernel: Kernel, line: Line, hold_ms: float) -> None:
+        self._kernel = kernel
+        self._line = line
+        self._hold_ns = round(hold_ms * NS_PER_MS)
+        self._value = 0
+        self._due_ns = 0
+        self._timer: Timer | None = None
+
+    def pulse(self, value: int) -> None:
+        """Take a value from the wire."""
+        if value == self._value:
+            return
+        self._value = value
+        self._due_ns = self._kernel.now_ns + self._hold_ns
+        if self._timer is None:
+            self._timer = self._kernel.at(self._due_ns, self._judge)
+        self._line.set(True)
+
+    def _judge(self, t_ns: int) -> None:
+        if t_ns >= self._due_ns:
+            self._timer = None
+            self._line.set(False)
+        else:
+            self._timer = self._kernel.at(self._due_ns, self._judge)
+
+
+class SafetyChain:
+    """Chain A, relays B and R, and what the controller has selected in the safety I/O of one room.
+
+    Every element starts open (False); its owner closes it.
+
+    Args:
+        kernel: plant time, truth events.
+        room: name of the room.
+        truth: delays.
+
+    Attributes:
+        estop_ok, door_ok, search_ok, dose1_ok, dose2_ok, standstill_ok, torque_off_ok, quench_ok: elements of A.
+        permit_a, permit_b, permit_r, beam_enable: the contributions and their AND.
+        room_token, preset_angle_mdeg, preset_species, armed: as the controller wrote them.
+        first_out: the element that fell first since chain A was last whole; None before the first fall.
+        evidence: the latest falls, oldest first.
+    """
+
+    def __init__(self, kernel: Kernel, room: str, truth: ChainTruth) -> None:
+        self.kernel = kernel
+        self.room = room
+        self.device = f"{room}-safety"
+        self._fall_ns = round(truth.permit_fall_us * NS_PER_US)
+        self._rise_ns = round(truth.permit_rise_ms * NS_PER_MS)
+        self.estop_ok = Line(kernel, f"{room}.estop_ok")
+        self.door_ok = Line(kernel, f"{room}.door_ok")
+        self.search_ok = Line(kernel, f"{room}.search_ok")
+        self.dose1_ok = Line(kernel, f"{room}.dose1_ok")
+        self.dose2_ok = Line(kernel, f"{room}.dose2_ok")
+        self.standstill_ok = Line(kernel, f"{room}.standstill_ok")
+        self.torque_off_ok = Line(kernel, f"{room}.torque_off_ok")
+        self.quench_ok = Line(kernel, f"{room}.quench_ok")
+        self.permit_a = Line(kernel, f"{room}.permit_a")
+        self.permit_b = Line(kernel, f"{room}.permit_b")
+        self.permit_r = Line(kernel, f"{room}.permit_r")
+        self.beam_enable = Line(kernel, f"{room}.beam_enable")
+        self.elements: dict[str, Line] = {name: getattr(self, f"{name}_ok") for name in ELEMENTS}
+        self.room_token = 0
+        self.preset_angle_mdeg = 0
+        self.preset_species = 0
+        self.armed = False
+        self.first_out: Fall | None = None
+        self.evidence: deque[Fall] = deque(maxlen=EVIDENCE_KEPT)
+        self._whole = False
+        self._rising: Timer | None = None
+        self._relay_b = PulseRelay(kernel, self.permit_b, truth.pulse_relay_ms)
+        self._relay_r = PulseRelay(kernel, self.permit_r, truth.pulse_relay_ms)
+        for name, line in self.elements.items():
+            line.watch(lambda t_ns, value, name=name: self._element_changed(t_ns, name, value))  # type: ignore[misc]
+        for which, line in (("A", self.permit_a), ("B", self.permit_b), ("R", self.permit_r)):
+            line.watch(lambda _t, value, which=which: self._contribution_changed(which, value))  # type: ignore[misc]
+        self.beam_enable.watch(lambda _t, value: self._tell("beam_enable", value))
+
+    def pulse_b(self, value: int) -> None:
+        """The interlock system's pulse: a changed value holds relay B for another 100 ms."""
+        self._relay_b.pulse(value)
+
+    def pulse_r(self, value: int) -> None:
+        """The controller's request pulse: a changed value holds relay R for another 100 ms."""
+        self._relay_r.pulse(value)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every element of chain A is healthy now."""
+        return self._whole
+
+    def _element_changed(self, t_ns: int, name: str, value: bool) -> None:
+        was_whole = self._whole
+        self._whole = all(line.value for line in self.elements.values())
+        if not value:
+            fall = Fall(t_ns, name, was_whole)
+            self.evidence.append(fall)
+            if was_whole:
+                self.first_out = fall
+                self.kernel.emit(self.device, "trip", room=self.room, element=name, cause=name)
+        if self._whole == was_whole:
+            return
+        if self._rising is not None:
+            self._rising.cancel()
+            self._rising = None
+        if self._whole:
+            self._rising = self.permit_a.set_after(self._rise_ns, True)
+        else:  # a fall is never taken back, however short it was
+            self.permit_a.set_after(self._fall_ns, False)
+
+    def _contribution_changed(self, which: str, value: bool) -> None:
+        self._tell(which, value)
+        self.beam_enable.set(self.permit_a.value and self.permit_b.value and self.permit_r.value)
+
+    def _tell(self, which: str, value: bool) -> None:
+        self.kernel.emit(self.device, "permit", room=self.room, which=which, value=value)

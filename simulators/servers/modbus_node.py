@@ -1,0 +1,158 @@
+"""A Modbus node of the plant: what can be read, what can be written, what is refused.
+
+A node knows areas of registers, each made at once by one function, because a request costs tens of microseconds and there are
+thousands in a run. Numbers of 32 bits must be written whole. Reserved registers inside an area read 0; everything else that
+is not in the tables is "illegal data address", and so is writing what can only be read. Not responsible for frames
+(`drivers.wire.framing`, the only thing shared with the drivers) nor for what the plant does.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+
+from drivers.wire.framing import ILLEGAL_ADDRESS, ILLEGAL_VALUE
+from simulators.plant.kernel import Kernel
+
+VENDOR = 0x1009
+REVISION = 1
+NS_PER_S = 1_000_000_000
+
+Words = Sequence[int]
+Image = Callable[[], Words]
+
+
+class ModbusRefusal(Exception):
+    """A request that must be answered with an exception code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"Modbus exception {code}")
+        self.code = code
+
+
+def words32(value: int) -> tuple[int, int]:
+    """A signed 32-bit number as two registers, high word first; clipped to what fits."""
+    value = max(-0x8000_0000, min(value, 0x7FFF_FFFF))
+    return value >> 16 & 0xFFFF, value & 0xFFFF
+
+
+def words64(value: int) -> tuple[int, int, int, int]:
+    """An unsigned 64-bit number as four registers, high word first."""
+    return value >> 48 & 0xFFFF, value >> 32 & 0xFFFF, value >> 16 & 0xFFFF, value & 0xFFFF
+
+
+def signed32(high: int, low: int) -> int:
+    """Two registers as a signed 32-bit number."""
+    value = high << 16 | low
+    return value - 0x1_0000_0000 if value & 0x8000_0000 else value
+
+
+def word16(value: int) -> int:
+    """A signed 16-bit number as a register, clipped to what fits."""
+    return max(-0x8000, min(value, 0x7FFF)) & 0xFFFF
+
+
+class ModbusNode:
+    """One node: identity, areas that can be read, one block that can be written.
+
+    Args:
+        kernel: plant time, for the liveness counter.
+        product: product code.
+        device: name of the device; its serial number is made from it.
+        cycle_s: period of the liveness counter.
+        written: first register of the writable block.
+        initial: its contents at power-up; its length is the block's.
+        pairs: registers of the block that hold the high word of a 32-bit number.
+
+    Attributes:
+        frozen: what it answered when it froze is what it answers (a planted fault); writes are acknowledged and lost.
+        silent: it does not answer (a planted fault).
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        product: int,
+        device: str,
+        cycle_s: float,
+        written: int,
+        initial: Words,
+        pairs: Sequence[int] = (),
+    ) -> None:
+        self._kernel = kernel
+        self._cycle_ns = round(cycle_s * NS_PER_S)
+        self._first = written
+        self._block = list(initial)
+        self._lows = frozenset(high + 1 for high in pairs)
+        identity = (VENDOR, product, REVISION, zlib.crc32(device.encode()) & 0xFFFF)
+        self._areas: list[tuple[int, int, Image]] = [(0, 4, lambda: identity)]
+        if self._block:
+            self._areas.append((written, written + len(self._block), lambda: self._block))
+        self._snapshot: list[tuple[int, int, Image]] | None = None
+        self.silent = False
+
+    def add_area(self, first: int, length: int, image: Image) -> None:
+        """Registers `first` on can be read; `image` makes all `length` of them."""
+        self._areas.insert(0, (first, first + length, image))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it only repeats itself."""
+        return self._snapshot is not None
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        if not value:
+            self._snapshot = None
+        elif self._snapshot is None:
+            self._snapshot = [(first, end, self._constant(tuple(image()))) for first, end, image in self._areas]
+
+    def read(self, register: int, count: int) -> list[int]:
+        """Registers from `register` on. Raises ModbusRefusal when they are not all in one area."""
+        self.heard()
+        end = register + count
+        for first, last, image in self._snapshot or self._areas:
+            if first <= register and end <= last:
+                return list(image()[register - first : end - first])
+        raise ModbusRefusal(ILLEGAL_ADDRESS)
+
+    def write(self, register: int, values: Words) -> None:
+        """Write registers. Raises ModbusRefusal when one is not writable, half a number, or means nothing."""
+        self.heard()
+        first = self._first
+        end = register + len(values)
+        if register < first or end > first + len(self._block) or register in self._lows or end in self._lows:
+            raise ModbusRefusal(ILLEGAL_ADDRESS)
+        if self._snapshot is not None:
+            return
+        before = self._block
+        self._block = [*before[: register - first], *values, *before[end - first :]]
+        try:
+            self.accept(register, end)
+        except (ValueError, ModbusRefusal) as error:
+            self._block = before
+            raise error if isinstance(error, ModbusRefusal) else ModbusRefusal(ILLEGAL_VALUE) from None
+
+    def heard(self) -> None:
+        """The node was addressed: its device's supervision wants to know."""
+
+    def accept(self, register: int, end: int) -> None:
+        """Act on registers `register` to `end - 1` of the block, already in place; ValueError refuses them."""
+
+    def word(self, register: int) -> int:
+        """A register of the writable block."""
+        return self._block[register - self._first]
+
+    def pair(self, register: int) -> int:
+        """A signed 32-bit number of the writable block."""
+        at = register - self._first
+        return signed32(self._block[at], self._block[at + 1])
+
+    @property
+    def counter(self) -> int:
+        """Liveness: +1 per device cycle."""
+        return self._kernel.now_ns // self._cycle_ns & 0xFFFF
+
+    @staticmethod
+    def _constant(words: Words) -> Image:
+        return lambda: words

@@ -1,0 +1,260 @@
+"""The Modbus nodes of one room: motion line (drives, load encoder, couch, nozzle) and safety line (remote I/O, permit relay).
+
+Register by register as in docs/wires.md, with tables of the plant's own. Not responsible for answering (`modbus`) or for what
+the plant does with a command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drivers.wire.framing import ILLEGAL_ADDRESS
+from simulators.plant.couch import Couch
+from simulators.plant.drive import PROFILE_POSITION
+from simulators.plant.gantry import GantryRing
+from simulators.plant.nozzle import Nozzle
+from simulators.plant.room import RoomPlant
+from simulators.servers.modbus_node import ModbusNode, ModbusRefusal, word16, words32, words64
+
+DRIVE, ENCODER, COUCH, NOZZLE, SAFETY_IO, PERMIT_RELAY = 0xD1, 0xE1, 0xC1, 0x41, 0x51, 0x52
+SAFETY_CYCLE_S = 0.01
+MICRO = 1000.0  # um per mm, mdeg per deg
+
+
+class DriveNode(ModbusNode):
+    """One drive of the ring: registers 16 to 23 written, 32 to 41 read."""
+
+    def __init__(self, ring: GantryRing, drive: int) -> None:
+        self._ring = ring
+        self._drive = ring.drives[drive]
+        self._i = drive
+        initial = (
+            0,
+            PROFILE_POSITION,
+            *words32(ring.targets_mdeg[drive]),
+            *words32(ring.profile_speed_mdeg_s[drive]),
+            *words32(ring.profile_acceleration_mdeg_s2[drive]),
+        )
+        super().__init__(ring.kernel, DRIVE, self._drive.name, ring.truth.cycle_s, 16, initial, (18, 20, 22))
+        self.add_area(32, 10, self._status)
+
+    def heard(self) -> None:
+        self._ring.polled(self._i)
+
+    def accept(self, register: int, end: int) -> None:
+        if register <= 17 < end and self.word(17) != PROFILE_POSITION:
+            raise ValueError("only profile position mode")
+        if end > 20 and (self.pair(20) <= 0 or self.pair(22) <= 0):
+            raise ValueError("profile velocity and acceleration must be above 0")
+        ring, i = self._ring, self._i
+        ring.targets_mdeg[i] = self.pair(18)
+        ring.profile_speed_mdeg_s[i] = self.pair(20)
+        ring.profile_acceleration_mdeg_s2[i] = self.pair(22)
+        if register == 16:  # last: one frame may carry a target and its start
+            self._drive.write_controlword(self.word(16))
+
+    def _status(self) -> Sequence[int]:
+        ring, drive, i = self._ring, self._drive, self._i
+        now = ring.kernel.now_ns
+        return (
+            drive.statusword,
+            drive.mode,
+            *words32(ring.motor_encoder_mdeg(i, now)),
+            *words32(ring.motor_speed_mdeg_s(now)),
+            word16(ring.torque_permille(i, now)),
+            drive.error_code,
+            ring.safety_word(i),
+            self.counter,
+        )
+
+
+class LoadEncoderNode(ModbusNode):
+    """The load encoder on the ring: registers 32 to 41 read, nothing written."""
+
+    def __init__(self, ring: GantryRing) -> None:
+        self._ring = ring
+        super().__init__(ring.kernel, ENCODER, ring.encoders.load.name, ring.truth.cycle_s, 16, ())
+        self.add_area(32, 10, self._status)
+
+    def _status(self) -> Sequence[int]:
+        ring = self._ring
+        return (1, 0, *words32(ring.load_encoder_mdeg(ring.kernel.now_ns)), 0, 0, 0, 0, 0, self.counter)
+
+
+class CouchNode(ModbusNode):
+    """The couch: controlword 16, targets 18 to 29 written; 32 to 47 read."""
+
+    def __init__(self, couch: Couch) -> None:
+        self._couch = couch
+        targets = [word for x in couch.targets for word in words32(round(x * MICRO))]
+        super().__init__(couch.kernel, COUCH, couch.device, couch.truth.cycle_s, 16, (0, 0, *targets), (18, 20, 22, 24, 26, 28))
+        self.add_area(32, 16, self._status)
+
+    def heard(self) -> None:
+        self._couch.polled()
+
+    def accept(self, register: int, end: int) -> None:
+        if register == 17:
+            raise ModbusRefusal(ILLEGAL_ADDRESS)
+        couch = self._couch
+        if end > 18:
+            couch.targets[:] = [self.pair(at) / MICRO for at in range(18, 30, 2)]
+        if register == 16:
+            couch.drive.write_controlword(self.word(16))
+
+    def _status(self) -> Sequence[int]:
+        couch = self._couch
+        actuals = (couch.encoder(couch.kernel.now_ns) * MICRO).round().tolist()
+        return (
+            couch.drive.statusword,
+            couch.drive.error_code,
+            *(word for x in actuals for word in words32(int(x))),
+            int(couch.brake.feedback_applied),
+            self.counter,
+        )
+
+
+class NozzleNode(ModbusNode):
+    """The nozzle: mask 16, snout 18-19, ripple filter 20 written; 32 to 41 read."""
+
+    def __init__(self, nozzle: Nozzle) -> None:
+        self._nozzle = nozzle
+        initial = (0, 0, *words32(round(nozzle.snout_target_mm * MICRO)), 0)
+        super().__init__(nozzle.kernel, NOZZLE, nozzle.device, nozzle.truth.cycle_s, 16, initial, (18,))
+        self.add_area(32, 10, self._status)
+
+    def heard(self) -> None:
+        self._nozzle.polled()
+
+    def accept(self, register: int, end: int) -> None:
+        if register == 17:
+            raise ModbusRefusal(ILLEGAL_ADDRESS)
+        nozzle = self._nozzle
+        if register <= 20 < end and self.word(20) > 1:
+            raise ValueError("the ripple filter is in (1) or out (0)")
+        if register <= 18 < end:
+            nozzle.set_snout(self.pair(18) / MICRO)
+        if register == 16:
+            nozzle.set_mask(self.word(16))
+        if register <= 20 < end:
+            nozzle.set_ripple_filter(bool(self.word(20)))
+
+    def _status(self) -> Sequence[int]:
+        nozzle = self._nozzle
+        return (
+            nozzle.status,
+            nozzle.mask,
+            *words32(round(nozzle.snout_encoder_mm(nozzle.kernel.now_ns) * MICRO)),
+            int(nozzle.ripple_filter.seen_inside),
+            0,
+            0,
+            0,
+            0,
+            self.counter,
+        )
+
+
+class SafetyNode(ModbusNode):
+    """Remote I/O of the room: 8 to 37 read; request pulse, token, presets, armed at 128 to 134 written."""
+
+    def __init__(self, room: RoomPlant) -> None:
+        self._room = room
+        super().__init__(room.kernel, SAFETY_IO, f"{room.name}-safety", SAFETY_CYCLE_S, 128, [0] * 7, (130, 132))
+        self.add_area(8, 30, self._inputs)
+
+    def accept(self, register: int, end: int) -> None:
+        if register <= 134 < end and self.word(134) > 1:
+            raise ValueError("armed is 0 or 1")
+        chain = self._room.chain
+        chain.room_token = self.word(129)
+        chain.preset_angle_mdeg = self.pair(130)
+        chain.preset_species = self.pair(132)
+        chain.armed = bool(self.word(134))
+        if register == 128:
+            chain.pulse_r(self.word(128))
+
+    def _inputs(self) -> Sequence[int]:
+        room = self._room
+        access, chain, ring = room.access, room.chain, room.gantry
+        now = room.kernel.now_ns
+        unit, unit2, magnets = room.unit, room.unit2, room.magnets
+        room_bits = _bits(
+            access.contact_a,
+            access.contact_b,
+            chain.search_ok.value,
+            chain.estop_ok.value,
+            access.lamp_lit,
+            room.stopper_closed,
+            room.beam_present,
+        )
+        elements = _bits(
+            chain.estop_ok.value,
+            chain.door_ok.value and chain.search_ok.value,
+            chain.dose1_ok.value,
+            chain.dose2_ok.value,
+            chain.standstill_ok.value,
+            chain.torque_off_ok.value,
+            chain.quench_ok.value,
+        )
+        contributions = _bits(chain.permit_a.value, chain.permit_b.value, chain.permit_r.value, chain.beam_enable.value)
+        health = 0
+        if unit is not None:
+            health |= _bits(unit.monitor.hv_good, unit.monitor.fresh)
+        if unit2 is not None:
+            health |= _bits(unit2.monitor.hv_good, unit2.monitor.fresh) << 2
+        return (
+            self.counter,
+            room_bits,
+            contributions,
+            elements,
+            int(access.state),
+            0,
+            *words32(ring.load_encoder2_mdeg(now)),
+            *words32(ring.motor_encoder_mdeg(0, now)),
+            int(chain.standstill_ok.value),
+            0,
+            *words64(unit.field_counts1() if unit is not None else 0),
+            *words64(unit2.total if unit2 is not None else 0),
+            *words32(unit.position_error_um() if unit is not None else 0),
+            *words32(magnets.deviation_ppm() if magnets is not None else 0),
+            *words32(room.measured_species()),
+            *words32(unit.signal_permille() if unit is not None else 1000),
+            health,
+            int(access.service_key),
+        )
+
+
+class PermitRelayNode(ModbusNode):
+    """Permit relay of the interlock system: pulse, boot id, first-out, trips at 16 to 19 written; relay at 32 read."""
+
+    def __init__(self, room: RoomPlant) -> None:
+        self._chain = room.chain
+        super().__init__(room.kernel, PERMIT_RELAY, f"{room.name}-permit-relay", SAFETY_CYCLE_S, 16, [0] * 4)
+        self.add_area(32, 1, lambda: (int(self._chain.permit_b.value),))
+
+    def accept(self, register: int, end: int) -> None:
+        if register == 16:
+            self._chain.pulse_b(self.word(16))
+
+
+def _bits(*values: bool) -> int:
+    """Booleans as bits, the first one lowest."""
+    word = 0
+    for i, value in enumerate(values):
+        if value:
+            word |= 1 << i
+    return word
+
+
+def motion_nodes(room: RoomPlant) -> dict[int, ModbusNode]:
+    """Nodes of the line `ROOM-motion`; a fixed room has couch and nozzle only."""
+    nodes: dict[int, ModbusNode] = {10: CouchNode(room.couch), 20: NozzleNode(room.nozzle)}
+    if isinstance(room.gantry, GantryRing):
+        ring = room.gantry
+        nodes = {1: DriveNode(ring, 0), 2: DriveNode(ring, 1), 3: LoadEncoderNode(ring), **nodes}
+    return nodes
+
+
+def safety_nodes(room: RoomPlant) -> dict[int, ModbusNode]:
+    """Nodes of the line `ROOM-safety`: remote I/O and the permit relay."""
+    return {1: SafetyNode(room), 2: PermitRelayNode(room)}
