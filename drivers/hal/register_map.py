@@ -1,4 +1,4 @@
-"""Names and widths of the Modbus registers that drivers use; the facility file says where they begin, docs/wires.md what they mean."""
+"""Names and widths of the registers that drivers use; the facility file says where they begin, docs/wires.md what they mean."""
 
 from __future__ import annotations
 

@@ -1,0 +1,302 @@
+"""Remote I/O of a room: what the safety system lets us see, presets for the interlock system, and the request pulse R.
+
+While beam is requested a pulse leaves every 50 ms (the relay falls after 100 ms), in one transaction with the status. Dropping
+the request is synchronous: once `request_beam(False)` has returned no pulse leaves. Not responsible for when to request, nor
+for the safety chain itself, which owes nothing to this program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntFlag
+
+from drivers.devices.connect import Poller, silent
+from drivers.devices.node import Node
+from drivers.hal.capabilities import RoomStatus
+from drivers.hal.clock import now_ns
+from drivers.hal.errors import BeamlineError, CommunicationError, DeviceError
+from drivers.hal.events import EventBus
+from drivers.hal.facility import Device
+from drivers.hal.reading import Reading
+from drivers.wire.codecs.registers import words_of_int32, words_of_milli
+from drivers.wire.modbus import ModbusClient, Withheld
+
+PULSE_S = 0.05  # docs/wires.md: must change at least every 100 ms
+REFRESH_S = 0.5
+FULL_READ_PULSES = 10  # the whole block is read with every tenth pulse, the first registers with the others
+FAILURES_MAX = 2  # pulses that fail one after the other before the request is dropped: the relay has fallen by then
+READ_BACK = 3109
+OUT_OF_RANGE = 4001
+
+
+class RoomBit(IntFlag):
+    """Register 9."""
+
+    DOOR_A = 1
+    DOOR_B = 2
+    SEARCH = 4
+    ESTOP = 8
+    LAMP = 16
+    STOPPER_CLOSED = 32
+    BEAM_PRESENT = 64
+
+
+class Contribution(IntFlag):
+    """Register 10."""
+
+    A = 1
+    B = 2
+    R = 4
+    ENABLED = 8
+
+
+# Before the first answer: nothing is safe, nothing is permitted.
+UNKNOWN = RoomStatus(
+    t_ns=0,
+    door_closed=False,
+    search_complete=False,
+    search_state=0,
+    estop_healthy=False,
+    lamp_lit=False,
+    stopper_closed=False,
+    beam_present=False,
+    permit_a=False,
+    permit_b=False,
+    permit_r=False,
+    beam_enabled=False,
+    chain_a_bits=0,
+    service_mode=False,
+)
+
+
+class RoomAccessIO:
+    """`RoomAccess` of a room.
+
+    Args:
+        name: device, for example ``"G1-safety"``.
+        config: its entry in the facility file.
+        client: the room's safety line.
+        registers: register table ``safety``.
+        bus: where ``room.bits``, ``request.on``, ``request.off``, ``request.dropped`` and the connection are told.
+    """
+
+    def __init__(
+        self, name: str, config: Device, client: ModbusClient, registers: Mapping[str, Mapping[str, int]], bus: EventBus
+    ) -> None:
+        table = registers["safety"]
+        self._name = name
+        self._config = config
+        self._client = client
+        self._bus = bus
+        self._node = Node(name, config, client, table, ("counter", "room_mode"), bus)
+        self._short = (self._node.first, table["search_state"] + 1 - self._node.first)
+        self._full = (self._node.first, self._node.count)
+        self._pulse_register = table["request_pulse"]
+        self._preset_register = table["room_token"]
+        self._poller = Poller(name, bus, self._beat, self._pause_s)
+        self._watchers: list[Callable[[RoomStatus], None]] = []
+        self._status = UNKNOWN
+        self._bits: tuple[int, ...] = ()
+        self._requested = False
+        self._pulse = 0
+        self._failures = 0
+
+    @property
+    def name(self) -> str:
+        """Device name."""
+        return self._name
+
+    @property
+    def status(self) -> RoomStatus:
+        """Last status; its `t_ns` is when the device's counter last moved. All false before the first answer."""
+        return self._status
+
+    @property
+    def requested(self) -> bool:
+        """Whether beam is requested now."""
+        return self._requested
+
+    async def connect(self) -> None:
+        """Open the line, check who answers, see the counter move, read the status."""
+        await self._node.connection.open()
+        self._decode()
+        self._poller.start()
+
+    async def close(self) -> None:
+        """Drop the request and stop reading."""
+        self.request_beam(False)
+        await self._poller.stop()
+        await self._node.connection.close()
+
+    def watch(self, watcher: Callable[[RoomStatus], None]) -> Callable[[], None]:
+        """Call `watcher` with each status that differs from the one before; returns the function that ends it."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher) if watcher in self._watchers else None
+
+    def readings(self) -> Sequence[Reading[object]]:
+        """The second encoder's angle, totals of both monitors and what else the block shows; empty before the first."""
+        node = self._node
+        if len(node.words) < node.count:
+            return ()
+        quality, t_ns, simulated = node.quality(), node.t_ns, self._config.simulated
+        values: tuple[tuple[str, object, str], ...] = (
+            ("ring_angle", node.number("ring_angle") / 1000.0, "deg"),
+            ("motor_angle", node.number("motor_angle") / 1000.0, "deg"),
+            ("standstill", bool(node.word("standstill")), ""),
+            ("counts1", node.total("counts1"), "counts"),
+            ("counts2", node.total("counts2"), "counts"),
+            ("position_error", node.number("position_error") / 1000.0, "mm"),
+            ("magnet_deviation", node.number("magnet_deviation"), "ppm"),
+            ("species_token", node.number("species"), ""),
+            ("signal_per_ion", node.number("signal_per_ion") / 1000.0, ""),
+            ("monitor_health", node.word("monitor_health"), ""),
+        )
+        return [Reading(f"{self._name}.{n}", v, u, t_ns, quality, simulated) for n, v, u in values]
+
+    async def refresh(self) -> RoomStatus:
+        """Read now. Raises CommunicationError when the node is silent."""
+        await self._node.read()
+        return self._decode()
+
+    async def preset(self, room_token: int, angle_deg: float, species_token: int, armed: bool) -> None:
+        """Tell the interlock system what was selected; returns when it has been read back.
+
+        Raises:
+            DataError: a number does not fit its register.
+            DeviceError: other values are read back.
+            CommunicationError: silent.
+        """
+        if not self._node.connection.up:
+            raise silent(self._name)
+        values = [room_token, *words_of_milli(angle_deg), *words_of_int32(species_token), int(armed)]
+        await self._client.write(self._node.unit, self._preset_register, values)
+        held = await self._client.read(self._node.unit, self._preset_register, len(values))
+        if list(held) != values:
+            raise DeviceError(
+                f"preset {values} reads back as {list(held)}", code=READ_BACK, device=self._name, hint="try again"
+            )
+
+    def request_beam(self, on: bool) -> None:
+        """Start or stop the request pulse. Off acts in this very step: no pulse leaves after it.
+
+        Raises:
+            CommunicationError: on, while the safety I/O is not connected.
+        """
+        if on and not self._node.connection.up:
+            raise silent(self._name)
+        if on == self._requested:
+            return
+        self._requested = on
+        self._failures = 0
+        if on:
+            self._poller.kick()
+        self._bus.emit(self._name, "request.on" if on else "request.off")
+
+    # --- inside --------------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        if self._requested:
+            await self._send_pulse()
+        elif self._node.connection.up:
+            try:
+                await self.refresh()
+            except BeamlineError:
+                return  # the connection has been told, and tries again
+
+    async def _send_pulse(self) -> None:
+        self._pulse = (self._pulse + 1) & 0xFFFF
+        span = self._full if self._pulse % FULL_READ_PULSES == 0 else self._short
+        try:
+            words = await self._client.read_write(
+                self._node.unit, span, self._pulse_register, [self._pulse], guard=self._still_requested
+            )
+        except Withheld:
+            return
+        except BeamlineError as error:
+            self._pulse_failed(error)
+            return
+        self._failures = 0
+        self._node.take((*words, *self._node.words[len(words) :]))
+        self._decode()
+
+    def _still_requested(self) -> bool:
+        return self._requested
+
+    def _pulse_failed(self, error: BeamlineError) -> None:
+        """A pulse did not arrive. Beam is off by the relay; a request must not come back by itself when the line does."""
+        self._failures += 1
+        if self._failures < FAILURES_MAX and not (isinstance(error, CommunicationError) and error.code == 2002):
+            return
+        if self._requested:
+            self._requested = False
+            self._bus.emit(self._name, "request.dropped", error=str(error))
+        self._node.connection.lost(error)
+
+    def _decode(self) -> RoomStatus:
+        node = self._node
+        moved_ns = node.life.moved_ns or 0
+        words = node.words
+        bits = (*words[1:5], words[-1])
+        previous = self._status
+        if bits == self._bits:
+            if moved_ns != previous.t_ns:
+                self._status = _restamped(previous, moved_ns)
+            return self._status
+        self._bits = bits
+        room, contributions = RoomBit(node.word("room_bits") & 0x7F), Contribution(node.word("contributions") & 0xF)
+        self._status = status = RoomStatus(
+            t_ns=moved_ns,
+            door_closed=RoomBit.DOOR_A in room and RoomBit.DOOR_B in room,
+            search_complete=RoomBit.SEARCH in room,
+            search_state=node.word("search_state"),
+            estop_healthy=RoomBit.ESTOP in room,
+            lamp_lit=RoomBit.LAMP in room,
+            stopper_closed=RoomBit.STOPPER_CLOSED in room,
+            beam_present=RoomBit.BEAM_PRESENT in room,
+            permit_a=Contribution.A in contributions,
+            permit_b=Contribution.B in contributions,
+            permit_r=Contribution.R in contributions,
+            beam_enabled=Contribution.ENABLED in contributions,
+            chain_a_bits=node.word("chain_a"),
+            service_mode=node.word("room_mode") == 1,
+        )
+        self._bus.emit(
+            self._name,
+            "room.bits",
+            room=int(room),
+            contributions=int(contributions),
+            chain_a=status.chain_a_bits,
+            search_state=status.search_state,
+            service_mode=status.service_mode,
+        )
+        for watcher in tuple(self._watchers):
+            watcher(status)
+        return status
+
+    def _pause_s(self) -> float:
+        return PULSE_S if self._requested else REFRESH_S
+
+
+def _restamped(status: RoomStatus, t_ns: int) -> RoomStatus:
+    """The same status, seen again later. Field by field: `dataclasses.replace` costs more than the whole poll."""
+    return RoomStatus(
+        t_ns,
+        status.door_closed,
+        status.search_complete,
+        status.search_state,
+        status.estop_healthy,
+        status.lamp_lit,
+        status.stopper_closed,
+        status.beam_present,
+        status.permit_a,
+        status.permit_b,
+        status.permit_r,
+        status.beam_enabled,
+        status.chain_a_bits,
+        status.service_mode,
+    )
+
+
+def age_ns(status: RoomStatus) -> int:
+    """How old a room status is: time since the device's counter last moved."""
+    return now_ns() - status.t_ns
