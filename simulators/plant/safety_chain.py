@@ -51,12 +51,14 @@ class PulseRelay:
         self._value = 0
         self._due_ns = 0
         self._timer: Timer | None = None
+        self.changed_ns = kernel.now_ns  # when the value last changed
 
     def pulse(self, value: int) -> None:
         """Take a value from the wire."""
         if value == self._value:
             return
         self._value = value
+        self.changed_ns = self._kernel.now_ns
         self._due_ns = self._kernel.now_ns + self._hold_ns
         if self._timer is None:
             self._timer = self._kernel.at(self._due_ns, self._judge)
@@ -130,6 +132,10 @@ class SafetyChain:
     def pulse_r(self, value: int) -> None:
         """The controller's request pulse: a changed value holds relay R for another 100 ms."""
         self._relay_r.pulse(value)
+
+    def last_pulse_ns(self, which: str) -> int:
+        """When the pulse of relay ``"B"`` or ``"R"`` last changed, whatever its relay made of it."""
+        return (self._relay_b if which == "B" else self._relay_r).changed_ns
 
     @property
     def whole(self) -> bool:
