@@ -150,7 +150,8 @@ class SafetyChain:
             self.evidence.append(fall)
             if was_whole:
                 self.first_out = fall
-                self.kernel.emit(self.device, "trip", room=self.room, element=name, cause=name)
+                if self.armed or self.beam_enable.value:  # between treatments drives are enabled and doors opened all day
+                    self.kernel.emit(self.device, "trip", room=self.room, element=name, cause=name)
         if self._whole == was_whole:
             return
         if self._rising is not None:

@@ -103,6 +103,19 @@ def test_first_out_is_the_first_and_stays_until_the_chain_was_whole_again():
     assert bench.chain.first_out.element == "dose2"
 
 
+def test_a_fall_is_a_trip_only_when_beam_was_possible_or_armed():
+    for armed, enabled in itertools.product((False, True), repeat=2):
+        bench = Bench()
+        bench.heal()
+        bench.chain.armed = armed
+        if enabled:
+            bench.chain.pulse_b(1)
+            bench.chain.pulse_r(1)
+        bench.chain.torque_off_ok.set(False)
+        trips = [e.data["element"] for e in bench.events if e.kind == "trip"]
+        assert trips == (["torque_off"] if armed or enabled else [])
+
+
 def test_truth_tells_of_each_change_of_the_permit():
     bench = Bench()
     bench.enable()
