@@ -62,6 +62,18 @@ def test_opening_the_door_voids_the_search_at_once_and_closing_it_does_not_resto
     assert room.lines == (True, False, False)
 
 
+def test_a_door_opened_and_shut_again_during_the_warning_costs_the_search():
+    room = Room()
+    room.search()
+    room.access.close_door()
+    room.wait(1.0)
+    room.access.open_door()
+    room.access.close_door()
+    assert not room.access.lamp_lit
+    room.wait(10.0)
+    assert room.lines == (True, False, False)
+
+
 @pytest.mark.parametrize("order", [(1, 0, 2), (0, 2, 1), (0, 1), (2,)])
 def test_a_search_out_of_order_or_unfinished_secures_nothing(order):
     room = Room()
