@@ -122,6 +122,7 @@ class DeliveryUnitPlant:
         self._closing = False
         self._field1 = 0
         self._worst_mm = 0.0
+        self._signal_permille = 1000
         self._scan_mm = (0.0, 0.0)
         self._watchers: list[Callable[[str], None]] = []
         unit2.on_field = self._zero_field
@@ -179,11 +180,8 @@ class DeliveryUnitPlant:
         return round(worst * 1e3)
 
     def signal_permille(self) -> int:
-        """Charge per ion that monitor 1 sees over what the map leads to expect; 1000 when nothing tells otherwise."""
-        if self.map is None or self._ring.true_energy_mev_u <= 0.0:
-            return 1000
-        seen = self.monitor.counts_per_ion(self._ring.true_species, self._ring.true_energy_mev_u)
-        return round(1000.0 * seen / self.map.counts1_per_ion)
+        """Charge per ion that monitor 1 sees over what the map leads to expect, since the last beam; 1000 before."""
+        return self._signal_permille
 
     # --- commands -----------------------------------------------------------------------------------------------
 
@@ -222,6 +220,7 @@ class DeliveryUnitPlant:
             self._next_row = self._done1 = self._done2 = self._stretches = 0
             self._paused = False
             self._worst_mm = 0.0
+            self._signal_permille = 1000
             self.reason = Reason.NONE
             self.hold = Hold.NONE
             self.state = UnitState.GRANTED
@@ -395,6 +394,7 @@ class DeliveryUnitPlant:
         progress = Progress(self._next_row, self._done1, self._done2, self._stretches, self._scan_mm)
         run = prepare(self._line, grant, self._grant_map, progress, lambda: self._flying()[3])
         self._run = run
+        self._signal_permille = run.signal_permille
         self._stop_reason, self._stop_hold, self._stopped_ns = Reason.NONE, Hold.NONE, -1
         self.state = UnitState.DELIVERING
         self.hold = Hold.NONE

@@ -13,6 +13,7 @@ from simulators.plant.kernel import Kernel
 from simulators.plant.machine_log import MachineLog
 from simulators.plant.magnets import BeamlineMagnets
 from simulators.plant.motion_truth import MotionTruth
+from simulators.plant.reference import ReferenceDetector
 from simulators.plant.room import RoomPlant
 from simulators.plant.scanner import Scanner
 from simulators.plant.second_dose_unit import SecondDoseUnitPlant
@@ -31,6 +32,7 @@ class FacilityPlant:
 
     Attributes:
         synchrotron, switchyard, rooms: the parts; rooms by name.
+        references: the reference detector of each room, for commissioning (`reference`).
         log: what the machine did (`machine_log`).
     """
 
@@ -47,10 +49,12 @@ class FacilityPlant:
                 f"rooms of the beam part {sorted(truth.rooms)} and of the motion part {sorted(moving.rooms)} differ"
             )
         self.rooms: dict[str, RoomPlant] = {}
+        self.references: dict[str, ReferenceDetector] = {}
         for name, room_truth in truth.rooms.items():
             room = RoomPlant(kernel, moving.rooms[name])
             self._fit_beam(room, room_truth)
             self.rooms[name] = room
+            self.references[name] = ReferenceDetector(kernel, name)
 
     @classmethod
     def shipped(cls, kernel: Kernel, name: str) -> FacilityPlant:

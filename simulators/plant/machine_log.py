@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+REFILL = "refill"  # kind of a cycle that the ring began by itself because a unit wanted beam
+
 
 class Machine(Enum):
     """Which part of the machine was busy."""

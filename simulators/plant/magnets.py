@@ -102,6 +102,10 @@ class BeamlineMagnets:
         """Whether a current stays away from its set-point although no ramp explains it, or a coil has quenched."""
         return self.quenched or (bool(self._token) and self.settled_token == 0 and self._timer is None)
 
+    def nameplate(self) -> Floats:
+        """What the makers promise, shape (1 + 2n,): a rigidity in T m, and the currents in A that hold it."""
+        return np.concatenate([[self._truth.design_rigidity_tm], self._nameplate_a])
+
     def temperatures_k(self) -> Floats:
         """Coil temperature of each magnet now, shape (n,), K."""
         age_s = (self._kernel.now_ns - self._excess_ns) * 1e-9

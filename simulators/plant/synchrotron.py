@@ -19,7 +19,7 @@ import numpy as np
 from simulators.physics.noise import Ripple, draw_ripple
 from simulators.physics.rigidity import NUCLEI, nucleus
 from simulators.plant.kernel import Kernel, Timer
-from simulators.plant.machine_log import Machine, MachineLog, Operation
+from simulators.plant.machine_log import REFILL, Machine, MachineLog, Operation
 from simulators.plant.truth import AcceleratorTruth, SpeciesTruth
 
 NAME = "accelerator"
@@ -343,7 +343,7 @@ class Synchrotron:
         self._dump(RingState.INJECTING)
         self._cycles += 1
         self.spill += 1
-        self._begin("cycle" if commanded else "refill", self.truth.inject_s, self._injected)
+        self._begin("cycle" if commanded else REFILL, self.truth.inject_s, self._injected)
         self._tell()
 
     def _injected(self, _t_ns: int) -> None:

@@ -48,6 +48,7 @@ class Expectation:
         x_mm, y_mm: planned.
         counts1_goal: cumulative goal from the start of the stretch.
         counts2_goal: the same for monitor 2.
+        counts2_before: what the grant has had of monitor 2 before the stretch.
         counts1_per_ion, counts2_per_ion: of the loaded map.
         intensity_per_s, quantum_counts: of the grant.
     """
@@ -56,6 +57,7 @@ class Expectation:
     y_mm: NDArray[np.float64]
     counts1_goal: NDArray[np.int64]
     counts2_goal: NDArray[np.int64]
+    counts2_before: int
     counts1_per_ion: float
     counts2_per_ion: float
     intensity_per_s: float
@@ -140,9 +142,10 @@ def _dose(stretch: Stretch, expected: Expectation) -> list[Finding]:
     n, found = stretch.size, []
     sum1, sum2 = np.cumsum(stretch.counts1), np.cumsum(stretch.counts2)
     over1 = sum1 - expected.counts1_goal[:n] > expected.quantum_counts + ROUNDING_COUNTS
-    # Monitor 2 counts statistically: its own gain may differ within what the comparison of the monitors allows.
+    # Monitor 2 does not steer: over the whole grant its gain may differ by what the comparison of the monitors allows.
     quantum2 = expected.quantum_counts * expected.counts2_per_ion / expected.counts1_per_ion
-    over2 = sum2 - expected.counts2_goal[:n] > quantum2 + np.maximum(DISAGREE_REL * sum2, DISAGREE_COUNTS)
+    allowed2 = np.maximum(DISAGREE_REL * (expected.counts2_before + sum2), DISAGREE_COUNTS)
+    over2 = sum2 - expected.counts2_goal[:n] > quantum2 + allowed2
     for over, reason in ((over1, Reason.DOSE_1), (over2, Reason.DOSE_2)):
         if over.any():
             found.append(Finding(int(stretch.t_end_ns[int(np.argmax(over))]), reason))

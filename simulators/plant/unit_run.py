@@ -62,12 +62,14 @@ class Run:
     Attributes:
         through: the unscanned beam at the isocentre.
         finding: what the unit will object to, if it comes to that.
+        signal_permille: charge per ion in monitor 1 over what the map leads to expect.
     """
 
     grant: GrantMessage
     stretch: timeline.Stretch
     expected: unit_checks.Expectation
     finding: unit_checks.Finding | None
+    signal_permille: int
     through: BeamAtIsocentre
     energy_mev_u: float
     species: int
@@ -103,12 +105,21 @@ def prepare(line: Beamline, grant: GrantMessage, loaded: LoadedMap, progress: Pr
     rng = line.kernel.rng(line.name, "beam", *keys)
     stretch = timeline.compute(rows, place, _rules(line, grant, loaded, progress), beam, line.strips, now, rng)
     expected = unit_checks.Expectation(
-        x_mm, y_mm, goal1, goal2, loaded.counts1_per_ion, loaded.counts2_per_ion, grant.intensity_per_s, grant.quantum_counts
+        x_mm,
+        y_mm,
+        goal1,
+        goal2,
+        progress.done2,
+        loaded.counts1_per_ion,
+        loaded.counts2_per_ion,
+        grant.intensity_per_s,
+        grant.quantum_counts,
     )
     finding = unit_checks.first_finding(stretch, expected, beam)
     if finding is not None and finding.t_ns > stretch.end_ns:
         finding = None
-    return Run(grant, stretch, expected, finding, through, energy, token, ring.spill, keys)
+    signal = round(1000.0 * beam.counts1_per_ion / loaded.counts1_per_ion)
+    return Run(grant, stretch, expected, finding, signal, through, energy, token, ring.spill, keys)
 
 
 def _rules(line: Beamline, grant: GrantMessage, loaded: LoadedMap, progress: Progress) -> timeline.Rules:

@@ -22,6 +22,7 @@ from simulators.plant.facility import FacilityPlant
 from simulators.plant.grants import words64
 from simulators.plant.kernel import Kernel
 from simulators.plant.magnets import BeamlineMagnets
+from simulators.plant.reference import ReferenceDetector
 from simulators.plant.second_dose_unit import SecondDoseUnitPlant
 
 Value = int | float | str | NDArray[np.int32] | NDArray[np.float64]
@@ -173,6 +174,7 @@ def facility_pvs(plant: FacilityPlant) -> PvTable:
         _magnets(table, room.magnets, f"{prefix}:{name}:MAG")
         _unit(table, room.unit, f"{prefix}:{name}:DU")
         _second_unit(table, room.unit2, f"{prefix}:{name}:DU2")
+        _reference(table, plant.references[name], f"{prefix}:{name}:QA")
     return table
 
 
@@ -254,6 +256,7 @@ def _magnets(table: PvTable, magnets: BeamlineMagnets, prefix: str) -> None:
         hottest_mk = round(float(magnets.temperatures_k().max()) * 1e3)
         return [magnets.settled_token, magnets.quench_bits, hottest_mk, int(magnets.ramp_inhibited), magnets.deviation_ppm()]
 
+    table.add(f"{prefix}:NAMEPLATE:RB", "double[]", magnets.nameplate)
     table.add(f"{prefix}:CURRENT:SP", "double[]", lambda: setpoint[0], put)
     table.add(f"{prefix}:CURRENT:RB", "double[]", readback)
     table.add_status(f"{prefix}:STATUS:RB", status)
@@ -359,3 +362,9 @@ def _second_unit(table: PvTable, unit2: SecondDoseUnitPlant, prefix: str) -> Non
     table.add_status(f"{prefix}:STATUS:RB", status)
     table.add(f"{prefix}:SELFTEST:SP", "int", lambda: 0, self_test)
     unit2.watch(lambda: table.post(f"{prefix}:STATUS:RB"))
+
+
+def _reference(table: PvTable, detector: ReferenceDetector, prefix: str) -> None:
+    """Commissioning only: rows of `reference.COLUMNS`, one after the other."""
+    table.add(f"{prefix}:INSTALL:SP", "int", lambda: int(detector.installed), lambda v: detector.install(_int(v) == 1))
+    table.add(f"{prefix}:SPOTS:RB", "double[]", lambda: detector.readings().reshape(-1))
