@@ -121,8 +121,8 @@ class ScriptedOperator:
             )
         await self._moment("secured")
 
-    async def lay_patient(self, planned_couch: Sequence[float] = (0.0,) * 6) -> None:
-        """Bring the patient in and immobilise, indexed for the planned couch position (six values, mm and deg)."""
+    async def lay_patient(self, planned_couch: Sequence[float] | None = None) -> None:
+        """Bring the patient in and immobilise, indexed for the planned couch position (six values, mm and deg) if known."""
         await self.enter_room()
         await self._after(self.pace.patient_s, lambda: self.room.patient.lie_down(planned_couch))
 

@@ -21,6 +21,7 @@ from simulators.plant.motion_truth import CouchTruth
 from simulators.plant.polling import PollingWatch
 
 NS_PER_S = 1_000_000_000
+AXES = ("lateral_mm", "longitudinal_mm", "vertical_mm", "angle_deg", "pitch_deg", "roll_deg")
 BRAKE_TIMEOUT_S = 0.3  # assumed
 BRAKE_STOP_FACTOR = 3.0  # assumed: closing brakes stop the robot this much harder than a move accelerates
 

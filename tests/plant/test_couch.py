@@ -138,22 +138,34 @@ def test_couch_brakes_that_do_not_open_or_close_are_faults():
     assert loose.couch.drive_enabled  # its drives go on holding it
 
 
-def test_imaging_leads_a_patient_to_the_planned_place():
+@pytest.mark.parametrize("indexed", [True, False])
+def test_imaging_leads_a_patient_to_the_planned_place(indexed):
     bench = Bench(seed=7)
     patient = Patient(bench.kernel, "G1", TRUTH.patient, bench.couch)
     planned = np.array([10.0, -200.0, 30.0, 5.0, 0.0, 0.0])
-    patient.lie_down(planned)
+    patient.lie_down(planned if indexed else None)
     bench.go(*planned)
     bench.arrive()
     before = patient.residual(bench.now)
     assert np.abs(before[:3]).max() > 1.0
-    correction = patient.registered_correction(bench.now)
+    correction = np.array(list(patient.registered_correction().values()))
     bench.go(*(bench.couch.encoder(bench.now) + correction))
     bench.arrive()
     after = patient.residual(bench.now)
     assert np.abs(after[:3]).max() < 1.0
     assert np.abs(after[3:]).max() < 0.4
-    assert not np.array_equal(patient.registered_correction(bench.now), patient.registered_correction(bench.now))
+    assert np.abs(list(patient.registered_correction().values()))[:3].max() < 2.0
+    assert patient.registered_correction() != patient.registered_correction()
+
+
+def test_a_couch_that_stands_elsewhere_than_indexed_shows_in_the_images():
+    bench = Bench(seed=7)
+    patient = Patient(bench.kernel, "G1", TRUTH.patient, bench.couch)
+    patient.lie_down((0.0,) * 6)
+    own = patient.registered_correction()
+    bench.go(15.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    bench.arrive()
+    assert patient.registered_correction()["lateral_mm"] - own["lateral_mm"] == pytest.approx(-15.0, abs=2.0)
 
 
 def test_setup_errors_are_large_enough_to_matter_and_small_enough_to_correct():

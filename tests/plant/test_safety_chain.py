@@ -80,8 +80,10 @@ def test_a_pulse_relay_falls_100_ms_after_the_last_change(which):
     assert not line.value  # what stood there at power-up is not a pulse
     for value in (1, 2, 1, 2):
         pulse(value)
+        changed_ns = bench.kernel.now_ns
         bench.wait(90 * MS)
         assert line.value
+        assert bench.chain.last_pulse_ns(which.upper()) == changed_ns
     for _ in range(5):  # a stuck value is not a pulse
         pulse(2)
         bench.wait(5 * MS)
