@@ -142,8 +142,11 @@ def _planned_shares(
     spot_of_row = np.concatenate([g.spot_index for g in grants])
     key_of_row = (outcome.layer_offsets[layer_of_row] + spot_of_row) * paintings + painting_of_row
     granted = np.concatenate([g.counts1_max for g in grants])
-    keys, first = np.unique(key_of_row, return_index=True)  # a later grant of the same key asks for the rest of the first
-    target = granted[first] / outcome.counts1_per_meterset[layer_of_row[first]]
+    granted = np.where(
+        np.repeat([p.attempt == 1 for p in outcome.passes], rows), granted, 0
+    )  # later ones ask for the rest of it
+    keys, first, key_index = np.unique(key_of_row, return_index=True, return_inverse=True)
+    target = np.bincount(key_index, weights=granted) / outcome.counts1_per_meterset[layer_of_row[first]]
 
     # Counts are whole numbers: where a spot's paintings sum to the plan but for that rounding, take the plan's own value.
     spot_of_key = keys // paintings
