@@ -18,6 +18,7 @@ from drivers.wire.channels import PutValue, Sample, Severity, Value, normalise
 from drivers.wire.memory.fifo import Fifo
 from drivers.wire.memory.stream import LATENCY_S
 
+CLOCK_RESOLUTION_S = 1e-9
 MERGE_S = 0.01  # a held-back update leaves this much later: the batching time measured on one real server
 
 
@@ -231,7 +232,8 @@ class MemoryChannels:
     def _deliver(self, monitor: _Monitor) -> None:
         monitor.timer = None
         loop = asyncio.get_running_loop()
-        now_s = loop.time()
+        # A loop runs a timer within its clock's resolution, so a hair before it is due: what is due by then goes out with it.
+        now_s = loop.time() + CLOCK_RESOLUTION_S
         while monitor.pending and monitor.pending[0][0] <= now_s:
             _, value = monitor.pending.popleft()
             monitor.callback(Sample(value, now_ns()))
