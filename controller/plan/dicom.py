@@ -85,7 +85,7 @@ def _uid_name(uid: str) -> str:
 
     if not uid:
         return "absent"
-    name = UID(uid).name
+    name = UID(uid, validation_mode=0).name  # 0: any text may stand here
     return uid if name == uid else f"{uid} {name}"
 
 

@@ -294,6 +294,7 @@ def _layers(beam: Item, points: list[Item], final: float | None, scale: float) -
         _check_index(one, index)
         _check_index(two, index + 1)
         energy = _energy(one, two, energy)
+        paintings = _paintings(one, two)
         weights, x_mm, y_mm = _spots(one, two, final + tolerance if final is not None else float(np.finfo(np.float32).max))
         start, end = one.number(Tag.CumulativeMetersetWeight), two.number(Tag.CumulativeMetersetWeight)
         for point, value in ((one, start), (two, end)):
@@ -306,11 +307,6 @@ def _layers(beam: Item, points: list[Item], final: float | None, scale: float) -
         total += layer_sum
         _check_cumulative(one, two, previous, start, end, layer_sum, tolerance)
         previous = end
-        paintings, second = one.integer(Tag.NumberOfPaintings), two.integer(Tag.NumberOfPaintings)
-        if paintings is not None and not 1 <= paintings <= PAINTINGS_MAX:
-            one.refuse(Why.BAD_VALUE, "NumberOfPaintings is out of range", value=str(paintings), limit=f"1 to {PAINTINGS_MAX}")
-        if paintings is not None and second is not None and paintings != second:
-            two.refuse(Why.PAIR_DIFFERS, "NumberOfPaintings differs within a pair", value=str(second), limit=str(paintings))
         size = one.numbers(Tag.ScanningSpotSize)
         layers.append(
             Layer(
@@ -322,7 +318,7 @@ def _layers(beam: Item, points: list[Item], final: float | None, scale: float) -
                 x_mm=read_only(x_mm),
                 y_mm=read_only(y_mm),
                 meterset=read_only(weights * scale),
-                paintings=paintings or 1,
+                paintings=paintings,
                 tune_id=one.text(Tag.ScanSpotTuneID),
                 spot_size_fwhm_mm=(size[0], size[1]) if len(size) == 2 else None,
                 reordering_allowed=one.code(Tag.ScanSpotReorderingAllowed) == "ALLOWED",
@@ -362,6 +358,16 @@ def _energy(one: Item, two: Item, inherited: float | None) -> float | None:
     if repeated is not None and energy is not None and repeated != energy:
         two.refuse(Why.PAIR_DIFFERS, "NominalBeamEnergy changes within a pair", value=f"{repeated:g}", limit=f"{energy:g}")
     return energy
+
+
+def _paintings(one: Item, two: Item) -> int:
+    """Number of paintings of a pair; 1 where it is not given."""
+    paintings, second = one.integer(Tag.NumberOfPaintings), two.integer(Tag.NumberOfPaintings)
+    if paintings is not None and not 1 <= paintings <= PAINTINGS_MAX:
+        one.refuse(Why.BAD_VALUE, "NumberOfPaintings is out of range", value=str(paintings), limit=f"1 to {PAINTINGS_MAX}")
+    if paintings is not None and second is not None and paintings != second:
+        two.refuse(Why.PAIR_DIFFERS, "NumberOfPaintings differs within a pair", value=str(second), limit=str(paintings))
+    return paintings or 1
 
 
 def _check_cumulative(

@@ -317,7 +317,7 @@ class Tag(IntEnum):
 # Numbers that are binary in the standard; all others that are read here are decimal or integer strings (DS, IS).
 BINARY_VR: dict[Tag, str] = {
     Tag.BeamDeliveryDurationLimit: "FD",
-    Tag.RadiationChargeState: "US",
+    Tag.RadiationChargeState: "SS",
     **dict.fromkeys(
         (
             Tag.SnoutPositionTolerance,
