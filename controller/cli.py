@@ -83,7 +83,8 @@ def treat(
     Exit codes: 0 delivered as prescribed, 2 refused before any motion or beam, 3 ended early with a record, 4 program fault.
     """
     from controller.console.progress import Progress
-    from controller.treatment import Refused, TreatOptions, parse_speed, run_treatment
+    from controller.intake import Refused
+    from controller.treatment import TreatOptions, parse_speed, run_treatment
 
     try:
         options = TreatOptions(
@@ -123,7 +124,8 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Can this plan be delivered here? Every reason why not."""
-    from controller.treatment import Refused, check_plan
+    from controller.intake import Refused
+    from controller.treatment import check_plan
 
     try:
         report = check_plan(plan, facility, room, tuple(beam or ()), _overrides(override))
@@ -161,7 +163,9 @@ def check_config(
     if as_json:
         typer.echo(json.dumps({"status": "ok", "facility": facility.name, "devices": sorted(facility.devices)}, indent=2))
     else:
-        typer.echo(f"{file}: facility {facility.name}, rooms {', '.join(facility.rooms)}, {len(facility.devices)} devices: right")
+        typer.echo(
+            f"{file}: facility {facility.name}, rooms {', '.join(facility.rooms)}, {len(facility.devices)} devices: right"
+        )
 
 
 @app.command()

@@ -267,7 +267,7 @@ def beam_needs_whole_chain(_truth: Truth, _event: TruthEvent, room: RoomPlant, k
 
 @invariant("B3", "spot overdose", "delivery.segment")
 def spot_within_plan(truth: Truth, event: TruthEvent, _room: RoomPlant, known: RoomTruth) -> str | None:
-    """Counts of a spot stay within plan + max(2 %, a reaction quantum per grant); its ions within the monitors' limit of that."""
+    """Counts of a spot stay within plan + max(2 %, a quantum per grant); its ions within the monitors' limit of that."""
     layer = _prescribed(truth, event)
     if layer is None:
         return None

@@ -1,0 +1,301 @@
+"""Puts the pieces together: facility and endpoints become a running room. The only module that knows all four packages.
+
+With no real endpoint the room stands in a simulated world: plant, servers and interlock nodes in this process, on memory wires.
+Not responsible for what is done with the room (`fraction`) nor for the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from controller.intake import Intake
+from controller.plan.schedule import planned_counts
+from drivers.devices.accelerator import Accelerator
+from drivers.devices.couch import SixAxisCouch
+from drivers.devices.delivery_unit import DeliveryUnitClient
+from drivers.devices.dose_monitor import SecondDoseUnit
+from drivers.devices.fixed_port import FixedPort
+from drivers.devices.gantry import RotatingGantry
+from drivers.devices.imager import OrthogonalImager
+from drivers.devices.interlock_view import InterlockStatusLine
+from drivers.devices.magnets import Magnets
+from drivers.devices.nozzle import Nozzle
+from drivers.devices.room_access import RoomAccessIO
+from drivers.hal.capabilities import Axis, RoomDevices
+from drivers.hal.clock import now_ns
+from drivers.hal.events import EventBus
+from drivers.hal.facility import Device, Facility
+from drivers.wire.memory import MemoryChannels, MemoryLine
+from drivers.wire.modbus import ModbusClient
+from interlocks.daemon import SAFETY_NODE, InterlockNode
+from interlocks.inputs import gather
+from interlocks.matrix import ROLES, Limits
+from interlocks.matrix import load as load_limits
+from interlocks.permit import PULSE_REGISTER, RELAY_NODE
+from simulators.clock import PacedLoop, VirtualLoop
+from simulators.faults import TimedFault, inject, read_faults
+from simulators.invariants import InvariantMonitor, PrescribedLayer, Prescription, RecordProbe, Violation
+from simulators.people import OperatorFailed, ScriptedOperator
+from simulators.plant import oracle
+from simulators.plant.facility import FacilityPlant
+from simulators.plant.kernel import Kernel
+from simulators.servers.modbus import ModbusNodes, serve_stream
+from simulators.servers.process_variables import PvTable, facility_pvs
+from simulators.servers.room_nodes import motion_nodes, safety_nodes
+from simulators.world import World
+
+__all__ = ["InvariantViolated", "SimulatedWorld", "TimedFault", "loop_factory", "prescription_of", "read_faults"]
+
+BUTTON_S = 0.5  # how long the scripted operator holds a reset button
+
+T = TypeVar("T")
+
+
+def loop_factory(speed: float) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Virtual time for an infinite speed, else the wall clock times `speed`."""
+    return VirtualLoop if speed == float("inf") else lambda: PacedLoop(speed)
+
+
+def prescription_of(intake: Intake) -> Prescription:
+    """What may be delivered, as the invariants hold it against the plant: from plan and library, not from any grant."""
+    layers: dict[tuple[int, int], PrescribedLayer] = {}
+    for beam in intake.beams:
+        counts = planned_counts(beam, intake.facility, intake.room, intake.library)
+        for layer, (counts1, _) in zip(beam.layers, counts, strict=True):
+            layers[beam.number, layer.index] = PrescribedLayer(
+                layer.energy_mev_u, layer.x_mm, layer.y_mm, counts1.astype(np.float64)
+            )
+    return Prescription(
+        plan_hash=intake.plan.plan_hash,
+        species_token=intake.beams[0].ion.token,
+        room=intake.room.name,
+        gantry_angle_deg={beam.number: beam.gantry_angle_deg for beam in intake.beams},
+        layers=layers,
+    )
+
+
+class InvariantViolated(RuntimeError):
+    """The plant's truth broke an invariant: the run is over, and its name says which."""
+
+    def __init__(self, violation: Violation) -> None:
+        super().__init__(str(violation))
+        self.violation = violation
+
+
+class SimulatedOperator:
+    """`OperatorPort` of a simulated world: the scripted operator answers, and does what a person does at that moment.
+
+    Args:
+        script: the person.
+        interlock: whose reset button this person presses after a search.
+        clock: loop time in ns.
+    """
+
+    def __init__(self, script: ScriptedOperator, interlock: InterlockNode, clock: Callable[[], int]) -> None:
+        self.script = script
+        self._interlock = interlock
+        self._clock = clock
+        self._deeds: set[asyncio.Task[None]] = set()
+
+    async def confirm(self, kind: str, facts: Mapping[str, Any]) -> bool:
+        """Answer a prompt. Identifying brings the patient in; accepting the position means leaving and searching the room."""
+        if kind == "identify" and not self.script.secured:
+            await self.script.lay_patient()
+        answer = await self.script.answer(kind)
+        if answer and kind == "positioned":
+            self._start(self._close_room())
+        return answer
+
+    async def stop(self) -> None:
+        """Let nothing go on."""
+        for deed in self._deeds:
+            deed.cancel()
+        await asyncio.gather(*self._deeds, return_exceptions=True)
+
+    async def _close_room(self) -> None:
+        with contextlib.suppress(OperatorFailed):  # the room sees by itself that it is not secured
+            await self.script.secure_room()
+        for role in ROLES:
+            self._interlock.reset(self._clock(), role, True)
+        await asyncio.sleep(BUTTON_S)
+        for role in ROLES:
+            self._interlock.reset(self._clock(), role, False)
+
+    def _start(self, deed: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(deed, name="scripted operator")
+        self._deeds.add(task)
+        task.add_done_callback(self._deeds.discard)
+
+
+@dataclass(slots=True, eq=False)
+class SimulatedRoom:
+    """The servers and processes around one room of the plant."""
+
+    motion: MemoryLine
+    safety: MemoryLine
+    safety_nodes: ModbusNodes
+    interlock: InterlockNode
+    operator: SimulatedOperator
+
+
+class SimulatedWorld:
+    """A simulated facility in one event loop, with the servers and the interlock system of the room in use.
+
+    Args:
+        facility: belief; the plant of the same name is the truth.
+        seed: root of every random stream.
+        bus: events of the devices.
+        room: the room in use.
+        plant: another plant, for tests that plant bugs in it.
+    """
+
+    def __init__(self, facility: Facility, seed: int, bus: EventBus, room: str, plant: FacilityPlant | None = None) -> None:
+        self.facility = facility
+        self.bus = bus
+        self.room = room
+        self.plant = plant or FacilityPlant.shipped(Kernel(seed), facility.name)
+        self.world = World(self.plant.kernel)
+        self.variables: PvTable = facility_pvs(self.plant)
+        self.channels = MemoryChannels(self.variables, self.world.sync)
+        self.limits: Limits = load_limits()
+        self.simulated = self._build_room(room)
+        self.violation: Violation | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._violated: asyncio.Event | None = None
+
+    def watch(self, prescription: Prescription | None = None, record: RecordProbe | None = None) -> InvariantMonitor:
+        """Judge every truth event from now on by the invariants."""
+        return InvariantMonitor(self.plant, self._take_violation, prescription, record)
+
+    def inject(self, faults: Iterable[TimedFault]) -> None:
+        """Plant faults, each at its time."""
+        self.world.sync()
+        inject(
+            self.plant,
+            self.plant.rooms[self.room],
+            faults,
+            self._tell_planted,
+        )
+
+    async def start(self) -> None:
+        """Attach to the loop: the plant lives, servers answer, the interlock system runs."""
+        self._violated = asyncio.Event()
+        if self.violation is not None:
+            self._violated.set()
+        self.world.start()
+        room = self.simulated
+        plant = self.plant.rooms[self.room]
+        for line, job in (
+            (room.motion, serve_stream(room.motion.server, motion_nodes(plant), self.world.sync, "rtu")),
+            (room.safety, serve_stream(room.safety.server, room.safety_nodes, self.world.sync, "tcp")),
+        ):
+            self._tasks.append(asyncio.create_task(job, name=f"serve {line.name}"))
+        self.world.add(f"{self.room}-interlocks", room.interlock.step)
+
+    async def stop(self) -> None:
+        """Take everything down; no task is left."""
+        await self.simulated.operator.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self.channels.close()
+        self.world.stop()
+
+    async def until_violated(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work`; a violated invariant cancels it and is raised. Raises InvariantViolated."""
+        if self._violated is None:
+            raise RuntimeError("start the world first")
+        job = asyncio.ensure_future(work)
+        alarm = asyncio.ensure_future(self._violated.wait())
+        try:
+            await asyncio.wait({job, alarm}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            alarm.cancel()
+            if not job.done():
+                job.cancel()
+                await asyncio.gather(job, return_exceptions=True)
+        if self.violation is not None:
+            if not job.cancelled():
+                job.exception()  # what the run made of it is secondary
+            raise InvariantViolated(self.violation)
+        return job.result()
+
+    def machine_limited_s(self, beam_number: int) -> float:
+        """What an oracle would have needed for a beam, s."""
+        return oracle.machine_limited_s(self.plant.log, self.room, beam_number)
+
+    def devices(self) -> RoomDevices:
+        """The drivers of the room, not yet connected."""
+        facility, simulated, registers = self.facility, self.simulated, self.facility.registers
+        room = facility.room(self.room)
+        motion = ModbusClient(f"{self.room}-motion", simulated.motion.connect, framing="rtu")
+        safety = ModbusClient(f"{self.room}-safety", simulated.safety.connect, framing="tcp")
+
+        def entry(suffix: str) -> tuple[str, Device]:
+            name = f"{self.room}-{suffix}"
+            return name, facility.devices[name]
+
+        gantry: Axis
+        if room.gantry is not None:
+            gantry = RotatingGantry(*entry("gantry"), room, motion, registers, self.bus)
+        else:
+            gantry = FixedPort(f"{self.room}-port", room)
+        patient = self.plant.rooms[self.room].patient
+
+        def take_images() -> dict[str, float]:
+            self.world.sync()
+            return patient.registered_correction()
+
+        return RoomDevices(
+            gantry=gantry,
+            couch=SixAxisCouch(*entry("couch"), room, motion, registers, self.bus),
+            snout=Nozzle(*entry("nozzle"), room, motion, registers, self.bus),
+            magnets=Magnets(*entry("magnets"), self.channels, self.bus),
+            accelerator=Accelerator("accelerator", facility.devices["accelerator"], self.channels, self.bus, facility),
+            unit=DeliveryUnitClient(*entry("delivery-unit"), self.channels, self.bus),
+            dose_monitor=SecondDoseUnit(*entry("dose-unit-2"), self.channels, self.bus),
+            access=RoomAccessIO(*entry("safety"), safety, registers, self.bus),
+            interlock=InterlockStatusLine(*entry("interlock"), safety, registers, self.bus),
+            imager=OrthogonalImager(*entry("imager"), take_images, self.bus),
+        )
+
+    def _tell_planted(self, timed: TimedFault) -> None:
+        self.bus.emit("faults", "fault.planted", name=timed.fault.name, value=timed.value)
+
+    def _take_violation(self, violation: Violation) -> None:
+        self.violation = violation
+        self.bus.emit("invariants", "violation", name=violation.name, message=violation.message)
+        if self._violated is not None:
+            self._violated.set()
+
+    def _build_room(self, name: str) -> SimulatedRoom:
+        plant = self.plant.rooms[name]
+        nodes = safety_nodes(plant)
+        line = next((d for d in self.facility.devices_of(name).values() if d.room == name and d.baud), None)
+        boot_id = int(self.plant.kernel.rng(f"{name}-interlocks", "boot").integers(1, 0x10000))
+
+        def read_image() -> list[int]:
+            return gather(nodes[SAFETY_NODE].read)
+
+        def write_permit(pulse: int, boot: int, first_out: int, trips: int) -> None:
+            nodes[RELAY_NODE].write(PULSE_REGISTER, [pulse, boot, first_out, trips])
+
+        def read_pulse() -> int:
+            return nodes[RELAY_NODE].read(PULSE_REGISTER, 1)[0]
+
+        interlock = InterlockNode(read_image, write_permit, self.limits, boot_id, read_pulse=read_pulse)
+        script = ScriptedOperator(plant, self.world.sync)
+        return SimulatedRoom(
+            motion=MemoryLine(f"{name}-motion", baud=line.baud if line is not None else None),
+            safety=MemoryLine(f"{name}-safety"),
+            safety_nodes=nodes,
+            interlock=interlock,
+            operator=SimulatedOperator(script, interlock, now_ns),
+        )

@@ -1,0 +1,280 @@
+"""Delivers one beam: pass by pass, each by journalled grants, each judged before it is followed.
+
+For every pass: prepare energy, magnets and map; journal the grant and sync it; send it; start it by its checksum; wait; pull
+its results; journal them; judge them. The results of a pass are pulled while the machine steps to the next energy, so they cost
+no beam time.
+
+Not responsible for the room's states (it asks `BeamPermission`), nor for what is set on the machine (`Tuner`), nor for outputs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.delivery.grants import UnitIdentity, build_grant, still_owed
+from controller.delivery.results import Finding, Limits, RowResult, fold, judge
+from controller.plan.schedule import Pass
+from controller.record.entries import write_done, write_grant, write_started
+from controller.record.journal import Journal
+from controller.room.ports import BeamEnded, BeamPermission
+from drivers.hal.capabilities import PIECE_DTYPE, DeliveryUnit, EndReason, Grant, UnitStatus
+from drivers.hal.clock import now_ns
+from drivers.hal.errors import BeamlineError
+from drivers.hal.events import EventBus
+
+RESUMABLE = (EndReason.PERMIT_LOST, EndReason.ABORTED)
+ATTEMPTS_MAX = 20  # grants for one pass; more means that beam is lost again and again (assumed)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the library says to expect of a prepared beam."""
+
+    counts2_per_count1: float
+    sigma_x_mm: float
+    sigma_y_mm: float
+
+
+class Tuner(Protocol):
+    """Sets accelerator, magnets and scanner map for a pass; returns when they agree on its energy."""
+
+    async def prepare(self, scheduled: Pass) -> Expected: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GrantRun:
+    """One grant and everything that came of it. `rows` says which row of the pass each row of the grant stands for."""
+
+    grant: Grant
+    scheduled: Pass
+    rows: NDArray[np.int64]
+    attempt: int
+    granted_ns: int
+    started_ns: int
+    ended_ns: int = 0
+    reason: EndReason = EndReason.NONE
+    pieces: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=PIECE_DTYPE))
+
+    def received(self) -> NDArray[np.int64]:
+        """Counts of monitor 1 per row of the pass, shape (rows of the pass,)."""
+        counts = np.zeros(self.scheduled.counts1.shape, dtype=np.int64)
+        np.add.at(counts, self.rows[self.pieces["row"]], self.pieces["counts1"])
+        return counts
+
+
+@dataclass(slots=True)
+class Delivered:
+    """What became of a beam: grants in order, findings, and why it ended. `complete` means nothing is owed."""
+
+    runs: list[GrantRun] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    complete: bool = False
+    reason: str = ""
+
+
+class DeliveryEnded(BeamlineError):
+    """The field cannot go on; what was delivered is in the journal."""
+
+    family = 3200
+
+
+class BeamDelivery:
+    """One beam's delivery.
+
+    Args:
+        unit, tuner, control, journal, bus: collaborators.
+        plan_hash, fraction: identity for the grants.
+        limits: for judging slices.
+    """
+
+    def __init__(
+        self,
+        *,
+        unit: DeliveryUnit,
+        tuner: Tuner,
+        control: BeamPermission,
+        journal: Journal,
+        bus: EventBus,
+        plan_hash: int,
+        fraction: int,
+        limits: Limits | None = None,
+    ) -> None:
+        self._unit = unit
+        self._tuner = tuner
+        self._control = control
+        self._journal = journal
+        self._bus = bus
+        self._plan_hash = plan_hash
+        self._fraction = fraction
+        self._limits = limits or Limits()
+        self._pending: asyncio.Task[None] | None = None
+        self.delivered = Delivered()
+
+    async def run(self, passes: Sequence[Pass], received: Callable[[Pass], NDArray[np.int64]] | None = None) -> Delivered:
+        """Deliver passes in order.
+
+        Args:
+            passes: as scheduled.
+            received: what earlier sessions delivered per row of a pass; nothing by default.
+
+        Returns:
+            What became of them; also kept in `delivered` while it grows, so that an exception loses nothing.
+        """
+        delivered = self.delivered
+        try:
+            for scheduled in passes:
+                before = received(scheduled) if received is not None else np.zeros(scheduled.counts1.shape, dtype=np.int64)
+                if not await self._deliver_pass(scheduled, before):
+                    break
+            else:
+                await self._settle()
+                delivered.complete = not delivered.findings
+        except BeamEnded as ended:
+            delivered.reason = str(ended)
+        finally:
+            pending, self._pending = self._pending, None
+            if pending is not None:
+                await asyncio.shield(pending)
+        if delivered.findings:
+            delivered.reason = delivered.findings[0].message
+        return delivered
+
+    async def _deliver_pass(self, scheduled: Pass, received: NDArray[np.int64]) -> bool:
+        """One pass, by as many grants as interruptions make necessary; False when findings end the field."""
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            owed = still_owed(scheduled, received)
+            if not owed.any():
+                return True
+            await self._control.permission()
+            self._control.held("tuning")
+            expected = await self._tuner.prepare(scheduled)
+            await self._settle_if_new_energy(scheduled)
+            if self.delivered.findings:
+                return False
+            await self._control.permission()
+            run = await self._execute(scheduled, owed, attempt, expected)
+            if run.reason is EndReason.FINISHED:
+                return True
+            await self._settle()
+            received = received + self.delivered.runs[-1].received()
+            if run.reason not in RESUMABLE:
+                words = run.reason.name.lower().replace("_", " ")
+                raise DeliveryEnded(
+                    f"the delivery unit ended grant {run.grant.grant_id}: {words}",
+                    code=3200 + int(run.reason),
+                    device=self._unit.name,
+                    hint="see the report for the last spots; the cause must be found before beam",
+                )
+        raise DeliveryEnded(
+            f"beam {scheduled.beam_number} layer {scheduled.layer_index} lost its beam {ATTEMPTS_MAX} times",
+            code=3220,
+            device=self._unit.name,
+            hint="find out what takes the beam away",
+        )
+
+    async def _execute(self, scheduled: Pass, owed: NDArray[np.int64], attempt: int, expected: Expected) -> GrantRun:
+        """Journal, send, start and await one grant; its results are being pulled when this returns."""
+        status = self._unit.status
+        grant, rows = build_grant(
+            scheduled,
+            owed,
+            UnitIdentity(status.boot_id, status.last_grant_id + 1),
+            plan_hash=self._plan_hash,
+            fraction=self._fraction,
+            counts2_per_count1=expected.counts2_per_count1,
+        )
+        await self._settle()
+        granted_ns = now_ns()
+        write_grant(self._journal, grant, attempt=attempt)
+        crc = await self._unit.submit(grant)
+        self._bus.emit(
+            "delivery",
+            "pass.started",
+            beam_number=scheduled.beam_number,
+            layer=scheduled.layer_index,
+            painting=scheduled.painting,
+            attempt=attempt,
+            grant_id=grant.grant_id,
+            energy_mev_u=scheduled.energy_mev_u,
+            rows=grant.rows,
+        )
+        run = GrantRun(grant, scheduled, rows, attempt, granted_ns, now_ns())
+        try:
+            await self._unit.start(grant.grant_id, crc)
+            write_started(self._journal, grant.grant_id, crc)
+            self._control.beam_on()
+            ended = await self._unit.wait_ended(grant.grant_id)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._end_open(run))
+            raise
+        return self._close(run, ended, expected)
+
+    def _close(self, run: GrantRun, ended: UnitStatus, expected: Expected | None) -> GrantRun:
+        run = replace(run, ended_ns=now_ns(), reason=ended.reason)
+        self.delivered.runs.append(run)
+        self._pending = asyncio.create_task(self._collect(len(self.delivered.runs) - 1, expected), name="results")
+        return run
+
+    async def _collect(self, index: int, expected: Expected | None) -> None:
+        """Pull, journal and judge the results of one grant."""
+        run = self.delivered.runs[index]
+        pieces = await self._unit.results(run.grant.grant_id)
+        write_done(self._journal, run.grant.grant_id, run.reason, pieces)
+        run = self.delivered.runs[index] = replace(run, pieces=pieces)
+        result = fold(pieces, run.grant.rows)
+        self._tell(run, result)
+        if expected is None:
+            return
+        findings = judge(
+            run.grant,
+            result,
+            counts2_per_count1=expected.counts2_per_count1,
+            sigma_x_mm=expected.sigma_x_mm,
+            sigma_y_mm=expected.sigma_y_mm,
+            limits=self._limits,
+        )
+        self.delivered.findings += findings
+        for finding in findings:
+            self._bus.emit("delivery", "finding", code=finding.code, message=finding.message, hint=finding.hint)
+
+    def _tell(self, run: GrantRun, result: RowResult) -> None:
+        total = int(result.counts1.sum())
+        self._bus.emit(
+            "delivery",
+            "pass.ended",
+            beam_number=run.scheduled.beam_number,
+            layer=run.scheduled.layer_index,
+            painting=run.scheduled.painting,
+            grant_id=run.grant.grant_id,
+            reason=run.reason.name.lower(),
+            spots=result.rows_finished,
+            counts1=total,
+            counts2=int(result.counts2.sum()),
+            meterset=total * float(run.scheduled.meterset.sum()) / float(run.scheduled.counts1.sum()),
+            spill=int(run.pieces["spill"][-1]) if run.pieces.size else 0,
+        )
+
+    async def _settle_if_new_energy(self, scheduled: Pass) -> None:
+        """Before a new energy everything delivered is judged; at the same energy the judgement may run beside the beam."""
+        runs = self.delivered.runs
+        new_energy = not runs or runs[-1].scheduled.energy_mev_u != scheduled.energy_mev_u
+        if new_energy or (self._pending is not None and self._pending.done()):
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Wait for the results that are being pulled."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            await pending
+
+    async def _end_open(self, run: GrantRun) -> None:
+        """Cancelled while a grant was open: end it and fetch what it delivered, because the record needs it."""
+        await self._unit.abort()
+        self._close(run, await self._unit.wait_ended(run.grant.grant_id), None)
+        await self._settle()

@@ -1,0 +1,333 @@
+"""Treats the beams of one fraction in one room, a session each, and turns what happened into outcomes for the record.
+
+Sees capabilities only: the same code runs on hardware, a rig or simulators. Not responsible for putting devices together
+(`assembly`), for refusing a plan (`intake`), nor for writing the outputs (`outputs`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.beam.request import BeamPass, BeamRequest, PreparedBeam
+from controller.delivery.layers import BeamDelivery, Delivered, Expected
+from controller.intake import Intake
+from controller.plan.deliverability import machine_angle_deg
+from controller.plan.errors import PlanError, Why
+from controller.plan.model import Beam
+from controller.plan.schedule import BeamSchedule, Pass
+from controller.plan.schedule import planned_counts as layer_counts
+from controller.record.entries import BeamClaim, write_claim, write_closed
+from controller.record.journal import Journal
+from controller.record.ledger import BeamKey, Claim, Ledger
+from controller.record.outcome import BeamOutcome, PassOutcome, Status, Termination
+from controller.room.causes import Cause
+from controller.room.machine import Room
+from controller.room.ports import BeamSharing, DeliveryContext, DeliveryResult, Job, OperatorPort, Tuned
+from controller.room.positioning import Placement
+from controller.room.session import Outcome, Session, SessionResult
+from drivers.hal.capabilities import RoomDevices
+from drivers.hal.clock import now_ns
+from drivers.hal.events import EventBus
+
+# Excess allowed by the second unit: 0.25 Gy over one spot (IEC 60601-2-64 as quoted), in counts. A gray in the entrance takes
+# 6.0e5 carbon ions of 430 MeV/u per mm2 (computed), which are 7.5e3 counts of 0.02 pC; counts and dose both scale with the
+# stopping power, so the number holds for every ion and energy.
+EXCESS_GY = 0.25
+COUNTS_PER_GY_MM2 = 7.5e3
+SPOT_MARGIN = 1.05
+SPOT_MARGIN_COUNTS = 20
+
+
+@dataclass(slots=True)
+class BeamRun:
+    """One beam while it is treated."""
+
+    beam: Beam
+    schedule: BeamSchedule
+    angle_deg: float
+    request: BeamRequest
+    claim: Claim | None = None
+    delivery: BeamDelivery | None = None
+    prepared: PreparedBeam | None = None
+    t_begin_ns: int = 0
+    angles_deg: dict[int, float] = field(default_factory=dict)  # by grant id
+
+
+class RoomTuner:
+    """`Tuner` of both room and delivery: the library row of a pass, on accelerator, magnets and unit.
+
+    Args:
+        run: the beam it tunes for.
+        room: room name.
+    """
+
+    def __init__(self, run: BeamRun, room: str) -> None:
+        self._run = run
+        self._room = room
+        self._cycle = -1
+
+    async def tune(self, job: Job, devices: RoomDevices, placement: Placement) -> Tuned:
+        """First layer, and the second dose unit's ceilings for the whole field."""
+        first = self._run.schedule.passes[0]
+        prepared = await self._prepare(first)
+        ratio = _ratio(prepared)
+        area_mm2 = 2.0 * math.pi * prepared.entry.sigma_x_mm * prepared.entry.sigma_y_mm
+        passes = self._run.schedule.passes
+        planned1 = sum(int(p.counts1.sum()) for p in passes)
+        largest1 = max(int(p.counts1.max()) + p.quantum_counts for p in passes)
+        return Tuned(
+            species_token=first.ion.token,
+            energy_kev_u=prepared.entry.energy_kev_u,
+            field_counts2_max=math.ceil(ratio * (planned1 + EXCESS_GY * COUNTS_PER_GY_MM2 * area_mm2)),
+            spot_counts2_max=math.ceil(ratio * largest1 * SPOT_MARGIN) + SPOT_MARGIN_COUNTS,
+        )
+
+    async def prepare(self, scheduled: Pass) -> Expected:
+        """Energy, magnets and map of a pass."""
+        prepared = await self._prepare(scheduled)
+        return Expected(_ratio(prepared), prepared.entry.sigma_x_mm, prepared.entry.sigma_y_mm)
+
+    async def _prepare(self, scheduled: Pass) -> PreparedBeam:
+        new_cycle = scheduled.cycle_index != self._cycle
+        prepared = await self._run.request.prepare(
+            BeamPass(
+                ion=scheduled.ion,
+                energy_mev_u=scheduled.energy_mev_u,
+                room=self._room,
+                angle_deg=self._run.angle_deg,
+                ions=scheduled.ions,
+                duration_s=scheduled.duration_s,
+                new_cycle=new_cycle and scheduled.cycle_index > 0,
+            )
+        )
+        self._cycle = scheduled.cycle_index
+        self._run.prepared = prepared
+        return prepared
+
+
+def _ratio(prepared: PreparedBeam) -> float:
+    scanner_map = prepared.entry.scanner_map
+    return scanner_map.counts2_per_ion / scanner_map.counts1_per_ion
+
+
+class Fraction:
+    """All beams of one fraction.
+
+    Args:
+        intake: what to treat.
+        number: fraction number.
+        devices: the room's, connected.
+        supervisor: gives the beam token.
+        operator: who confirms.
+        journal: of this run.
+        ledger: of the facility; None for service measurements.
+        bus: events.
+        machine_limited_s: what an oracle says of a beam afterwards; None where there is none.
+        simulated: for the ledger's details.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        number: int,
+        devices: RoomDevices,
+        supervisor: BeamSharing,
+        operator: OperatorPort,
+        journal: Journal,
+        ledger: Ledger | None,
+        bus: EventBus,
+        *,
+        machine_limited_s: Callable[[int], float | None] = lambda _beam: None,
+        simulated: bool = True,
+    ) -> None:
+        self._intake = intake
+        self._number = number
+        self._devices = devices
+        self._supervisor = supervisor
+        self._operator = operator
+        self._journal = journal
+        self._ledger = ledger
+        self._bus = bus
+        self._machine_limited_s = machine_limited_s
+        self._simulated = simulated
+        self.room = Room(intake.room.name, devices.access, bus)
+        self.session: Session | None = None
+        self.outcomes: list[BeamOutcome] = []
+
+    async def run(self) -> None:
+        """Treat the beams in the plan's order; the first that does not complete ends the fraction. See `outcomes`."""
+        for beam, schedule in zip(self._intake.beams, self._intake.schedules, strict=True):
+            await self._treat(beam, schedule)
+            if self.outcomes[-1].status is not Status.COMPLETE:
+                break
+
+    async def _treat(self, beam: Beam, schedule: BeamSchedule) -> None:
+        intake = self._intake
+        angle_deg = machine_angle_deg(intake.room, beam.gantry_angle_deg)
+        if angle_deg is None:
+            raise PlanError(f"beam {beam.number} cannot be reached in {intake.room.name}", code=Why.GANTRY)
+        request = BeamRequest(
+            self._devices.accelerator,
+            self._devices.magnets,
+            self._devices.unit,
+            intake.library,
+            intake.room,
+            intake.facility.accelerator,
+            self._bus,
+        )
+        run = BeamRun(beam, schedule, angle_deg, request, t_begin_ns=now_ns())
+        self._bus.emit(
+            "fraction",
+            "beam.selected",
+            beam_number=beam.number,
+            name=beam.name,
+            layers=len(beam.layers),
+            spots=sum(int(p.spot_index.size) for p in schedule.passes),
+            meterset=beam.meterset,
+            unit=beam.meterset_unit,
+        )
+        tuner = RoomTuner(run, intake.room.name)
+        self.session = Session(
+            self.room,
+            intake.room,
+            self._devices,
+            self._operator,
+            self._supervisor,
+            tuner,
+            lambda context: self._deliver(context, run, tuner),
+            Job.of(intake.plan, beam.number, self._number),
+            self._bus,
+        )
+        result = await self.session.run()
+        delivered = run.delivery.delivered if run.delivery is not None else Delivered()
+        self._close(run, delivered, result)
+        if result.outcome in (Outcome.COMPLETE, Outcome.PARTIAL):
+            await self.session.close_out()
+        self.outcomes.append(self._outcome(run, delivered, result))
+
+    async def _deliver(self, context: DeliveryContext, run: BeamRun, tuner: RoomTuner) -> DeliveryResult:
+        """The room's `Deliver`: claim, deliver, and say what became of it. Called once per session, resumes included."""
+        unit = self._devices.unit
+        flat = planned_counts(run.beam, run.schedule)
+        key = BeamKey(self._intake.plan.uid, self._number, run.beam.number)
+        if self._ledger is not None:
+            run.claim = self._ledger.claim(
+                key,
+                flat,
+                details={"room": context.room, "plan_hash": self._intake.plan.plan_hash, "simulated": self._simulated},
+                journal=str(self._journal.path),
+            )
+        prepared = run.prepared
+        status, second = unit.status, self._devices.dose_monitor.status
+        write_claim(
+            self._journal,
+            BeamClaim(
+                plan_uid=key.plan_uid,
+                fraction=key.fraction,
+                beam_number=key.beam_number,
+                plan_hash=self._intake.plan.plan_hash,
+                unit_boot_id=status.boot_id,
+                counts1_base=status.counts1_total,
+                counts2_base=second.counts2_total,
+                counts2_per_count1=_ratio(prepared) if prepared is not None else 1.0,
+                layer_spots=np.array([layer.spots for layer in run.beam.layers], dtype=np.int32),
+                claimed_counts1=flat,
+            ),
+        )
+        run.delivery = BeamDelivery(
+            unit=unit,
+            tuner=tuner,
+            control=context.control,
+            journal=self._journal,
+            bus=self._bus,
+            plan_hash=self._intake.plan.plan_hash,
+            fraction=self._number,
+        )
+        delivered = await run.delivery.run(run.schedule.passes)
+        counts1 = sum(int(r.pieces["counts1"].sum()) for r in delivered.runs)
+        counts2 = sum(int(r.pieces["counts2"].sum()) for r in delivered.runs)
+        return DeliveryResult(delivered.complete, True, counts1, counts2, delivered.reason, delivered)
+
+    def _close(self, run: BeamRun, delivered: Delivered, result: SessionResult) -> None:
+        """Close the beam in journal and ledger: what the pieces say, per spot."""
+        if run.delivery is None:
+            return
+        status = "complete" if delivered.complete else "partial"
+        write_closed(self._journal, run.beam.number, status, result.reason)
+        if run.claim is None or self._ledger is None:
+            return
+        received = received_counts(run.beam, delivered)
+        self._ledger.close_claim(run.claim, received, received, complete=delivered.complete, reason=result.reason)
+
+    def _outcome(self, run: BeamRun, delivered: Delivered, result: SessionResult) -> BeamOutcome:
+        angle = result.placement.ring.angle.value if result.placement is not None else run.angle_deg
+        cause = result.causes[0] if result.causes else None
+        last = len(delivered.runs) - 1
+        passes = tuple(
+            PassOutcome(
+                grant=r.grant,
+                pieces=r.pieces,
+                reason=r.reason,
+                attempt=r.attempt,
+                t_granted_ns=r.granted_ns,
+                t_started_ns=r.started_ns,
+                t_ended_ns=r.ended_ns,
+                gantry_angle_deg=angle,
+                interlock=cause.name if cause is not None and i == last and not delivered.complete else "",
+            )
+            for i, r in enumerate(delivered.runs)
+        )
+        status, termination = _status(delivered, result, cause)
+        intake = self._intake
+        conversions = [c for _, c in layer_counts(run.beam, intake.facility, intake.room, intake.library)]
+        couch = result.placement.couch_values() if result.placement is not None else {}
+        snout, shifters = (result.placement.snout.value, result.placement.range_shifters) if result.placement else (None, ())
+        return BeamOutcome(
+            beam=run.beam,
+            passes=passes,
+            counts1_per_meterset=np.array([c.counts1_per_unit for c in conversions]),
+            counts2_per_meterset=np.array([c.counts1_per_unit * c.counts2_per_count1 for c in conversions]),
+            status=status,
+            termination=termination,
+            reason=result.reason if status is not Status.COMPLETE else "",
+            gantry_angle_deg=angle,
+            couch=couch,
+            snout_mm=snout,
+            range_shifters=tuple(shifters),
+            t_begin_ns=run.t_begin_ns,
+            t_end_ns=now_ns(),
+            machine_limited_s=self._machine_limited_s(run.beam.number) if passes else None,
+        )
+
+
+def planned_counts(beam: Beam, schedule: BeamSchedule) -> NDArray[np.int64]:
+    """Counts of monitor 1 planned per spot, flat in the plan's order, over all paintings."""
+    offsets = np.concatenate([[0], np.cumsum([layer.spots for layer in beam.layers])])
+    flat = np.zeros(int(offsets[-1]), dtype=np.int64)
+    for scheduled in schedule.passes:
+        np.add.at(flat, offsets[scheduled.layer_index] + scheduled.spot_index, scheduled.counts1)
+    return flat
+
+
+def received_counts(beam: Beam, delivered: Delivered) -> NDArray[np.int64]:
+    """Counts of monitor 1 received per spot, flat in the plan's order."""
+    offsets = np.concatenate([[0], np.cumsum([layer.spots for layer in beam.layers])])
+    flat = np.zeros(int(offsets[-1]), dtype=np.int64)
+    for run in delivered.runs:
+        np.add.at(flat, offsets[run.scheduled.layer_index] + run.pieces["spot_index"], run.pieces["counts1"])
+    return flat
+
+
+def _status(delivered: Delivered, result: SessionResult, cause: Cause | None) -> tuple[Status, Termination]:
+    if result.outcome is Outcome.COMPLETE and delivered.complete:
+        return Status.COMPLETE, Termination.NORMAL
+    if result.outcome is Outcome.FAULT:
+        return Status.FAULT, Termination.MACHINE
+    if result.outcome is Outcome.REFUSED:
+        return Status.REFUSED, Termination.OPERATOR
+    return Status.PARTIAL, Termination.MACHINE if cause is not None or delivered.findings else Termination.OPERATOR

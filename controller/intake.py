@@ -1,0 +1,132 @@
+"""Before anything moves: read the plan, choose the room, hold plan against facility and library, schedule every beam.
+
+Everything that can be refused is refused here, with every reason at once. Not responsible for what was already delivered
+(`record.ledger`) nor for the treatment itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drivers.hal.errors import BeamlineError
+from drivers.hal.facility import Facility, Room, load_facility
+
+if TYPE_CHECKING:
+    from controller.beam.library import BeamLibrary
+    from controller.plan.errors import Refusal
+    from controller.plan.model import Beam, Plan
+    from controller.plan.schedule import BeamSchedule
+
+
+class Refused(Exception):
+    """The request was refused before any motion or beam.
+
+    Args:
+        reasons: one sentence each: what, where, value, limit, what to do.
+    """
+
+    def __init__(self, reasons: Sequence[str]):
+        self.reasons = tuple(reasons)
+        super().__init__("; ".join(self.reasons))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Intake:
+    """A plan that can be delivered here, with its schedules in the plan's order of beams."""
+
+    facility: Facility
+    room: Room
+    plan: Plan
+    beams: tuple[Beam, ...]
+    schedules: tuple[BeamSchedule, ...]
+    library: BeamLibrary
+    overridden: tuple[Refusal, ...]
+
+
+def choose_room(facility: Facility, plan: Plan, wanted: str | None) -> Room:
+    """The room asked for, or the one that the plan's beams name, or the only one there is."""
+    if wanted is not None:
+        return facility.room(wanted)
+    named = {facility.machine_names.get(beam.machine_name) for beam in plan.beams}
+    room = named.pop() if len(named) == 1 else None
+    if room is None and len(facility.rooms) == 1:
+        room = next(iter(facility.rooms))
+    if room is None:
+        machines = ", ".join(sorted({beam.machine_name or "(none)" for beam in plan.beams}))
+        raise Refused(
+            [
+                f"the plan's treatment machine {machines} is no room of facility {facility.name}; "
+                f"name one with --room: {', '.join(facility.rooms)}"
+            ]
+        )
+    return facility.room(room)
+
+
+def take_in(
+    path: Path,
+    facility_name: str,
+    room_name: str | None,
+    beams: Sequence[int],
+    overrides: Mapping[str, str],
+    library_path: Path | None = None,
+    keys_dir: Path | None = None,
+) -> Intake:
+    """Read, check and schedule.
+
+    Raises:
+        Refused: with every reason.
+    """
+    from controller.beam.library_file import load_library
+    from controller.plan.deliverability import check, overridden
+    from controller.plan.errors import PlanRefused
+    from controller.plan.reading import read_plan
+    from controller.plan.schedule import schedule
+
+    try:
+        facility = load_facility(facility_name)
+        plan = read_plan(path)
+        room = choose_room(facility, plan, room_name)
+        library = load_library(facility, library_path, keys_dir)
+        numbers = set(beams) or None
+        refusals = check(plan, facility, room, library, tuple(overrides), numbers)
+        if refusals:
+            raise Refused([str(refusal) for refusal in refusals])
+        chosen = plan.selected(numbers)
+        schedules = tuple(schedule(beam, facility, room, library) for beam in chosen)
+        lifted = tuple(overridden(plan, facility, room, library, tuple(overrides), numbers))
+    except PlanRefused as refused:
+        raise Refused([str(reason) for reason in refused.reasons]) from None
+    except BeamlineError as error:
+        raise Refused([str(error)]) from None
+    return Intake(facility, room, plan, chosen, schedules, library, lifted)
+
+
+def report(intake: Intake) -> dict[str, Any]:
+    """What `check` prints of a plan that can be delivered."""
+    return {
+        "status": "deliverable",
+        "facility": intake.facility.name,
+        "room": intake.room.name,
+        "plan": {"uid": intake.plan.uid, "label": intake.plan.label, "kind": intake.plan.kind},
+        "notes": list(intake.plan.notes),
+        "overridden": [str(refusal) for refusal in intake.overridden],
+        "beams": [
+            {
+                "number": beam.number,
+                "name": beam.name,
+                "species": beam.ion.symbol,
+                "gantry_angle_deg": beam.gantry_angle_deg,
+                "meterset": beam.meterset,
+                "unit": beam.meterset_unit,
+                "layers": len(beam.layers),
+                "spots": beam.spots,
+                "passes": len(schedule.passes),
+                "cycles": schedule.cycles,
+                "estimated_s": schedule.duration_s,
+            }
+            for beam, schedule in zip(intake.beams, intake.schedules, strict=True)
+        ],
+    }
