@@ -42,7 +42,7 @@ class InterlockNode:
         write_permit: takes (pulse, boot id, first-out code, count of trips); OSError when it cannot be written.
         limits: the matrix.
         boot_id: 16-bit number of this start.
-        present_pulse: what the relay's pulse register holds now; otherwise the first write would be a pulse.
+        read_pulse: what the relay's pulse register holds; OSError when it cannot be read. Nothing is written before it was.
         latched: ids that were latched before a restart.
         journal: takes one JSON-able record per trip, reset and bypass. What it raises stops the step: the permit then falls.
     """
@@ -54,7 +54,7 @@ class InterlockNode:
         limits: Limits,
         boot_id: int,
         *,
-        present_pulse: int = 0,
+        read_pulse: Callable[[], int],
         latched: Iterable[str] = (),
         journal: Callable[[Record], None] = _forget,
     ) -> None:
@@ -62,9 +62,11 @@ class InterlockNode:
         self.decision: Decision | None = None  # None before the first step
         self.trips: list[Trip] = []  # all since boot, in order
         self.link_faults = 0
-        self._read_image, self._write_permit, self._journal = read_image, write_permit, journal
+        self._boot_id = boot_id
+        self._read_image, self._write_permit, self._read_pulse, self._journal = read_image, write_permit, read_pulse, journal
         self._reader = ImageReader()
-        self._pulse = PermitPulse(boot_id, present_pulse)
+        self._pulse = PermitPulse(boot_id)
+        self._pulse_known = False  # whether the relay holds what we wrote last
         self._pressed_ns: dict[str, int] = {}
 
     def step(self, now_ns: int) -> int:
@@ -76,17 +78,24 @@ class InterlockNode:
             samples = {}
         decision, wake_at_ns = self.engine.step(now_ns, samples)
         self.decision = decision
-        pulse = self._pulse.next(decision.permit)
-        code = decision.first_out.code if decision.first_out is not None else 0
-        try:
-            self._write_permit(pulse.value, pulse.boot_id, code, len(decision.tripped))
-        except OSError:
-            self.link_faults += 1  # the relay falls by itself
+        self._tell_relay(decision)
         for trip in decision.new:
             self.trips.append(trip)
             latched = self.engine.latched()
-            self._journal({"kind": "trip", "boot_id": pulse.boot_id, "cause": trip.cause, **trip._asdict(), "latched": latched})
+            self._journal({"kind": "trip", "boot_id": self._boot_id, "cause": trip.cause, **trip._asdict(), "latched": latched})
         return wake_at_ns
+
+    def _tell_relay(self, decision: Decision) -> None:
+        code = decision.first_out.code if decision.first_out is not None else 0
+        try:
+            if not self._pulse_known:
+                self._pulse.follow(self._read_pulse())
+            self._pulse_known = False
+            pulse = self._pulse.next(decision.permit)
+            self._write_permit(pulse.value, pulse.boot_id, code, len(decision.tripped))
+            self._pulse_known = True
+        except OSError:
+            self.link_faults += 1  # the relay falls by itself
 
     def reset(self, now_ns: int, role: str, pressed: bool) -> Reset:
         """The reset button (or key) of a role: acts on release, if it was pressed after the trips it is to clear.
@@ -133,19 +142,12 @@ def run(
     `buttons` is a datagram socket that takes `press ROLE` and `release ROLE`; who may write to it is the file system's affair.
     """
     link = ModbusTcp(host, port)
-    boot_id = secrets.randbelow(0xFFFF) + 1
-    present_pulse: int | None = None
-    while present_pulse is None:  # nothing is written before the relay's present number is known
-        try:
-            present_pulse = link.read(RELAY_NODE, PULSE_REGISTER, 1)[0]
-        except OSError:
-            time.sleep(limits.poll_ms / 1000)
     node = InterlockNode(
         lambda: gather(lambda first, count: link.read(SAFETY_NODE, first, count)),
         lambda *values: link.write(RELAY_NODE, PULSE_REGISTER, values),
         limits,
-        boot_id,
-        present_pulse=present_pulse,
+        boot_id=secrets.randbelow(0xFFFF) + 1,
+        read_pulse=lambda: link.read(RELAY_NODE, PULSE_REGISTER, 1)[0],
         latched=latched,
         journal=journal,
     )

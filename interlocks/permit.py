@@ -1,8 +1,8 @@
 """The permit as a pulse: a number that changes while beam may be, and stands still when it may not.
 
 The relay falls 100 ms after the last change, so a dead, hung or disconnected daemon withholds by itself. To withhold is
-therefore to write the *same* number again: any other value, zero included, would be one more pulse. Not responsible for
-the decision.
+therefore to write the *same* number again: any other value, zero included, would be one more pulse. What the register holds
+is read before the first write of a process, and again after a write that failed. Not responsible for the decision.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ class PermitPulse:
 
     Args:
         boot_id: 16-bit number of this start of the daemon.
-        present: what the pulse register holds now. A restarted daemon goes on from there, or its first write would be a pulse.
     """
 
-    def __init__(self, boot_id: int, present: int = 0) -> None:
-        self._last = Pulse(present & 0xFFFF, boot_id & 0xFFFF, 0)
+    def __init__(self, boot_id: int) -> None:
+        self._last = Pulse(0, boot_id & 0xFFFF, 0)
+
+    def follow(self, present: int) -> None:
+        """Go on from what the pulse register holds: at start, and whenever a write may or may not have arrived."""
+        self._last = self._last._replace(value=present & 0xFFFF)
 
     def next(self, permit: bool) -> Pulse:
         """The pulse to write now."""

@@ -1,0 +1,265 @@
+"""The process: reads by its own client, pulses the relay, dies safely, needs nothing that is not in the standard library."""
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safety_room import LIMITS, MS, Bench, SafetyRoom, armed, ready
+
+from interlocks.daemon import latched_before, main
+from interlocks.modbus import ModbusError, ModbusTcp
+
+ROOT = Path(__file__).parents[2]
+
+
+class SafetyLine:
+    """A Modbus TCP server for one room on real time: nodes 1 and 2 of docs/wires.md, one connection at a time."""
+
+    def __init__(self) -> None:
+        self.room = SafetyRoom()
+        self.answer = True
+        self.spoil = lambda frame: frame
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._connections: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._connections:
+            connection.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._connections.append(connection)
+            self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
+            self._threads[-1].start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(0.2)
+        while True:
+            try:
+                head = connection.recv(7, socket.MSG_WAITALL)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            if len(head) < 7:
+                connection.close()
+                return
+            transaction, _, length, node = struct.unpack(">HHHB", head)
+            request = connection.recv(length - 1, socket.MSG_WAITALL)
+            reply = self._reply(node, request)
+            if self.answer:
+                connection.sendall(self.spoil(struct.pack(">HHHB", transaction, 0, len(reply) + 1, node) + reply))
+
+    def _reply(self, node: int, request: bytes) -> bytes:
+        function, register, count = struct.unpack(">BHH", request[:5])
+        self.room.now_ns = time.monotonic_ns()
+        if function == 3:
+            if register + count > 135:
+                return bytes([0x83, 2])
+            registers = list(self.room.read_image()) if node == 1 else [0] * 16 + [self.room.pulse] + [0] * 118
+            return struct.pack(f">BB{count}H", 3, 2 * count, *registers[register : register + count])
+        values = struct.unpack(f">{count}H", request[6:])
+        assert (function, node, register) == (16, 2, 16)
+        self.room.write_permit(*values)
+        return request[:5]
+
+
+@pytest.fixture
+def line() -> Iterator[SafetyLine]:
+    server = SafetyLine()
+    yield server
+    server.close()
+
+
+def test_the_client_reads_and_writes_and_closes_on_every_fault(line):
+    client = ModbusTcp("127.0.0.1", line.port, timeout_s=0.2)
+    assert client.read(1, 0, 2) == [0x1009, 0x51]
+    client.write(2, 16, [7, 1, 2, 3])
+    assert client.read(2, 16, 1) == [7]
+    with pytest.raises(ModbusError, match="exception 2"):
+        client.read(1, 100, 100)
+    spoilt = {
+        "another transaction": lambda f: bytes([f[0] ^ 1]) + f[1:],
+        "another node": lambda f: f[:6] + bytes([9]) + f[7:],
+        "another count": lambda f: f[:8] + bytes([f[8] + 2]) + f[9:],
+        "another protocol": lambda f: f[:2] + b"\x00\x01" + f[4:],
+        "a huge length": lambda f: f[:4] + b"\xff\xff" + f[6:],
+    }
+    for spoil in spoilt.values():
+        line.spoil = spoil
+        with pytest.raises(OSError):
+            client.read(1, 0, 2)
+    line.spoil = lambda frame: frame
+    assert client.read(1, 0, 2) == [0x1009, 0x51], "the next request opens a new connection"
+    line.answer = False
+    with pytest.raises(TimeoutError):
+        client.read(1, 0, 2)
+    client.close()
+
+
+def wait_until(holds, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def test_the_process_gives_a_permit_after_the_key_and_loses_it_when_killed(line, tmp_path):
+    buttons, journal = tmp_path / "buttons", tmp_path / "journal.jsonl"
+    command = [sys.executable, "-S", "-P", "-m", "interlocks.daemon", "--port", str(line.port)]
+    command += ["--buttons", str(buttons), "--journal", str(journal)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def relay() -> bool:
+        line.room.now_ns = time.monotonic_ns()
+        return line.room.relay_closed()
+
+    def key() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as button:
+            button.sendto(b"press key", str(buttons))
+            time.sleep(0.02)
+            button.sendto(b"press nonsense", str(buttons))
+            button.sendto(b"release key", str(buttons))
+
+    process = subprocess.Popen(command, env=environment)
+    try:
+        assert wait_until(lambda: line.room.first_out_code == LIMITS.row("POWER_UP").code)
+        assert not relay()
+        time.sleep(0.1)
+        key()
+        assert wait_until(relay)
+        boot_id = line.room.boot_id
+    finally:
+        process.kill()
+        process.wait()
+    killed_ns = time.monotonic_ns()
+    assert wait_until(lambda: not relay(), 1.0)
+    assert time.monotonic_ns() - killed_ns < 150 * MS, "100 ms of relay, and the time to look"
+    records = [json.loads(text) for text in journal.read_text(encoding="utf-8").splitlines()]
+    assert records[0]["id"] == "POWER_UP"
+    assert records[-1]["kind"] == "reset"
+    line.room.pulsed_ns = -(10**12)
+    process = subprocess.Popen(command, env=environment)
+    try:
+        assert wait_until(lambda: line.room.boot_id != boot_id)
+        for _ in range(20):
+            assert not relay(), "a new process begins tripped and without a pulse"
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_process_refuses_a_bad_limits_file(tmp_path, capsys):
+    bad = tmp_path / "limits.toml"
+    bad.write_text("[engine]\n", encoding="utf-8")
+    given = ["--port", "1", "--limits", str(bad), "--buttons", str(tmp_path / "b"), "--journal", str(tmp_path / "j")]
+    assert main(given) == 2
+    assert "interlock: table missing" in capsys.readouterr().err
+
+
+def test_nothing_but_the_standard_library_is_imported():
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import interlocks.daemon, interlocks.bypass\n"
+        "ours = {m for m in sys.modules if m.partition('.')[0] not in sys.stdlib_module_names | {'__main__'}}\n"
+        "print(*sorted(ours))"
+    )
+    run = subprocess.run([sys.executable, "-S", "-I", "-c", program, str(ROOT)], capture_output=True, text=True, check=True)
+    assert run.stdout.split(), "the package itself"
+    assert {name.partition(".")[0] for name in run.stdout.split()} == {"interlocks"}
+
+
+def test_the_package_stays_small_enough_to_read():
+    files = sorted((ROOT / "interlocks").glob("*.py"))
+    lines = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert sum(lines.values()) <= 1500, lines
+    assert max(lines.values()) <= 400, lines
+
+
+def test_the_link_lost_and_found_is_no_pulse_even_if_the_last_write_arrived_unconfirmed():
+    bench = armed(beam=True)
+    write = bench.node._write_permit
+
+    def arrives_unconfirmed(*values: int) -> None:
+        write(*values)
+        raise TimeoutError
+
+    bench.node._write_permit = arrives_unconfirmed
+    bench.run(50)
+    bench.room.link_up = False
+    bench.node._write_permit = write
+    bench.run(500)
+    assert not bench.room.relay_closed()
+    bench.room.link_up = True
+    for _ in range(20):
+        bench.run(25)
+        assert not bench.room.relay_closed()
+    assert "PLANT_STALE" in bench.tripped
+
+
+def test_a_lost_write_alone_costs_a_pulse_and_no_trip():
+    bench = ready()
+    write, calls = bench.node._write_permit, []
+
+    def lose_one(*values: int) -> None:
+        calls.append(values)
+        if len(calls) == 1:
+            raise TimeoutError
+        write(*values)
+
+    bench.node._write_permit = lose_one
+    bench.run(200)
+    assert bench.node.link_faults == 1
+    assert bench.permit
+    assert bench.room.relay_closed()
+
+
+def test_a_trip_that_cannot_be_journalled_stops_the_pulse():
+    bench = armed()
+
+    def full(record):
+        raise OSError("no space left on device")
+
+    bench.node._journal = full
+    with pytest.raises(OSError, match="no space"):
+        bench.set(door_a_closed=0)
+    bench.room.now_ns += 101 * MS
+    assert not bench.room.relay_closed()
+
+
+def test_latches_of_a_former_life_are_read_from_the_journal(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    assert latched_before(path, LIMITS) == ()
+    bench: Bench = armed()
+    with path.open("w", encoding="utf-8") as file:
+        bench.node._journal = lambda record: file.write(json.dumps(record) + "\n")
+        bench.set(spot_error_um=9000)
+        bench.set(door_a_closed=0)
+        bench.set(spot_error_um=0, door_a_closed=1)
+        bench.press("operator")
+        file.write('{"kind": "trip", "latched": ["ES')
+    assert latched_before(path, LIMITS) == ("SPOT_POSITION",)
+    path.write_text("rubbish\n[1]\n", encoding="utf-8")
+    assert latched_before(path, LIMITS) == ()
