@@ -143,6 +143,65 @@ def check(
         )
 
 
+@app.command("plan")
+def make_plan_file(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    shape: Annotated[
+        str, typer.Option(help="sphere, box, pancreas, liver, lung, prostate, qa-grid, or benchmark (30,000 spots).")
+    ] = "sphere",
+    species: Annotated[str, typer.Option(help="C, He, O, Ne, or p where the facility has it.")] = "C",
+    diameter_mm: Annotated[float | None, typer.Option(help="Largest width of the target.")] = None,
+    size_mm: Annotated[tuple[float, float, float] | None, typer.Option(help="Widths X Y Z instead of a diameter.")] = None,
+    depth_mm: Annotated[float | None, typer.Option(help="Water in front of the target's centre.")] = None,
+    dose_gy: Annotated[float | None, typer.Option(help="Physical dose over all beams.")] = None,
+    angle: Annotated[list[float] | None, typer.Option(help="Gantry or port angle in degrees; one beam each.")] = None,
+    couch_angle: Annotated[float, typer.Option(help="Patient support angle in degrees.")] = 0.0,
+    facility: FacilityOption = "asan",
+    room: Annotated[str | None, typer.Option(help="Room of the facility; default: its first.")] = None,
+    paintings: Annotated[int | None, typer.Option(help="Times each layer is painted.")] = None,
+    spot_spacing_mm: Annotated[float | None, typer.Option()] = None,
+    layer_spacing_mm: Annotated[float | None, typer.Option()] = None,
+    fractions: Annotated[int | None, typer.Option()] = None,
+    approval: Annotated[str, typer.Option(help="ApprovalStatus to write.")] = "APPROVED",
+    seed: Annotated[int, typer.Option(help="Enters the UIDs only.")] = 0,
+    label: Annotated[str, typer.Option(help="RTPlanLabel.")] = "",
+) -> None:
+    """Write a deliverable RT Ion Plan or QA field for a water phantom."""
+    from controller.plan.errors import PlanError
+    from controller.plan.make import PlanSpec, write_plan
+    from drivers.hal.errors import BeamlineError
+    from drivers.hal.facility import load_facility
+
+    try:
+        where = load_facility(facility)
+        spec = PlanSpec(
+            shape=shape,
+            species=species,
+            diameter_mm=diameter_mm,
+            size_mm=size_mm,
+            depth_mm=depth_mm,
+            dose_gy=dose_gy,
+            angles_deg=tuple(angle or ()),
+            couch_angle_deg=couch_angle,
+            room=room or next(iter(where.rooms)),
+            paintings=paintings,
+            spot_spacing_mm=spot_spacing_mm,
+            layer_spacing_mm=layer_spacing_mm,
+            fractions=fractions,
+            approval=approval,
+            seed=seed,
+            label=label,
+        )
+        if not output.parent.is_dir():
+            output.parent.mkdir(parents=True)
+        file = write_plan(spec, where, output)
+    except (PlanError, BeamlineError) as error:
+        _refuse([str(error)])
+    except OSError as error:
+        _refuse([f"{output}: cannot be written: {error}"])
+    typer.echo(f"{file}: written; see it with `iongantry check {file}`")
+
+
 @app.command("check-config")
 def check_config(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Facility file, or the name of a shipped facility.")],

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 VENDOR, PRODUCT = 0x1009, 0x51  # registers 0 and 1 of the room safety node
-IMAGE_BLOCKS = ((0, 38), (128, 7))  # (first register, count): what has to be read
+IMAGE_BLOCKS = ((0, 4), (8, 30), (128, 7))  # (first register, count): what has to be read
 IMAGE_SIZE = 135
 COUNTER_REGISTER = 8
 
