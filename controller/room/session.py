@@ -264,6 +264,8 @@ class Session:
             if guard in done:
                 error = None if guard.cancelled() else guard.exception()
                 raise error or RuntimeError("supervision ended by itself")
+            if self._over or self._edited:
+                continue  # a stop or an edit in the same instant wins over whatever has just been finished
             for name in [n for n, task in self._tasks.items() if task in done]:
                 await self._finish(name, self._tasks.pop(name))
 
@@ -368,9 +370,9 @@ class Session:
 
     async def _supervise(self) -> None:
         while True:
-            await asyncio.sleep(self._timing.period_s(self.room.state))
-            watched = self.room.state in WATCHED
-            seen = await self._watch.refresh(with_ring=watched)
+            period_s = self._timing.period_s(self.room.state)
+            await asyncio.sleep(period_s)
+            seen = await self._watch.refresh(with_ring=self.room.state in WATCHED, period_s=period_s)
             state = self.room.state
             if state in ENDED or self._over:
                 continue

@@ -18,7 +18,7 @@ from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError
 from drivers.hal.reading import Reading
 
-FRESH_ENOUGH_MS = 20.0  # a status the driver has just read is not read again
+FRESH_SHARE = 0.8  # a status younger than this share of the period is not read again: its driver reads it by itself
 STALLED_S = 30.0  # beam on without a count for this long: nobody knows what the delivery waits for (assumed)
 
 
@@ -51,22 +51,24 @@ class Watch:
             now_ns(), d.access.status, d.interlock.status, d.unit.status, d.dose_monitor.status, self._ring, self._couch
         )
 
-    async def refresh(self, *, with_ring: bool = False) -> Seen:
+    async def refresh(self, *, with_ring: bool = False, period_s: float = 0.0) -> Seen:
         """Read what is older than it need be, and return what is known then.
 
         Args:
             with_ring: also gantry and couch, each at its own period.
+            period_s: how often this is called; 0 reads everything now, as before a decision.
         """
         d, t = self.devices, self.timing
         now = now_ns()
-        if now - d.access.status.t_ns > FRESH_ENOUGH_MS * NS_PER_MS:
+        enough_ns = FRESH_SHARE * period_s * NS_PER_S
+        if not period_s or now - d.access.status.t_ns > enough_ns:
             await self._ask("room status", d.access.refresh, t.access_deadline_ms)
-        if now - d.interlock.status.t_ns > FRESH_ENOUGH_MS * NS_PER_MS:
+        if not period_s or now - d.interlock.status.t_ns > enough_ns:
             await self._ask("interlock status", d.interlock.refresh, t.interlock_deadline_ms)
-        if with_ring and now - self._ring_ns >= t.ring_ms * NS_PER_MS:
+        if with_ring and (not period_s or now - self._ring_ns >= t.ring_ms * NS_PER_MS):
             self._ring_ns = now
             await self._ask("gantry", self._read_ring, t.ring_deadline_ms)
-        if with_ring and now - self._couch_ns >= t.couch_ms * NS_PER_MS:
+        if with_ring and (not period_s or now - self._couch_ns >= t.couch_ms * NS_PER_MS):
             self._couch_ns = now
             await self._ask("couch", self._read_couch, t.ring_deadline_ms)
         return self.seen()

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from controller.plan.model import Beam, CouchTargets, Layer, RangeShifterUse, ToleranceTable
-from controller.room.machine import Room
+from controller.room.machine import Room, StateChange
 from controller.room.ports import Confirm, DeliveryContext, DeliveryResult, Job, Tuned
 from controller.room.session import Session, SessionResult
+from controller.room.states import State
 from controller.room.supervision import Timing
 from drivers.hal.capabilities import (
     COUCH_AXES,
@@ -222,6 +223,7 @@ class FakeSnout(Device):
 @dataclass
 class FakeSource(Device):
     route: str = "none"
+    arrived: Any = None
 
     @property
     def status(self) -> AcceleratorStatus:
@@ -230,6 +232,8 @@ class FakeSource(Device):
     async def select_route(self, route: str) -> None:
         await self.call(f"select_route {route}", 30.0)
         self.route = route
+        if self.arrived is not None:
+            self.arrived(route)
 
 
 @dataclass
@@ -472,7 +476,7 @@ class FakeOperator:
             self.hooks[kind]()
         answer = self.answers.get(kind, True)
         if kind == Confirm.POSITIONED and answer and self.world.searches:
-            asyncio.get_running_loop().call_later(30.0, self.world.access.secure)
+            asyncio.get_running_loop().call_later(self.world.search_s, self.world.access.secure)
         return answer
 
 
@@ -499,6 +503,7 @@ class World:
         self.tuner = FakeTuner(log)
         self.operator = FakeOperator(self)
         self.searches = True
+        self.search_s = 30.0
         self.slices = 4
         self.delivered = 0
         self.context: DeliveryContext | None = None
@@ -559,6 +564,17 @@ class World:
     async def run(self) -> SessionResult:
         return await self.session.run()
 
+    def on_entering(self, state: State, action: Any) -> None:
+        """Run `action` once, in the loop, just after the room first entered a state (a state may last no time at all)."""
+        done = []
+
+        def listener(change: StateChange) -> None:
+            if change.dest is state and not done:
+                done.append(True)
+                asyncio.get_running_loop().call_soon(action)
+
+        self.room.subscribe(listener)
+
     def states(self) -> list[str]:
         return [str(e.data["state"]) for e in self.events if e.kind == "room.state"]
 
@@ -584,7 +600,7 @@ class World:
 async def until(condition: Any, limit_s: float = 2000.0) -> None:
     """Wait in loop time until a condition of the test holds."""
     async with asyncio.timeout(limit_s):
-        while not condition():
+        while True:
+            if condition():
+                return
             await asyncio.sleep(0.01)
-
-
