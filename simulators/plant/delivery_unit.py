@@ -251,6 +251,8 @@ class DeliveryUnitPlant:
             self._log.grants.append(self._log_entry)
             self._held_ns = self._kernel.now_ns
             self.state = UnitState.HELD
+            self.echo = (grant_id, crc, 1, 0)  # an earlier refused start must not stand
+            self._post("echo")
             self._ring.want_beam(self._name, True)
             self._reconsider()
 

@@ -103,8 +103,8 @@ def _monitors(stretch: Stretch, expected: Expectation, beam: Beam) -> list[Findi
     if beam.rate_per_s <= 0.0:
         return [Finding(begin + NO_BEAM_NS, Reason.DEAD)]
     if one <= 0.0 or two <= 0.0:
-        found.append(Finding(begin + DEAD_NS, Reason.DEAD))
-    elif abs(one - 1.0) > SIGNAL_REL:
+        return [Finding(begin + DEAD_NS, Reason.DEAD)]
+    if abs(one - 1.0) > SIGNAL_REL:
         found.append(Finding(begin + SIGNAL_NS, Reason.TOKEN))
     # A lasting difference reaches the allowed counts after that many seconds of beam.
     lasting = abs(one - two) / max(one, two, 1e-9)

@@ -126,6 +126,8 @@ def _rules(line: Beamline, grant: GrantMessage, loaded: LoadedMap, progress: Pro
     extraction, scanner, unit = line.ring.truth.extraction, line.truth.scanner, line.truth.unit
     spot_mode = grant.scan_mode is ScanMode.SPOT
     off_us, longest_us = line.ring.row_off_us()
+    # What usually comes after the count is reached: half a sampling interval, the cut-off, and half a count of rounding.
+    late_s = (extraction.off_us + 0.5 * unit.sample_us) * 1e-6
     return timeline.Rules(
         spot_mode=spot_mode,
         sample_s=unit.sample_us * 1e-6,
@@ -133,7 +135,7 @@ def _rules(line: Beamline, grant: GrantMessage, loaded: LoadedMap, progress: Pro
         speed_y_mm_s=scanner.speed_y_mm_ms * 1e3,
         settle_s=scanner.settle_us * 1e-6,
         beam_on_distance_max_mm=unit.beam_on_distance_max_mm,
-        lead_counts=grant.intensity_per_s * extraction.off_us * 1e-6 * loaded.counts1_per_ion,
+        lead_counts=grant.intensity_per_s * late_s * loaded.counts1_per_ion + 0.5,
         on_s=extraction.on_us * 1e-6,
         off_s=off_us * 1e-6,
         off_jitter_s=extraction.off_jitter_us * 1e-6,

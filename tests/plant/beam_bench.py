@@ -5,12 +5,11 @@ The map is what perfect commissioning would give: taken from the plant itself, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import google_crc32c
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from simulators.physics.rigidity import nucleus
 from simulators.plant.delivery_unit import DeliveryUnitPlant
@@ -150,7 +149,7 @@ class Bench:
         assert self.unit.map is not None
         return int(np.ceil(intensity * 200e-6 * self.unit.map.counts1_per_ion))
 
-    def words(self, counts: Sequence[int] | int = 1000, n: int = 100, **header: Any) -> NDArray[np.int32]:
+    def words(self, counts: ArrayLike = 1000, n: int = 100, **header: Any) -> NDArray[np.int32]:
         """A grant of a raster of n spots, 3 mm apart, as words with a good CRC; header entries may be overridden."""
         assert self.unit.map is not None
         columns = min(n, 20)
@@ -158,7 +157,7 @@ class Bench:
         column = np.where(row % 2, columns - 1 - column, column)
         x_um = header.pop("x_um", (column - columns // 2) * 3000)
         y_um = header.pop("y_um", (row - row.max() // 2) * 3000)
-        max1 = np.broadcast_to(np.asarray(counts), n)
+        max1 = np.broadcast_to(np.asarray(header.pop("counts", counts)), n)
         max2 = np.round(max1 * self.unit.map.counts2_per_ion / self.unit.map.counts1_per_ion)
         intensity = header.pop("intensity", 5_000_000)
         head = {
