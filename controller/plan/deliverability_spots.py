@@ -178,7 +178,7 @@ def _library_and_counts(
     low = pieces < minimum * (1.0 - _METERSET_TOLERANCE)
     if low.any():
         worst.setdefault(Why.SPOT_MINIMUM, _Worst()).add(
-            minimum / smallest,
+            -smallest,
             layer.index,
             int(low.sum()),
             Refusal(

@@ -250,9 +250,16 @@ def _dose_beam(
 def _columns(recipe: _Recipe, angle_deg: float, couch_angle_deg: float) -> tuple[Floats, Floats, Floats, NDArray[np.bool_]]:
     """(x, y) of the grid columns that meet the target, depths, and where the target is, shape (columns, depths)."""
     reach = recipe.shape.reach_mm
-    half = int(np.ceil(reach / recipe.spot_spacing_mm))
-    ticks = np.arange(-half, half + 1) * recipe.spot_spacing_mm
-    grid_x, grid_y = (a.ravel() for a in np.meshgrid(ticks, ticks))
+    nozzle = recipe.room.nozzle
+    # One line beyond the field is enough to see that the target does not fit.
+    ticks_x, ticks_y = (
+        np.arange(-half, half + 1) * recipe.spot_spacing_mm
+        for half in (
+            int(min(np.ceil(reach / recipe.spot_spacing_mm), field // (2.0 * recipe.spot_spacing_mm) + 1))
+            for field in (nozzle.field_x_mm, nozzle.field_y_mm)
+        )
+    )
+    grid_x, grid_y = (a.ravel() for a in np.meshgrid(ticks_x, ticks_y))
     z_mm = np.arange(np.ceil(reach), -np.ceil(reach) - _DEPTH_STEP_MM, -_DEPTH_STEP_MM)
     points = np.empty((grid_x.size, z_mm.size, 3))
     points[..., 0], points[..., 1], points[..., 2] = grid_x[:, None], grid_y[:, None], z_mm
@@ -262,13 +269,11 @@ def _columns(recipe: _Recipe, angle_deg: float, couch_angle_deg: float) -> tuple
     seen = np.stack([c * fixed[:, 0] + s * fixed[:, 1], -s * fixed[:, 0] + c * fixed[:, 1], fixed[:, 2]], axis=1)
     inside = recipe.shape.holds(seen).reshape(grid_x.size, z_mm.size)
     keep = inside.any(axis=1)
-    half_field = (recipe.room.nozzle.field_x_mm / 2.0, recipe.room.nozzle.field_y_mm / 2.0)
     if not keep.any():
         raise _unmakeable("the target is smaller than the spot grid", "make it larger or the spacing smaller")
-    widest = float(np.abs(grid_x[keep]).max()), float(np.abs(grid_y[keep]).max())
-    if widest[0] > half_field[0] or widest[1] > half_field[1]:
+    if np.abs(grid_x[keep]).max() > nozzle.field_x_mm / 2.0 or np.abs(grid_y[keep]).max() > nozzle.field_y_mm / 2.0:
         raise _unmakeable(
-            f"the target reaches {max(widest):g} mm from the axis, the field {min(half_field):g} mm", "make the target smaller"
+            f"the target is wider than the field of {nozzle.field_x_mm:g} x {nozzle.field_y_mm:g} mm", "make the target smaller"
         )
     return grid_x[keep], grid_y[keep], recipe.depth_mm - z_mm, inside[keep]
 

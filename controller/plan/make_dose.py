@@ -23,7 +23,9 @@ ATTENUATION_MM = 235.0  # computed from 30 % loss at 200 and 70 % at 400 MeV/u b
 PROTON_LOSS_PER_MM = 1.2e-3  # Bortfeld 1997: 0.012 per cm
 FRAGMENT_SHARE = 0.45  # assumed: energy loss of the fragments of one lost primary over that of the primary
 FRAGMENT_RANGE_MM = 80.0  # assumed: fragments die out over some 10 cm (recalled)
-_STRAGGLING_NODES = 15
+# A sharp peak needs nodes closer than the millimetre it is averaged over; Gauss-Hermite nodes are too far apart.
+_NODES = np.linspace(-4.0, 4.0, 49)
+_NODE_WEIGHTS = np.exp(-0.5 * _NODES**2) / np.exp(-0.5 * _NODES**2).sum()
 
 _TABLE_MEV_U = np.array([20.0, 55.6, 100.0, 150.0, 200.0, 230.0, 290.0, 350.0, 400.0, 430.0])
 # Range in water, mm, by ion; first column scaled from 55.6 MeV/u with E^1.77, only to keep the interpolation going below.
@@ -71,11 +73,10 @@ class BraggCurve:
         """Energy loss in MeV per mm and incident ion, averaged over the 1 mm around each depth, shape of `depth_mm`."""
         path = np.asarray(depth_mm, dtype=np.float64) + self.wet_mm
         full = float(range_mm(self.ion, self.energy_mev_u))
-        nodes, weights = np.polynomial.hermite_e.hermegauss(_STRAGGLING_NODES)
-        ranges = full + straggling_mm(self.ion, full) * nodes
+        ranges = full + straggling_mm(self.ion, full) * _NODES
         near = self._left(ranges[:, None] - (path - 0.5))
         far = self._left(ranges[:, None] - (path + 0.5))
-        loss = (weights / weights.sum()) @ (near - far)
+        loss = _NODE_WEIGHTS @ (near - far)
         if self.ion.mass_number == 1:
             return np.asarray(np.clip(1.0 - PROTON_LOSS_PER_MM * path, 0.0, 1.0) * loss)
         survive = np.exp(-np.minimum(path, full) / ATTENUATION_MM)

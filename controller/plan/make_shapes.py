@@ -63,8 +63,9 @@ class Shape:
 
     @property
     def reach_mm(self) -> float:
-        """Largest distance of the solid from the isocentre."""
-        return max(float(np.linalg.norm(np.abs(p.centre_mm) + np.array(p.half_mm))) for p in self.parts)
+        """A distance from the isocentre that the solid does not exceed."""
+        far = [max(p.half_mm) if p.round else float(np.linalg.norm(p.half_mm)) for p in self.parts]
+        return max(float(np.linalg.norm(p.centre_mm)) + reach for p, reach in zip(self.parts, far, strict=True))
 
     def holds(self, point_mm: Floats) -> NDArray[np.bool_]:
         """Whether points (..., 3) of the fixed frame lie inside."""

@@ -175,13 +175,14 @@ def planned_counts(
 def share(counts: NDArray[np.int64], painting: int, paintings: int) -> NDArray[np.int64]:
     """Counts of one painting of each spot: differ by at most one between paintings, and sum to the spot exactly.
 
-    Remainders are spread over the paintings from spot to spot, so that each painting's total is fair as well.
+    Remainders are dealt out to the paintings in turn, from spot to spot: their totals differ by at most one as well.
     """
     if paintings == 1:
         return counts
-    offset = (np.cumsum(counts) - counts) % paintings
-    piece: NDArray[np.int64] = (counts * (painting + 1) + offset) // paintings - (counts * painting + offset) // paintings
-    return piece
+    remainder = counts % paintings
+    first = (np.cumsum(remainder) - remainder) % paintings
+    extra = (painting - first) % paintings < remainder
+    return counts // paintings + extra
 
 
 def _offered(facility: Facility, ion: Ion, energy_mev_u: float) -> float:
