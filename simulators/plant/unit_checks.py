@@ -26,7 +26,7 @@ RATE_PAUSE, RATE_TERMINATE = 2.0, 3.0
 RATE_NS = 100_000
 SIGNAL_REL = 0.15
 SIGNAL_NS = 100_000_000
-DEAD_NS = 2_000_000
+DEAD_NS = 1_500_000  # ten frames of frozen counts: with start and cut-off, beam is off within 2 ms
 NO_BEAM_NS = 5_000_000_000
 ROUNDING_COUNTS = 2
 
