@@ -1,0 +1,500 @@
+"""The promises of docs/wire-semantics.md, one test each, on every implementation."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from wire_rigs import CHANNELS, MESSAGES, STREAMS, MemoryChannelsRig, MemoryMessagesRig, MemoryStreamRig
+
+from drivers.hal.errors import CommandRejected, CommunicationError, DataError
+from drivers.wire.channels import Sample, as_float, as_float_array, as_int, as_int_array, as_text
+from drivers.wire.messages import Message, topic_matches
+
+SETTLE_S = 0.2
+
+
+@pytest.fixture(params=STREAMS)
+def line(request: pytest.FixtureRequest) -> MemoryStreamRig:
+    return STREAMS[request.param]()
+
+
+@pytest.fixture(params=CHANNELS)
+def pvs(request: pytest.FixtureRequest) -> MemoryChannelsRig:
+    return CHANNELS[request.param]()
+
+
+@pytest.fixture(params=MESSAGES)
+def mq(request: pytest.FixtureRequest) -> MemoryMessagesRig:
+    return MESSAGES[request.param]()
+
+
+def test_every_promise_has_its_test() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "wire-semantics.md").read_text(encoding="utf-8")
+    promised = set(re.findall(r"^\| ([SCM]\d+) \|", text, flags=re.MULTILINE))
+    tested = {m[1].upper() for name in dir(sys.modules[__name__]) if (m := re.match(r"test_([scm]\d+)_", name))}
+    assert promised == tested
+
+
+# --- streams -----------------------------------------------------------------------------------------------------------
+
+
+async def take(stream: object, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        data += await stream.read(64, 1.0)  # type: ignore[attr-defined]
+    return data
+
+
+def test_s1_bytes_arrive_in_order_and_complete(line: MemoryStreamRig) -> None:
+    async def main() -> None:
+        client = await line.open()
+        sent = [bytes([i]) * (1 + i % 7) for i in range(60)]
+        for part in sent:
+            await client.write(part)
+            await line.server.write(part)
+        assert await take(line.server, sum(map(len, sent))) == b"".join(sent)
+        assert await take(client, sum(map(len, sent))) == b"".join(sent)
+
+    line.run(main())
+
+
+def test_s2_a_read_returns_what_is_there_and_never_more_than_asked(line: MemoryStreamRig) -> None:
+    async def main() -> None:
+        client = await line.open()
+        await client.write(b"abcdef")
+        await client.write(b"gh")
+        await asyncio.sleep(SETTLE_S)
+        assert await line.server.read(5) == b"abcde"
+        assert await line.server.read(99) == b"fgh"
+
+    line.run(main())
+
+
+def test_s3_a_late_byte_is_not_lost_to_a_timeout(line: MemoryStreamRig) -> None:
+    async def main() -> None:
+        client = await line.open()
+        with pytest.raises(TimeoutError):
+            await client.read(10, 0.05)
+        await line.server.write(b"late")
+        assert await take(client, 4) == b"late"
+
+    line.run(main())
+
+
+def test_s4_travel_takes_the_time_of_the_baud_rate(line: MemoryStreamRig) -> None:
+    async def main() -> None:
+        client = await line.open()
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await client.write(bytes(100))
+        assert loop.time() - start < 0.001
+        await take(line.server, 100)
+        on_the_wire = 100 * 11 / line.baud
+        assert on_the_wire <= loop.time() - start < on_the_wire + 0.01
+
+    line.run(main())
+
+
+def test_s5_a_lost_line_ends_reads_and_refuses_writes(line: MemoryStreamRig) -> None:
+    async def main() -> None:
+        client = await line.open()
+        waiting = asyncio.ensure_future(client.read(10, 5.0))
+        await asyncio.sleep(0.01)
+        line.lose()
+        assert await waiting == b""
+        with pytest.raises(ConnectionError):
+            await client.write(b"x")
+
+    line.run(main())
+
+
+def test_s6_nothing_from_before_arrives_after_reopening(line: MemoryStreamRig) -> None:
+    async def main() -> None:
+        client = await line.open()
+        await line.server.write(b"old answer")
+        await client.write(b"old question")
+        line.lose()
+        line.find()
+        client = await line.open()
+        with pytest.raises(TimeoutError):
+            await client.read(10, SETTLE_S)
+        with pytest.raises(TimeoutError):
+            await line.server.read(10, SETTLE_S)
+
+    line.run(main())
+
+
+def test_s7_opening_a_line_where_nobody_is_fails(line: MemoryStreamRig) -> None:
+    async def main() -> None:
+        line.lose()
+        with pytest.raises(ConnectionError):
+            await line.open()
+
+    line.run(main())
+
+
+def test_s8_discarding_takes_only_what_has_arrived(line: MemoryStreamRig) -> None:
+    async def main() -> None:
+        client = await line.open()
+        await line.server.write(b"stale")
+        await asyncio.sleep(SETTLE_S)
+        await line.server.write(b"new")
+        assert client.discard_input() == 5
+        assert await take(client, 3) == b"new"
+
+    line.run(main())
+
+
+# --- channels ----------------------------------------------------------------------------------------------------------
+
+
+def test_c1_values_come_back_as_they_were_set(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        assert as_int("int", await ca.get("int")) == 7
+        assert as_float("float", await ca.get("float")) == 2.5
+        assert as_text("text", await ca.get("text")) == "G1"
+        assert as_int_array("ints", await ca.get("ints"), 2).tolist() == [1, -2]
+        assert as_float_array("floats", await ca.get("floats")).tolist() == [0.5, -1e300]
+        await ca.put("ints", [5, -(2**31)])
+        assert as_int_array("ints", await ca.get("ints")).tolist() == [5, -(2**31)]
+        await ca.put("floats", [1.5])
+        assert as_float_array("floats", await ca.get("floats")).tolist() == [1.5]
+        with pytest.raises(CommunicationError):
+            await ca.get("no such variable")
+
+    pvs.run(main())
+
+
+def test_c2_put_returns_when_the_server_has_processed_it(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        put = asyncio.ensure_future(ca.put("int", 12))
+        await asyncio.sleep(0.0001)
+        assert pvs.table.values["int"] == 7
+        await put
+        assert pvs.table.values["int"] == 12
+
+    pvs.run(main())
+
+
+def test_c3_a_new_monitor_is_told_the_present_value(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        told: list[object] = []
+        cancel = ca.monitor("text", lambda sample: told.append(sample.value))
+        await asyncio.sleep(SETTLE_S)
+        assert told == ["G1"]
+        cancel()
+        pvs.table.post("text", "F1")
+        await asyncio.sleep(SETTLE_S)
+        assert told == ["G1"]
+
+    pvs.run(main())
+
+
+def test_c4_the_last_value_arrives_whatever_is_merged(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        told: list[object] = []
+        ca.monitor("int", lambda sample: told.append(sample.value))
+        await asyncio.sleep(SETTLE_S)
+        for burst in range(20):
+            for value in range(10):
+                pvs.table.post("int", 100 * burst + value)
+            await asyncio.sleep(SETTLE_S)
+            assert told[-1] == 100 * burst + 9
+        assert len(told) < 201  # a burst of ten never fits the queue
+
+    pvs.run(main())
+
+
+def test_c5_an_older_value_never_follows_a_newer_one(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        told: list[int] = []
+        ca.monitor("count-a", lambda sample: told.append(as_int("count-a", sample)))
+        for value in range(1, 300):
+            pvs.table.post("count-a", value)
+            await asyncio.sleep(0.0007)
+        await asyncio.sleep(SETTLE_S)
+        assert told == sorted(told)
+        assert told[-1] == 299
+
+    pvs.run(main())
+
+
+def test_c6_between_variables_order_is_not_promised(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        told: list[tuple[str, int]] = []
+        ca.monitor("count-a", lambda sample: told.append(("a", as_int("count-a", sample))))
+        ca.monitor("count-b", lambda sample: told.append(("b", as_int("count-b", sample))))
+        for value in range(1, 100):
+            pvs.table.post("count-a", value)
+            pvs.table.post("count-b", value)
+            await asyncio.sleep(0.003)
+        await asyncio.sleep(SETTLE_S)
+        last = {"a": 0, "b": 0}
+        overtaken = 0
+        for name, value in told:
+            last[name] = value
+            overtaken += last["b"] > last["a"]  # b was always posted after a
+        assert last == {"a": 99, "b": 99}
+        if pvs is not None and pvs._rough:
+            assert overtaken > 0, "the rough twin must show that order is not promised"
+
+    pvs.run(main())
+
+
+def test_c7_without_a_connection_requests_fail(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        under_way = asyncio.ensure_future(ca.put("int", 1))
+        await asyncio.sleep(0.0001)
+        pvs.wire.disconnect()
+        assert not ca.connected("int")
+        with pytest.raises(CommunicationError):
+            await under_way
+        with pytest.raises(CommunicationError):
+            await ca.get("int")
+        with pytest.raises(CommunicationError):
+            await ca.put("int", 3)
+        assert pvs.table.values["int"] == 7
+
+    pvs.run(main())
+
+
+def test_c8_a_reconnection_replays_the_present_value(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        told: list[object] = []
+        ca.monitor("int", lambda sample: told.append(sample.value))
+        await asyncio.sleep(SETTLE_S)
+        pvs.wire.disconnect()
+        pvs.table.post("int", 8)
+        await asyncio.sleep(SETTLE_S)
+        assert told == [7]
+        pvs.wire.reconnect()
+        await asyncio.sleep(SETTLE_S)
+        assert told == [7, 8]
+        pvs.wire.disconnect()
+        pvs.wire.reconnect()
+        await asyncio.sleep(SETTLE_S)
+        assert told == [7, 8, 8]
+        assert ca.connected("int")
+
+    pvs.run(main())
+
+
+def test_c9_a_read_only_variable_stays_as_it_is(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        with pytest.raises(CommandRejected, match="access denied"):
+            await ca.put("read-only", 9)
+        assert as_int("read-only", await ca.get("read-only")) == 1
+
+    pvs.run(main())
+
+
+def test_c10_nan_and_infinity_travel_and_decide_nothing(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        told: list[Sample] = []
+        ca.monitor("float", told.append)
+        for value in (math.nan, math.inf):
+            await ca.put("float", value)
+            sample = await ca.get("float")
+            assert isinstance(sample.value, float)
+            assert not math.isfinite(sample.value)
+            with pytest.raises(DataError):
+                as_float("float", sample)
+        await ca.put("floats", [1.0, math.nan])
+        with pytest.raises(DataError):
+            as_float_array("floats", await ca.get("floats"))
+        await asyncio.sleep(SETTLE_S)
+        assert told[-1].value == math.inf
+
+    pvs.run(main())
+
+
+def test_c11_a_frozen_server_looks_connected(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        told: list[object] = []
+        ca.monitor("count-a", lambda sample: told.append(sample.value))
+        await asyncio.sleep(SETTLE_S)
+        pvs.wire.freeze()
+        pvs.table.post("count-a", 1)
+        await asyncio.sleep(35.0)
+        assert ca.connected("count-a")
+        assert told == [0]
+        with pytest.raises(CommunicationError, match="no answer"):
+            await ca.get("count-a", timeout_s=2.0)
+        pvs.wire.thaw()
+        await asyncio.sleep(SETTLE_S)
+        assert told[-1] == 1
+
+    pvs.run(main())
+
+
+def test_c12_a_write_that_timed_out_may_still_take_effect(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        pvs.wire.freeze()
+        with pytest.raises(CommunicationError):
+            await ca.put("int", 55, timeout_s=0.5)
+        assert pvs.table.values["int"] == 7
+        await asyncio.sleep(10.0)
+        pvs.wire.thaw()
+        assert pvs.table.values["int"] == 55
+        given_up = asyncio.ensure_future(ca.put("int", 56))
+        await asyncio.sleep(0.0001)
+        given_up.cancel()
+        await asyncio.sleep(SETTLE_S)
+        assert pvs.table.values["int"] == 56
+
+    pvs.run(main())
+
+
+@pytest.mark.parametrize("value", [2**31, -(2**31) - 1, [1, 2**31], "x" * 40, "ü" * 20, [[1, 2], [3, 4]], ["a"]])
+def test_c13_what_does_not_fit_is_not_sent(pvs: MemoryChannelsRig, value: object) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        with pytest.raises(DataError):
+            await ca.put("int", value)  # type: ignore[arg-type]
+        assert pvs.table.writes == []
+
+    pvs.run(main())
+
+
+def test_c14_a_delivered_value_never_changes(pvs: MemoryChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        source = np.array([1, 2], dtype=np.int32)
+        pvs.table.post("ints", source)
+        told: list[Sample] = []
+        ca.monitor("ints", told.append)
+        sample = await ca.get("ints")
+        await asyncio.sleep(SETTLE_S)
+        source[0] = 99
+        for value in (sample.value, told[-1].value):
+            assert isinstance(value, np.ndarray)
+            assert value.tolist() == [1, 2]
+            with pytest.raises(ValueError, match="read-only"):
+                value[0] = 5
+
+    pvs.run(main())
+
+
+# --- messages ----------------------------------------------------------------------------------------------------------
+
+
+def test_m1_a_message_reaches_every_matching_subscriber(mq: MemoryMessagesRig) -> None:
+    async def main() -> None:
+        sender, reader = mq.client(), mq.client()
+        told: dict[str, list[bytes]] = {pattern: [] for pattern in ("a/b", "a/+", "#", "a/c")}
+        for pattern, list_ in told.items():
+            reader.subscribe(pattern, lambda message, to=list_: to.append(message.payload))  # type: ignore[misc]
+        await sender.publish("a/b", b"1")
+        await asyncio.sleep(SETTLE_S)
+        assert told == {"a/b": [b"1"], "a/+": [b"1"], "#": [b"1"], "a/c": []}
+
+    mq.run(main())
+
+
+def test_m2_messages_on_a_topic_keep_their_order(mq: MemoryMessagesRig) -> None:
+    async def main() -> None:
+        sender, reader = mq.client(), mq.client()
+        told: list[bytes] = []
+        reader.subscribe("t", lambda message: told.append(message.payload))
+        for i in range(50):
+            await sender.publish("t", bytes([i]))
+        await asyncio.sleep(SETTLE_S)
+        assert told == [bytes([i]) for i in range(50)]
+
+    mq.run(main())
+
+
+def test_m3_a_retained_message_waits_for_new_subscribers(mq: MemoryMessagesRig) -> None:
+    async def main() -> None:
+        sender, reader = mq.client(), mq.client()
+        await sender.publish("state", b"old", retain=True)
+        await sender.publish("state", b"now", retain=True)
+        await sender.publish("event", b"gone")
+        await asyncio.sleep(SETTLE_S)
+        told: list[Message] = []
+        reader.subscribe("#", told.append)
+        await asyncio.sleep(SETTLE_S)
+        await sender.publish("state", b"next", retain=True)
+        await asyncio.sleep(SETTLE_S)
+        assert [(m.payload, m.retained) for m in told] == [(b"now", True), (b"next", False)]
+
+    mq.run(main())
+
+
+def test_m4_the_last_will_tells_of_a_loss_and_not_of_a_farewell(mq: MemoryMessagesRig) -> None:
+    async def main() -> None:
+        reader = mq.client()
+        told: list[bytes] = []
+        reader.subscribe("will", lambda message: told.append(message.payload))
+        polite = mq.client(("will", b"polite"))
+        await polite.close()
+        mq.kill(mq.client(("will", b"killed")))
+        await asyncio.sleep(SETTLE_S)
+        assert told == [b"killed"]
+
+    mq.run(main())
+
+
+def test_m5_subscriptions_outlive_the_broker(mq: MemoryMessagesRig) -> None:
+    async def main() -> None:
+        sender, reader = mq.client(), mq.client()
+        told: list[bytes] = []
+        reader.subscribe("t", lambda message: told.append(message.payload))
+        mq.broker.stop()
+        assert not sender.connected
+        with pytest.raises(CommunicationError):
+            await sender.publish("t", b"lost")
+        mq.broker.start()
+        await sender.publish("t", b"found")
+        await asyncio.sleep(SETTLE_S)
+        assert told == [b"found"]
+
+    mq.run(main())
+
+
+def test_m6_what_was_under_way_when_the_broker_went_is_lost(mq: MemoryMessagesRig) -> None:
+    async def main() -> None:
+        sender, reader = mq.client(), mq.client()
+        told: list[bytes] = []
+        reader.subscribe("t", lambda message: told.append(message.payload))
+        await sender.publish("t", b"under way")
+        mq.broker.stop()
+        await asyncio.sleep(SETTLE_S)
+        mq.broker.start()
+        await asyncio.sleep(SETTLE_S)
+        assert told == []
+
+    mq.run(main())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "matches"),
+    [
+        ("a/b", "a/b", True),
+        ("a/+", "a/b/c", False),
+        ("a/#", "a/b/c", True),
+        ("a/#", "a", True),
+        ("+/+", "a", False),
+        ("a", "b", False),
+    ],
+)
+def test_topic_filters_follow_mqtt(pattern: str, topic: str, matches: bool) -> None:
+    assert topic_matches(pattern, topic) is matches
