@@ -47,9 +47,12 @@ class TreatOptions:
     state: Path | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Ran:
-    """What the run left: outcomes of its beams, everything that was said, and its measures."""
+    """What the run left: outcomes of its beams, everything that was said, and its measures.
+
+    Without a repr: asyncio formats a task's result when it restores signal handlers, and this one is large.
+    """
 
     beams: tuple[BeamOutcome, ...]
     history: History
