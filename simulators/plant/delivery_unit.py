@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from simulators.plant import timeline, unit_checks
 from simulators.plant.chambers import Monitor, StripMonitor
+from simulators.plant.gate_input import GateInput
 from simulators.plant.grants import GrantMessage, Int32s, Refusal, decode_grant
 from simulators.plant.kernel import Kernel, Line, Timer
 from simulators.plant.machine_log import GrantRun, MachineLog
@@ -27,9 +28,9 @@ from simulators.plant.magnets import BeamlineMagnets
 from simulators.plant.scanner import Scanner
 from simulators.plant.second_dose_unit import SecondDoseUnitPlant
 from simulators.plant.switchyard import Switchyard
-from simulators.plant.synchrotron import RingState, Synchrotron
+from simulators.plant.synchrotron import Synchrotron
 from simulators.plant.truth import RoomTruth
-from simulators.plant.unit_judge import judge
+from simulators.plant.unit_judge import holds, judge, mismatch
 from simulators.plant.unit_map import LoadedMap
 from simulators.plant.unit_memory import UnitMemory
 from simulators.plant.unit_readings import UnitReadings
@@ -54,7 +55,7 @@ class DeliveryUnitPlant(UnitReadings):
 
     Attributes:
         monitor, strips: its chambers, with their faults.
-        gate: the hard-wired gate; True lets beam through (a jumper when no sensor is connected).
+        gate: the hard-wired gate; open lets beam through (`gate_input`).
         wrap_bits: fault: the shown totals of monitor 1 wrap at this many bits (0: never).
         memory: results ring, totals, latch.
     """
@@ -90,7 +91,7 @@ class DeliveryUnitPlant(UnitReadings):
         )
         self.strips = StripMonitor(chambers, room.scanner.sad_x_mm, room.scanner.sad_y_mm)
         self.memory = UnitMemory(self.boot_id)
-        self.gate = Line(kernel, f"{room.name}.gate", value=True)
+        self.gate = GateInput(kernel, f"{room.name}.gate")
         self._kernel = kernel
         self._truth = room
         self._chain = chain
@@ -202,7 +203,7 @@ class DeliveryUnitPlant(UnitReadings):
             self._end(Reason.ABORTED)
         elif not self._chain.beam_enable.value or not self._route_ours:
             self._answer(grant_id, crc, Refusal.NOT_PERMITTED)
-        elif self._mismatch(grant):
+        elif mismatch(grant, self._ring, self._magnets):
             self._answer(grant_id, crc, Refusal.ENERGY)
         else:
             self._started = True
@@ -273,16 +274,7 @@ class DeliveryUnitPlant(UnitReadings):
     def _route_ours(self) -> bool:
         return self._switchyard.route in self._truth.routes
 
-    def _mismatch(self, grant: GrantMessage) -> bool:
-        """Whether something that stands settled is not what was granted."""
-        ring, magnets = self._ring, self._magnets
-        return (
-            ring.measured_kev_u not in (0, grant.kev_u)
-            or ring.measured_species not in (0, grant.species)
-            or magnets.settled_token not in (0, grant.kev_u)
-        )
-
-    def _ends_it(self, grant: GrantMessage) -> Reason:
+    def _reason_to_end(self, grant: GrantMessage) -> Reason:
         """What ends a started grant at once, NONE when nothing does."""
         if not self.powered:
             return Reason.PERMIT
@@ -294,24 +286,9 @@ class DeliveryUnitPlant(UnitReadings):
             return Reason.SUPPLY
         if not self._chain.beam_enable.value:
             return Reason.PERMIT
-        if self._mismatch(grant) or not self._route_ours:
+        if mismatch(grant, self._ring, self._magnets) or not self._route_ours:
             return Reason.TOKEN
         return Reason.NONE
-
-    def _holds(self) -> Hold:
-        """What holds beam back now."""
-        hold = Hold.NONE
-        if not self.gate.value:
-            hold |= Hold.GATE
-        if not self.controller_gate:
-            hold |= Hold.CONTROLLER
-        if self._ring.state not in (RingState.FLATTOP, RingState.STEPPING):
-            hold |= Hold.SPILL
-        if self._ring.state is RingState.STEPPING or self._magnets.settled_token == 0:
-            hold |= Hold.ENERGY
-        if self._paused:
-            hold |= Hold.PAUSE
-        return hold
 
     # --- delivering ---------------------------------------------------------------------------------------------
 
@@ -320,11 +297,11 @@ class DeliveryUnitPlant(UnitReadings):
         grant = self._open
         if grant is None or not self._started or self._closing:
             return
-        reason = self._ends_it(grant)
+        reason = self._reason_to_end(grant)
         if reason is not Reason.NONE:
             self._finish_by(reason)
             return
-        hold = self._holds()
+        hold = holds(self._ring, self._magnets, self.gate.value, self.controller_gate, self._paused)
         if self._run is not None:
             if hold:
                 self._stop(Reason.NONE, hold)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from simulators.plant.grants import GrantMessage, Refusal
-from simulators.plant.synchrotron import Synchrotron
+from simulators.plant.magnets import BeamlineMagnets
+from simulators.plant.synchrotron import RingState, Synchrotron
 from simulators.plant.truth import UnitTruth
 from simulators.plant.unit_map import LoadedMap
+from simulators.plant.unit_terms import Hold
 
 QUANTUM_SHARE = 0.9  # a quantum must hold this share of what the cut-off lets through
 
@@ -53,3 +55,28 @@ def judge(
     if not inside.all() or int(grant.counts1_max.min()) < 0 or int(grant.counts2_max.min()) < 0:
         return Refusal.FIELD
     return Refusal.NONE
+
+
+def mismatch(grant: GrantMessage, ring: Synchrotron, magnets: BeamlineMagnets) -> bool:
+    """Whether something that stands settled is not what was granted."""
+    return (
+        ring.measured_kev_u not in (0, grant.kev_u)
+        or ring.measured_species not in (0, grant.species)
+        or magnets.settled_token not in (0, grant.kev_u)
+    )
+
+
+def holds(ring: Synchrotron, magnets: BeamlineMagnets, gate: bool, controller_gate: bool, paused: bool) -> Hold:
+    """What holds beam back now, NONE when nothing does."""
+    hold = Hold.NONE
+    if not gate:
+        hold |= Hold.GATE
+    if not controller_gate:
+        hold |= Hold.CONTROLLER
+    if ring.state not in (RingState.FLATTOP, RingState.STEPPING):
+        hold |= Hold.SPILL
+    if ring.state is RingState.STEPPING or magnets.settled_token == 0:
+        hold |= Hold.ENERGY
+    if paused:
+        hold |= Hold.PAUSE
+    return hold

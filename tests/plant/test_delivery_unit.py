@@ -299,6 +299,31 @@ def test_a_grant_started_with_the_gate_closed_waits(bench: Bench) -> None:
     assert bench.unit.reason is Reason.FINISHED
 
 
+def test_a_connected_sensor_that_falls_silent_closes_the_gate_after_60_ms(bench: Bench) -> None:
+    gate = bench.unit.gate
+    gate.connect()
+    bench.begin(bench.words(2000, n=200))
+    bench.run(0.2)
+    assert not bench.kind("beam.on")
+    for _ in range(10):
+        gate.edge(True)
+        bench.run(0.05)
+    silent = bench.now - 50 * MS
+    assert bench.unit.delivering
+    bench.run(0.2)
+    assert 0 <= bench.kind("beam.off")[-1].t_ns - (silent + 60 * MS) <= 200 * US
+    assert bench.unit.hold is Hold.GATE
+    gate.edge(True)
+    bench.run(0.01)
+    assert bench.unit.delivering
+    gate.edge(False)
+    bench.run(0.01)
+    assert not bench.unit.delivering
+    gate.disconnect()
+    bench.run_until_ended()
+    assert bench.unit.reason is Reason.FINISHED
+
+
 # --- ends ---------------------------------------------------------------------------------------------------------
 
 
