@@ -57,8 +57,8 @@ def test_the_spot_ceiling_catches_a_spot_that_is_too_big_for_it(bench: Bench) ->
 
 def test_a_spot_delivered_in_two_pieces_is_one_spot_for_the_ceiling(bench: Bench) -> None:
     bench.unit2.start_field(bench.unit2.boot_id, 10**7, 3_000)
-    bench.begin(bench.words(np.array([5000]), n=1))
-    bench.run(0.02)  # 1,600 of 5,000 counts
+    bench.begin(bench.words(np.array([4000]), n=1))
+    bench.run(0.02)  # 1,600 of 4,000 counts: neither piece alone reaches the ceiling
     bench.unit.gate.set(False)
     bench.run(0.1)
     assert 1_000 < bench.unit2.total < 3_000
