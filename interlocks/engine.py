@@ -14,9 +14,9 @@ from interlocks.bypass import Bypass, grant
 from interlocks.conditions import CHANNEL, JOINT, NEVER_NS, NS_PER_MS, delay_off, delay_on, latch, stale, vote
 from interlocks.first_out import FirstOut, State, Trip
 from interlocks.inputs import Sample
-from interlocks.matrix import Action, Interlock, Limits, wanted
+from interlocks.matrix import PHASES, Action, Interlock, Limits, wanted
 
-OWN_INPUTS = ("armed", "permit_r", "beam_present", "service_mode")  # what phases, bypasses and resets look at
+OWN_INPUTS = ("armed", "permit_r", "beam_present", "standstill", "service_mode")  # what phases, bypasses and resets look at
 
 
 class Decision(NamedTuple):
@@ -83,7 +83,7 @@ class Engine:
                 self._users.setdefault(name, []).append(r)
         self._samples: dict[str, Sample] = {}
         self._valid: dict[str, bool] = dict.fromkeys(self._users, False)
-        self._phase = {"always": True, "armed": True, "requested": True, "beam": True, "never": False}
+        self._phase = {**dict.fromkeys(PHASES, True), "never": False}  # nothing is known yet
         self._requested = False
         self._last_ns: int | None = None
         self._expiry_ns = 0  # nothing can grow stale before
@@ -169,7 +169,8 @@ class Engine:
         """When rows matter. What is not known counts as the phase in which more matters."""
         armed = not self._is("armed", 0)
         self._requested = armed and (self._requested or not self._is("permit_r", 0))
-        self._phase.update(armed=armed, requested=self._requested, beam=not self._is("beam_present", 0))
+        self._phase.update(armed=armed, requested=self._requested)
+        self._phase.update(beam=not self._is("beam_present", 0), moving=not self._is("standstill", 1))
 
     def _judge(self, r: _Row, now_ns: int, new: list[Trip]) -> None:
         """Phase, condition, debounce, hold, bypass, latch of one row."""

@@ -20,7 +20,7 @@ from interlocks.inputs import SIGNALS
 
 SHIPPED = Path(__file__).with_name("limits.toml")
 CLASSES = ("PERS", "PAT", "MACH", "OPS")
-PHASES = ("always", "armed", "requested", "beam", "never")
+PHASES = ("always", "armed", "requested", "beam", "moving", "never")
 ROLES = ("operator", "physicist", "service", "key")
 PERSONNEL = {"estop_healthy": 1, "door_a_closed": 1, "door_b_closed": 1, "search_complete": 1}  # input: the only good value
 PERSONNEL_DEADLINE_MS = 100.0  # assumed; the hard-wired chain is far faster

@@ -15,6 +15,7 @@ RAW = tomllib.loads((Path(__file__).parents[2] / "interlocks" / "limits.toml").r
 SOFTWARE = {name: row for name, row in RAW["interlock"].items() if row["sort"]["acts"] == "software"}
 WITH_INPUTS = {name: row for name, row in SOFTWARE.items() if row["test"].get("inputs")}
 
+CASE_MS = 560  # how long the states of a case last
 GOOD, BAD_VALUE, STALE, MISSING, POOR = "good", "bad value", "stale", "missing", "poor quality"
 STATES = (GOOD, BAD_VALUE, STALE, MISSING, POOR)
 
@@ -61,7 +62,7 @@ def bad_value(row: Mapping[str, Any], index: int, base: int) -> int:
 class Case:
     """One combination."""
 
-    phase: str  # idle, armed, beam
+    phase: str  # idle, moving, armed, beam
     mode: str  # treat, service, bypass, bypass then treat
     row: str  # whose inputs vary, and which is bypassed where the mode says so
     states: Mapping[str, str]  # of those inputs
@@ -78,7 +79,9 @@ class Expected:
         return not self.tripped and not self.withheld
 
 
-def cause(row: Mapping[str, Any], case: Case, base: Mapping[str, int], final: Mapping[str, int], began_armed: bool) -> bool:
+def cause(
+    row: Mapping[str, Any], base: Mapping[str, int], final: Mapping[str, int], began_armed: bool, began_moving: bool
+) -> bool:
     """Whether the values alone, all believed, are bad for this row."""
     test = row["test"]
     values = [final[i] for i in test["inputs"]]
@@ -94,7 +97,7 @@ def cause(row: Mapping[str, Any], case: Case, base: Mapping[str, int], final: Ma
         case "drift":
             return began_armed and abs(values[0] - before[0]) > test["limit"]
         case "rate":
-            return abs(values[0] - before[0]) / (test["window_ms"] / 1000) > test["limit"]
+            return began_moving and abs(values[0] - before[0]) / (test["window_ms"] / 1000) > test["limit"]
         case "window":
             gains = [v - b for v, b in zip(values, before, strict=True)]
             return began_armed and abs(gains[0] - gains[1]) > max(max(gains) * test["percent"] / 100, test["floor"])
@@ -114,7 +117,8 @@ def standing(
         return states.get(name, GOOD) in (STALE, MISSING, POOR)
 
     armed = invalid("armed") or final["armed"] != 0
-    began_armed = phase != "idle" or states.get("armed") == MISSING
+    began_armed = phase in ("armed", "beam") or states.get("armed") == MISSING
+    began_moving = phase == "moving" or states.get("standstill") == MISSING
     asked = phase == "beam" or invalid("permit_r") or final["permit_r"] != 0
     phases = {
         "always": True,
@@ -122,23 +126,27 @@ def standing(
         "armed": armed,
         "requested": armed and asked,
         "beam": invalid("beam_present") or final["beam_present"] != 0,
+        "moving": invalid("standstill") or final["standstill"] != 1,
     }
     tripped, withheld = set(), set()
     for name, row in WITH_INPUTS.items():
         test, inputs = row["test"], row["test"]["inputs"]
         if test["kind"] in ("equal", "limit", "band"):
-            count = 0
+            unbelieved, wrong = sum(map(invalid, inputs)), 0
             for index, i in enumerate(inputs):
                 if test["kind"] == "equal":
-                    wrong = final[i] != good_value(row, index, base[i])
+                    off = final[i] != good_value(row, index, base[i])
                 elif test["kind"] == "limit":
-                    wrong = abs(final[i]) > test["limit"]
+                    off = abs(final[i]) > test["limit"]
                 else:
-                    wrong = not test["low"] <= final[i] <= test["high"]
-                count += invalid(i) or wrong
-            bad = count >= test.get("vote", 1)
+                    off = not test["low"] <= final[i] <= test["high"]
+                wrong += off and not invalid(i)
+            needed = test.get("vote", 1)
+            bad = unbelieved + wrong >= needed
+            if wrong >= needed and row["when"].get("debounce_ms", 0) > CASE_MS:
+                bad = False  # what is believed and only short
         else:
-            bad = any(map(invalid, inputs)) or cause(row, case, base, final, began_armed)
+            bad = any(map(invalid, inputs)) or cause(row, base, final, began_armed, began_moving)
         if bypassed and name == case.row:
             continue
         if bad and phases[row["when"]["trips"]]:

@@ -217,9 +217,16 @@ def ready(limits: Limits = LIMITS, **values: int) -> Bench:
     return bench
 
 
-def armed(beam: bool = False) -> Bench:
-    """Armed; with `beam` also requested, and beam measured."""
+def moving() -> Bench:
+    """Not armed, the gantry turning (and, for the test, without getting anywhere)."""
     bench = ready()
+    bench.set(standstill=0, chain_standstill=0)
+    return bench
+
+
+def armed(limits: Limits = LIMITS, beam: bool = False) -> Bench:
+    """Armed; with `beam` also requested, and beam measured."""
+    bench = ready(limits)
     bench.set(armed=1)
     bench.run(100)
     if beam:

@@ -155,8 +155,6 @@ def test_beam_cannot_be_requested_around_the_armed_rows():
     bench = ready()
     bench.set(ring_angle_mdeg=0, motor_angle_mdeg=0)  # not the preset angle; nothing is armed, so that is no trip
     bench.run(500)
-    assert bench.tripped == ("RING_SPEED",)
-    bench = ready(ring_angle_mdeg=0, motor_angle_mdeg=0)
     assert bench.permit
     bench.set(permit_r=1)
     assert not bench.permit
@@ -166,10 +164,13 @@ def test_beam_cannot_be_requested_around_the_armed_rows():
 
 
 def test_lost_request_pulse_trips_when_the_controller_does_not_disarm():
-    bench = armed(beam=True)
+    text = SHIPPED.read_text(encoding="utf-8").replace(
+        "debounce_ms = 310000, deadline_ms = 310100", "debounce_ms = 3100, deadline_ms = 3200"
+    )
+    bench = armed(parse(text.encode()), beam=True)  # a hundredth of the time
     bench.set(permit_r=0, beam_present=0)
-    bench.run(300)
-    assert bench.tripped == ()
+    bench.run(3000)
+    assert bench.tripped == (), "a pause may last so long"
     bench.set(armed=0)
     bench.run(1000)
     assert bench.tripped == (), "a controller that ends by itself disarms in time"
@@ -179,8 +180,25 @@ def test_lost_request_pulse_trips_when_the_controller_does_not_disarm():
     bench.set(permit_r=1)
     bench.run(100)
     bench.set(permit_r=0)
-    bench.run(450)
+    bench.run(3150)
     assert bench.tripped == ("CONTROLLER_HEARTBEAT",)
+
+
+def test_a_ring_that_turns_too_fast_is_stopped_and_another_port_is_no_turn():
+    bench = ready()
+    bench.set(ring_angle_mdeg=90_000, motor_angle_mdeg=90_000)  # a fixed room: the route leads to its other port
+    bench.run(1000)
+    assert bench.permit
+    bench.set(standstill=0, chain_standstill=0)
+    for k in range(100):
+        bench.set(ring_angle_mdeg=90_000 + 150 * k, motor_angle_mdeg=90_000 + 150 * k)
+        bench.run(49)
+    assert bench.tripped == ()
+    for k in range(8):
+        bench.set(ring_angle_mdeg=105_000 + 200 * k, motor_angle_mdeg=105_000 + 200 * k)
+        bench.run(49)
+    assert bench.tripped == ("RING_SPEED",)
+    assert Action.MOTION_STOP in bench.node.decision.actions
 
 
 @pytest.mark.parametrize("how", ["counter stands still", "link is down", "another node answers", "half an answer"])

@@ -51,18 +51,20 @@ def in_kinds(table: str, kind: str, new: Any) -> Callable[[], Any]:
 
 
 def phases_forgotten(self: Engine) -> None:
+    original_phases(self)
     self._phase.update(armed=self._is("armed", 1), requested=False, beam=self._is("beam_present", 1))
 
 
 def request_not_remembered(self: Engine) -> None:
-    armed = not self._is("armed", 0)
-    self._phase.update(armed=armed, requested=armed and not self._is("permit_r", 0), beam=not self._is("beam_present", 0))
+    original_phases(self)
+    self._phase.update(requested=self._phase["armed"] and not self._is("permit_r", 0))
 
 
 def reset_by_anyone(self: Engine, role: str, pressed_ns: int) -> Reset:
     return Reset(tuple(r.row.id for r in self._rows if r.latched and not r.active and not r.withheld), ())
 
 
+original_phases = Engine._judge_phases
 original_resettable = Engine.resettable
 original_judge = Engine._judge
 original_decide = Engine._decide

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import SOFTWARE, WITH_INPUTS, Case, bad_value, good_value, standing
-from safety_room import MS, SAFE, Bench, armed
+from safety_room import MS, SAFE, Bench, armed, moving
 
 ROLES = ("operator", "physicist", "service", "key")
 SUDDEN = {name for name, row in WITH_INPUTS.items() if not row["when"].get("debounce_ms")}
@@ -171,21 +171,30 @@ def test_whatever_happened_people_can_always_come_back_to_a_permit(operations):
     assert bench.permit, bench.tripped
 
 
-@pytest.mark.parametrize("row", [name for name in WITH_INPUTS if SOFTWARE[name]["test"]["kind"] not in ("stale", "feedback")])
-@pytest.mark.parametrize("offset_ms", [0, 1, 17, 49])
+@pytest.mark.parametrize(
+    ("row", "offset_ms"),
+    [
+        (name, offset_ms)
+        for name in WITH_INPUTS
+        if SOFTWARE[name]["test"]["kind"] not in ("stale", "feedback")
+        for offset_ms in ((0, 1, 17, 49) if SOFTWARE[name]["when"]["deadline_ms"] < 10_000 else (17,))
+    ],
+)
 def test_a_cause_between_two_readings_withholds_within_the_deadline(row, offset_ms):
     phase = SOFTWARE[row]["when"]["trips"]
     bench = armed(beam=phase in ("beam", "requested"))
     if phase == "never":
         bench.set(armed=0)
         bench.run(100)
+    elif phase == "moving":
+        bench = moving()
     bench.run(1000)
-    assert bench.permit
+    assert not bench.tripped
     bench.step()
     change_ns = min(bench.room.now_ns + offset_ms * MS, bench.wake_ns - 1)
     bench.room.now_ns = change_ns
     spoil(bench, row, 0, good=False)
-    while row not in bench.tripped + bench.withheld and bench.room.now_ns < change_ns + 2000 * MS:
+    while row not in bench.tripped + bench.withheld and bench.room.now_ns < change_ns + 400_000 * MS:
         bench.room.now_ns = max(bench.wake_ns, bench.room.now_ns + 1)
         bench.step()
     assert row in bench.tripped + bench.withheld

@@ -11,9 +11,10 @@ from interlocks.engine import Decision, Engine
 from interlocks.inputs import Sample
 
 STEP_NS = 140 * MS
-PHASES = ("idle", "armed", "beam")
+PHASES = ("idle", "moving", "armed", "beam")
 IN_PHASE = {
     "idle": {},
+    "moving": {"standstill": 0, "chain_standstill": 0},
     "armed": {"armed": 1},
     "beam": {"armed": 1, "permit_r": 1, "beam_present": 1},
 }
@@ -26,9 +27,14 @@ def modes(row: str) -> tuple[str, ...]:
     return ("treat", "service")
 
 
+def phases(row: str) -> tuple[str, ...]:
+    """Every phase; rows of many inputs leave out the turning gantry, in which only rows about the ring differ."""
+    return PHASES if len(SOFTWARE[row]["test"]["inputs"]) <= 2 else tuple(p for p in PHASES if p != "moving")
+
+
 def cases(row: str) -> Iterator[Case]:
     inputs = SOFTWARE[row]["test"]["inputs"]
-    for phase, mode in itertools.product(PHASES, modes(row)):
+    for phase, mode in itertools.product(phases(row), modes(row)):
         for states in itertools.product(STATES, repeat=len(inputs)):
             yield Case(phase, mode, row, dict(zip(inputs, states, strict=True)))
 
@@ -87,7 +93,7 @@ def test_each_combination_does_what_the_file_says(row):
         assert seen == (expected.tripped, expected.withheld, expected.actions), case
         assert decision.permit == expected.permit, case
         count, trips, passes = count + 1, trips + (not decision.permit), passes + decision.permit
-    assert count == len(PHASES) * len(modes(row)) * len(STATES) ** len(SOFTWARE[row]["test"]["inputs"])
+    assert count == len(phases(row)) * len(modes(row)) * len(STATES) ** len(SOFTWARE[row]["test"]["inputs"])
     assert trips, "a row that never withholds is no interlock"
     assert passes, "a row that always withholds is none either"
 
