@@ -115,6 +115,11 @@ BAD = {
     ),
     "odd control points": (_odd, Why.COUNT_DISAGREES, "pairs"),
     "control point index": (lambda ds: setattr(cp(ds, 2), "ControlPointIndex", 9), Why.COUNT_DISAGREES, "control point 2"),
+    "control point index of a second": (
+        lambda ds: setattr(cp(ds, 3), "ControlPointIndex", 2),
+        Why.COUNT_DISAGREES,
+        "control point 3",
+    ),
     "map shorter than weights": (_short_map, Why.COUNT_DISAGREES, "positions"),
     "spot count": (_count, Why.COUNT_DISAGREES, "declared"),
     "NaN weight": (_nan, Why.BAD_WEIGHT, "nan at spot 2"),

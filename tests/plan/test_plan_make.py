@@ -1,6 +1,7 @@
 """Made plans: valid DICOM, deliverable, on target, flat in dose, and the same every time."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -252,3 +253,12 @@ def test_weights_are_never_negative_and_hit_the_dose():
     dose = (weights @ basis.T)[inside]
     assert dose.mean() == pytest.approx(1.0)
     assert np.abs(dose - 1.0).max() < 0.06
+
+
+def test_the_example_plan_is_deliverable_and_is_what_its_page_says(asan, library):
+    plan = read_plan(Path(__file__).parents[2] / "examples" / "carbon_sphere.dcm")
+    assert check(plan, asan, asan.rooms["G1"], library) == []
+    (beam,) = plan.beams
+    assert (beam.ion, beam.gantry_angle_deg, len(beam.layers), beam.spots) == (CARBON, 30.0, 11, 611)
+    assert round(beam.meterset) == 6101
+    assert missing_attributes(pydicom.dcmread(plan.source)) == []
