@@ -66,6 +66,7 @@ class BeamlineMagnets:
         self._timer: Timer | None = None
         self._operation: Operation | None = None
         self._requested_ns = -1
+        self._settled_ppm = 0
         self._excess_k = np.zeros(count)
         self._excess_ns = 0
         self._quenched = np.zeros(count, dtype=np.bool_)
@@ -125,11 +126,12 @@ class BeamlineMagnets:
         return np.asarray(self.true_currents_a() + noise * (self._truth.reading_noise_ppm * 1e-6) * self._nameplate_a)
 
     def deviation_ppm(self) -> int:
-        """Largest deviation of a current from its set-point now."""
+        """Largest deviation of a current from its set-point: now, or as it was when all had settled."""
         if not self._token:
             return 0
-        off = np.abs(self.true_currents_a() - self._setpoint_a) / np.maximum(np.abs(self._setpoint_a), 1e-3 * self._nameplate_a)
-        return int(min(round(float(off.max()) * 1e6), 2**31 - 1))
+        if self.settled_token:
+            return self._settled_ppm
+        return self._deviation_ppm()
 
     # --- commands -----------------------------------------------------------------------------------------------
 
@@ -292,8 +294,13 @@ class BeamlineMagnets:
 
     def _check_settled(self) -> None:
         done = self._timer is None and self._pending is None and not self.quenched
-        self.settled_token = self._token if done and self.deviation_ppm() <= self._truth.tolerance_ppm else 0
+        self._settled_ppm = self._deviation_ppm() if done else 0
+        self.settled_token = self._token if done and self._settled_ppm <= self._truth.tolerance_ppm else 0
         self._tell()
+
+    def _deviation_ppm(self) -> int:
+        off = np.abs(self.true_currents_a() - self._setpoint_a) / np.maximum(np.abs(self._setpoint_a), 1e-3 * self._nameplate_a)
+        return int(min(round(float(off.max()) * 1e6), 2**31 - 1))
 
     def _cancel(self) -> None:
         if self._timer is not None:

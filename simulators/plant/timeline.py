@@ -136,17 +136,6 @@ class Stretch:
         """End of the last row."""
         return int(self.t_end_ns[-1]) if self.size else self.start_ns
 
-    def at(self, t_ns: int) -> tuple[int, float, float, float]:
-        """Rows finished, and counts 1, counts 2 and ions delivered until `t_ns`."""
-        done = int(np.searchsorted(self.t_end_ns, t_ns, side="right"))
-        c1, c2, ions = float(self.counts1[:done].sum()), float(self.counts2[:done].sum()), float(self.ions[:done].sum())
-        if done < self.size and t_ns > self.t_start_ns[done]:
-            part = (t_ns - int(self.t_start_ns[done])) / (int(self.t_end_ns[done]) - int(self.t_start_ns[done]))
-            c1 += part * float(self.counts1[done])
-            c2 += part * float(self.counts2[done])
-            ions += part * float(self.ions[done])
-        return done, c1, c2, ions
-
     def plant_ns(self, beam_s: float) -> int:
         """Plant time of an instant on the beam-on clock; the end when it lies beyond."""
         i = int(np.searchsorted(self.beam_s, beam_s))
@@ -177,6 +166,37 @@ class Stretch:
             out["ions"][done] = part * float(self.ions[done])
             out["ended"][done] = False
         return Stretch(**out, start_ns=self.start_ns, empty_ns=self.empty_ns if 0 <= self.empty_ns <= t_ns else -1)
+
+
+class Running:
+    """A stretch under way, for readings at any instant: sums are made once, a reading costs one search.
+
+    Attributes:
+        worst_mm: largest measured position error up to each row, shape (n,).
+    """
+
+    def __init__(self, stretch: Stretch, error_mm: Floats) -> None:
+        self.worst_mm = np.maximum.accumulate(error_mm) if stretch.size else error_mm
+        self._stretch = stretch
+        columns = np.array([stretch.counts1, stretch.counts2, stretch.ions], dtype=np.float64)
+        self._sums = np.concatenate([np.zeros((3, 1)), np.cumsum(columns, axis=1)], axis=1)
+        self._seen_ns = -1
+        self._seen: tuple[int, float, float, float] = (0, 0.0, 0.0, 0.0)
+
+    def at(self, t_ns: int) -> tuple[int, float, float, float]:
+        """Rows finished, and counts 1, counts 2 and ions delivered until `t_ns`."""
+        if t_ns != self._seen_ns:
+            self._seen_ns, self._seen = t_ns, self._look(t_ns)
+        return self._seen
+
+    def _look(self, t_ns: int) -> tuple[int, float, float, float]:
+        stretch = self._stretch
+        done = int(stretch.t_end_ns.searchsorted(t_ns, side="right"))
+        sums = self._sums[:, done]
+        if done < stretch.size and t_ns > (begun := int(stretch.t_start_ns[done])):
+            part = (t_ns - begun) / (int(stretch.t_end_ns[done]) - begun)
+            sums = sums + part * (self._sums[:, done + 1] - sums)
+        return done, float(sums[0]), float(sums[1]), float(sums[2])
 
 
 _ARRAYS = (

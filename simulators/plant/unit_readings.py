@@ -5,7 +5,6 @@ Only readings; `delivery_unit` does everything else.
 
 from __future__ import annotations
 
-from simulators.plant import unit_checks
 from simulators.plant.grants import GrantMessage
 from simulators.plant.kernel import Kernel
 from simulators.plant.unit_memory import UnitMemory
@@ -54,10 +53,8 @@ class UnitReadings:
     def position_error_um(self) -> int:
         """Largest measured position error of the open (or last) grant."""
         worst = self._worst_mm
-        if self._run is not None:
-            done = self._run.stretch.at(self._kernel.now_ns)[0]
-            error = unit_checks.position_error_mm(self._run.stretch, self._run.expected)[:done]
-            worst = max(worst, float(error.max(initial=0.0)))
+        if self._run is not None and (done := self._run.running.at(self._kernel.now_ns)[0]):
+            worst = max(worst, float(self._run.running.worst_mm[done - 1]))
         return round(worst * 1e3)
 
     def signal_permille(self) -> int:
@@ -68,5 +65,5 @@ class UnitReadings:
         """Rows finished, counts 1, counts 2 and ions of the running stretch until now."""
         if self._run is None:
             return 0, 0, 0, 0.0
-        rows, c1, c2, ions = self._run.stretch.at(self._kernel.now_ns)
+        rows, c1, c2, ions = self._run.running.at(self._kernel.now_ns)
         return rows, int(c1), int(c2), ions

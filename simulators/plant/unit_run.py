@@ -60,6 +60,7 @@ class Run:
     """A prepared stretch.
 
     Attributes:
+        running: the stretch, for readings while it lasts.
         through: the unscanned beam at the isocentre.
         finding: what the unit will object to, if it comes to that.
         signal_permille: charge per ion in monitor 1 over what the map leads to expect.
@@ -67,6 +68,7 @@ class Run:
 
     grant: GrantMessage
     stretch: timeline.Stretch
+    running: timeline.Running
     expected: unit_checks.Expectation
     finding: unit_checks.Finding | None
     signal_permille: int
@@ -119,7 +121,9 @@ def prepare(line: Beamline, grant: GrantMessage, loaded: LoadedMap, progress: Pr
     if finding is not None and finding.t_ns > stretch.end_ns:
         finding = None
     signal = round(1000.0 * beam.counts1_per_ion / loaded.counts1_per_ion)
-    return Run(grant, stretch, expected, finding, signal, through, energy, token, ring.spill, keys)
+    error = unit_checks.position_error_mm(stretch, expected)
+    running = timeline.Running(stretch, np.where(stretch.t_end_ns > stretch.t_start_ns, error, 0.0))
+    return Run(grant, stretch, running, expected, finding, signal, through, energy, token, ring.spill, keys)
 
 
 def _rules(line: Beamline, grant: GrantMessage, loaded: LoadedMap, progress: Progress) -> timeline.Rules:
