@@ -395,6 +395,27 @@ def test_a_trip_from_every_callback(hook: str, how: str, monkeypatch: pytest.Mon
     assert room.state is State.FAULT
 
 
+@pytest.mark.parametrize("hook", ["prepare_event", "before_state_change", "after_state_change"])
+@pytest.mark.parametrize("how", ["trip", "raise"])
+def test_a_trip_from_a_hook_of_the_machine(hook: str, how: str) -> None:
+    """Hooks that the room does not use today: a trip there would still win, and the request would never go up after it."""
+    room, line = make(path=TO_BEAM[:-1])
+    line.history.clear()
+
+    def act(_event: object) -> None:
+        if how == "raise":
+            raise ZeroDivisionError("planted")
+        room.trip(cause(Severity.TERMINATE))
+        assert not line.up, "the line is down before the trip returns"
+
+    getattr(room._machine, hook).append(act)
+    assert not room.fire("beam_on")
+    assert not line.up
+    assert room.state is (State.PARTIAL if how == "trip" else State.FAULT)
+    if hook != "after_state_change":
+        assert True not in line.history
+
+
 @pytest.mark.parametrize("how", ["trip", "raise", "fire", "trip always"])
 def test_a_trip_from_a_listener(how: str) -> None:
     room, line = make(path=TO_BEAM[:-1])

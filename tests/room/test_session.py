@@ -330,6 +330,53 @@ def test_an_interrupted_room_is_not_resumed_while_a_condition_is_missing() -> No
     assert world.operator.asked[-1] == "resume"
 
 
+def test_further_causes_do_not_prolong_an_interruption() -> None:
+    world = World()
+    world.operator.never.add("resume")
+
+    async def meddle(world: World) -> None:
+        await when(world, State.BEAM_ON, 0.5)
+        world.session.pause()
+        for _ in range(4):
+            await asyncio.sleep(90.0)
+            world.room.trip(Cause("again", Severity.PAUSE, "planted", t_ns=now_ns()))
+
+    treat(world, meddle)
+    times = {str(e.data["state"]): e.t_ns / 1e9 for e in world.events if e.kind == "room.state"}
+    assert times["terminated.partial"] - times["interrupted"] == pytest.approx(300.0, abs=0.01)
+
+
+def test_each_interruption_needs_a_beam_on_of_its_own() -> None:
+    world = World()
+    confirmed: list[bool] = []
+
+    async def meddle(world: World) -> None:
+        for _ in range(2):
+            await when(world, State.BEAM_ON, 0.3)
+            world.session.pause()
+            await asyncio.sleep(1.0)
+            assert world.room.state is State.INTERRUPTED
+            confirmed.append(world.session.facts().confirmed)
+
+    assert treat(world, meddle).outcome is Outcome.COMPLETE
+    assert confirmed == [False, False]
+    assert world.operator.asked.count("resume") == 2
+
+
+def test_what_moved_during_an_interruption_is_noticed_before_beam() -> None:
+    world = World()
+
+    async def meddle(world: World) -> None:
+        await when(world, State.BEAM_ON, 0.5)
+        world.session.pause()
+        world.snout.snout_mm += 10.0
+
+    result = treat(world, meddle)
+    assert result.outcome is Outcome.PARTIAL
+    assert "snout 310.000 mm, target 300.000 mm" in result.reason
+    assert world.states().count("irradiating.beam_on") == 1
+
+
 def test_whoever_declines_to_resume_ends_the_field() -> None:
     world = World()
     world.operator.answers["resume"] = False
