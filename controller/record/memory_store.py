@@ -33,9 +33,24 @@ class Loss(Enum):
 
 @dataclass(slots=True, eq=False)
 class _Content:
+    """What a file holds in the cache, and how much of it the platter has: normally a prefix, so that a sync copies nothing."""
+
     cached: bytearray = field(default_factory=bytearray)
-    durable: bytes = b""
+    synced_bytes: int = 0
+    before_cut: bytes | None = None  # what the platter holds while a truncation is not synced
     doomed: bool = False  # a sync failed: pages are marked clean and will never be written
+
+    @property
+    def durable(self) -> bytes:
+        return bytes(self.cached[: self.synced_bytes]) if self.before_cut is None else self.before_cut
+
+    def sync(self) -> None:
+        self.synced_bytes, self.before_cut = len(self.cached), None
+
+    def truncate(self, size: int) -> None:
+        if size < self.synced_bytes and self.before_cut is None:
+            self.before_cut = self.durable
+        del self.cached[size:]
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +93,7 @@ class MemoryStore:
         if path not in self._names:
             self._names[path] = _Content()
         elif empty:
-            self._names[path].cached.clear()
+            self._names[path].truncate(0)
         return _MemoryFile(self, self._names[path])
 
     def rename(self, source: Path, target: Path) -> None:
@@ -106,20 +121,20 @@ class MemoryStore:
         names = self._names if loss is Loss.KEPT else self._durable_names
         for path, content in names.items():
             data = self._survivor(content, loss, rng)
-            after._names[path] = after._durable_names[path] = _Content(bytearray(data), data)
+            after._names[path] = after._durable_names[path] = _Content(bytearray(data), len(data))
         return after
 
     def flip_bit(self, path: Path, byte: int, bit: int) -> None:
         """Rot: change one bit of a file, in the cache and on the platter."""
         content = self._names[path]
         content.cached[byte] ^= 1 << bit
-        content.durable = bytes(content.cached)
+        content.sync()
 
     def cut_file(self, path: Path, size: int) -> None:
         """Roll a file back to its first `size` bytes, in the cache and on the platter."""
         content = self._names[path]
-        del content.cached[size:]
-        content.durable = bytes(content.cached)
+        content.truncate(size)
+        content.sync()
 
     @staticmethod
     def _survivor(content: _Content, loss: Loss, rng: np.random.Generator) -> bytes:
@@ -163,11 +178,11 @@ class _MemoryFile:
             self._content.doomed = True
             raise
         if not self._content.doomed:
-            self._content.durable = bytes(self._content.cached)
+            self._content.sync()
 
     def truncate(self, size: int) -> None:
         self._store._step()
-        del self._content.cached[size:]
+        self._content.truncate(size)
 
     def close(self) -> None:
         """Closing syncs nothing."""

@@ -1,11 +1,12 @@
 """The treatment record says what was delivered, to one count, and foreign judges find no fault in it."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pydicom
 import pytest
-from record_example import COUNTS2_PER_MU, COUNTS_PER_MU, S, make_beam, make_fraction
+from record_example import COUNTS2_PER_MU, COUNTS_PER_MU, STARTED, S, make_beam, make_fraction
 from witness import dciodvfy_errors, missing_attributes
 
 from controller.record.dicom_record import build_records, write_records
@@ -100,6 +101,17 @@ def test_every_delivered_piece_is_in_its_layer_with_place_time_and_prescribed_in
         assert float(second.SpecifiedMeterset) - float(first.SpecifiedMeterset) == pytest.approx(
             fraction.beams[0].beam.layers[layer].meterset_total
         )
+
+
+def test_times_are_loop_time_since_the_start_as_a_date():
+    fraction = make_fraction((make_beam(1, 1, 9),))
+    fraction = replace(fraction, t_origin_ns=-5 * S)
+    dataset = build_records(fraction, build_spots(fraction.beams))[0]
+    first = points_of(dataset.TreatmentSessionIonBeamSequence[0])[0]
+    t_ns = int(fraction.beams[0].pieces["t_start_ns"].min()) + 5 * S
+    expected = STARTED + timedelta(microseconds=t_ns // 1000)
+    assert first.TreatmentControlPointDate + first.TreatmentControlPointTime == expected.strftime("%Y%m%d%H%M%S.%f")
+    assert dataset.TimezoneOffsetFromUTC == "+0000"
 
 
 def test_a_layer_delivered_as_prescribed_is_not_called_reordered():

@@ -140,6 +140,16 @@ def test_a_ledger_that_was_rolled_back_or_whose_arrays_changed_is_refused():
         open_ledger(store, boot_id=2)
 
 
+def test_losing_even_the_last_record_is_noticed():
+    store = MemoryStore()
+    ledger = open_ledger(store)
+    size = len(store.read(STATE / "chain.bin"))
+    ledger.claim(KEY, PLANNED)
+    store.cut_file(STATE / "chain.bin", size)
+    with pytest.raises(DataError, match="rolled back"):
+        open_ledger(store, boot_id=2)
+
+
 def test_two_rooms_use_one_ledger_on_the_real_disk(tmp_path):
     first, second = (open_ledger(DiskStore(), tmp_path / "state" / "ledger", boot_id=b) for b in (1, 2))
     one = first.claim(KEY, PLANNED)

@@ -1,6 +1,8 @@
 """The report says how it ended, shows every spot, and needs nothing but itself."""
 
 import re
+import subprocess
+import sys
 import time
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -150,6 +152,15 @@ def test_thirty_thousand_spots_stay_small_and_quick(tmp_path):
     write_report(fraction, table, tmp_path / "report.html")
     assert time.perf_counter() - start < 2.5
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
+
+
+def test_importing_the_outputs_loads_no_heavy_library():
+    heavy = ("pyarrow", "pydicom", "jinja2", "matplotlib")
+    modules = ("dicom_record", "report", "spots", "ledger", "reconcile", "event_file", "outcome")
+    code = "import sys\n" + "".join(f"import controller.record.{m}\n" for m in modules)
+    code += f"sys.exit(' '.join(m for m in {heavy!r} if m in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == ""
 
 
 def test_numbers_are_written_for_people():

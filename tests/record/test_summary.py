@@ -33,7 +33,8 @@ def test_the_summary_has_the_promised_fields_and_sums(tmp_path):
 
 def test_first_out_comes_first_whatever_the_order():
     fraction = make_fraction((make_beam(1),), stop_after=10)
-    fraction = replace(fraction, interlocks=fraction.interlocks[::-1])
+    trips = [replace(trip, t_ns=1000) for trip in fraction.interlocks]
+    fraction = replace(fraction, interlocks=tuple(trips[::-1]))
     assert build_summary(fraction, build_spots(fraction.beams)).interlocks[0].first_out
 
 
