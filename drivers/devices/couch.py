@@ -75,6 +75,7 @@ class SixAxisCouch:
         self._limits: dict[str, Range] = {axis: getattr(room.couch, axis) for axis in COUCH_AXES}
         self._bus = bus
         self._moving = False
+        self._still = False
         table = registers["couch"]
         self._node = Node(name, config, client, table, ("statusword", "counter"), bus)
         period_s = 0.4 * (config.poll_deadline_ms or POLL_DEADLINE_MS) / 1000.0
@@ -128,7 +129,7 @@ class SixAxisCouch:
         stops = self._group.stops
         began = False
         try:
-            await self._node.read()
+            await self._read()
             self._may_move()
             present = self._axes()
             wanted = {axis: float(targets.get(axis, present[axis])) for axis in COUCH_AXES}
@@ -260,16 +261,25 @@ class SixAxisCouch:
 
     def _view(self) -> DriveView:
         node = self._node
-        return DriveView(node.unit, "the couch", node.word("statusword"), node.word("error_code"), bool(node.word("brakes")))
+        braked = bool(node.word("brakes"))
+        still = braked or self._still
+        return DriveView(node.unit, "the couch", node.word("statusword"), node.word("error_code"), still, braked)
 
     async def _views(self) -> Sequence[DriveView]:
-        await self._node.read()
+        await self._read()
         return [self._view()]
+
+    async def _read(self) -> None:
+        """Read the block; the couch tells no speed, so it stands when two polls show the same place."""
+        before = self._axes() if self._node.words else {}
+        await self._node.read()
+        axes = self._axes()
+        self._still = bool(before) and all(abs(axes[axis] - before[axis]) <= RESOLUTION for axis in COUCH_AXES)
 
     async def _background(self) -> None:
         if not self._moving:
             await self._node.read_quietly()
 
     def _pause_s(self) -> float:
-        busy = bool(self._node.words) and not self._view().at_rest
+        busy = bool(self._node.words) and not self._node.word("brakes")
         return self._group.period_s if busy else min(SLOW_POLL_S, self._config.deadline_ms / 2000.0)

@@ -31,19 +31,26 @@ class DriveView:
     """One drive as the last poll saw it.
 
     Attributes:
-        at_rest: it stands and its brake is applied.
+        still: it does not move.
+        braked: its brake is applied.
     """
 
     node: int
     label: str
     statusword: int
     error_code: int
-    at_rest: bool
+    still: bool
+    braked: bool
 
     @property
     def state(self) -> DriveState:
         """State of its power state machine."""
         return drive_state(self.statusword)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it stands with its brake applied."""
+        return self.still and self.braked
 
 
 class DriveGroup:
@@ -199,7 +206,8 @@ class DriveGroup:
         while True:
             views = await self._poll()
             moving = [view for view in views if not view.at_rest]
-            holding = [v for v in views if v.at_rest and v.state in (DriveState.QUICK_STOP, DriveState.OPERATION_ENABLED)]
+            # A drive may stay in its quick stop, holding with torque: taking voltage away sets its brake first.
+            holding = [v for v in views if v.still and v.state in (DriveState.QUICK_STOP, DriveState.OPERATION_ENABLED)]
             if not moving and not holding:
                 return
             for view in holding:
@@ -207,7 +215,7 @@ class DriveGroup:
                     released.add(view.node)
                     await self._client.write(view.node, self._controlword, [Command.DISABLE_VOLTAGE])
             if now_ns() >= deadline_ns:
-                names = ", ".join(view.label for view in (*moving, *holding))
+                names = ", ".join(view.label for view in views if view in moving or view in holding)
                 raise DeviceError(
                     f"{names} not at rest {REST_TIMEOUT_S:g} s after the quick stop",
                     code=NOT_AT_REST,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from drivers.devices.connect import Liveness, deadline_ns
 from drivers.devices.drive_group import DriveView
 from drivers.hal.capabilities import RingState
-from drivers.hal.clock import now_ns
+from drivers.hal.clock import NS_PER_S, now_ns
 from drivers.hal.errors import CommunicationError
 from drivers.hal.facility import Device
 from drivers.hal.reading import Quality, Reading
@@ -25,8 +25,9 @@ STANDSTILL_DEG_S = 0.01  # a ring that is slower stands (bound for beam while mo
 
 @dataclass(frozen=True, slots=True)
 class DriveSample:
-    """One drive's status block."""
+    """One drive's status block, read at `t_ns`."""
 
+    t_ns: int
     statusword: int
     position_deg: float
     speed_deg_s: float
@@ -56,9 +57,12 @@ class RingSample:
 
     @property
     def spread_deg(self) -> float:
-        """Largest disagreement between any two of the three encoders."""
-        angles = (self.drives[0].position_deg, self.drives[1].position_deg, self.load_deg)
-        return max(angles) - min(angles)
+        """Largest disagreement between any two of the three encoders, at the instant at which the load encoder was read.
+
+        The nodes are read one after the other; at 3 deg/s a repeated question alone would look like 0.2 deg.
+        """
+        then = [d.position_deg + d.speed_deg_s * (self.t_ns - d.t_ns) / NS_PER_S for d in self.drives]
+        return max(*then, self.load_deg) - min(*then, self.load_deg)
 
     @property
     def still(self) -> bool:
@@ -83,8 +87,8 @@ class RingSample:
     def view(self, index: int, node: int) -> DriveView:
         """One drive as its group sees it."""
         drive = self.drives[index]
-        at_rest = Safety.SBC in drive.safety and self.still
-        return DriveView(node, f"drive {'AB'[index]}", drive.statusword, drive.error_code, at_rest)
+        braked = Safety.SBC in drive.safety
+        return DriveView(node, f"drive {'AB'[index]}", drive.statusword, drive.error_code, self.still, braked)
 
 
 class RingReader:
@@ -123,17 +127,18 @@ class RingReader:
     async def read(self) -> RingSample:
         """Read all three nodes now. Raises CommunicationError when one is silent."""
         try:
-            blocks = [await self._client.read(*span) for span in self._spans]
+            a, a_ns = await self._client.read(*self._spans[0]), now_ns()
+            b, b_ns = await self._client.read(*self._spans[1]), now_ns()
+            load, t_ns = await self._client.read(*self._spans[2]), now_ns()
         except CommunicationError as error:
             self._lost(error)
             raise
-        t_ns = now_ns()
-        a, b, load = blocks
         counters = (a[self._drive["counter"]], b[self._drive["counter"]], load[self._encoder["counter"]])
         for life, counter in zip(self._lives, counters, strict=True):
             life.see(counter, t_ns)
         load_deg = int32(load, self._encoder["position"]) / 1000.0
-        self.sample = RingSample(t_ns, (self._drive_sample(a), self._drive_sample(b)), load_deg, bool(load[0] & 1))
+        drives = (self._drive_sample(a, a_ns), self._drive_sample(b, b_ns))
+        self.sample = RingSample(t_ns, drives, load_deg, bool(load[0] & 1))
         return self.sample
 
     def forget(self) -> None:
@@ -188,9 +193,10 @@ class RingReader:
         )
         return [Reading(f"{self._name}.{n}", v, u, sample.t_ns, quality, self._config.simulated) for n, v, u in values]
 
-    def _drive_sample(self, words: Sequence[int]) -> DriveSample:
+    def _drive_sample(self, words: Sequence[int], t_ns: int) -> DriveSample:
         at = self._drive
         return DriveSample(
+            t_ns,
             words[0],
             int32(words, at["position"]) / 1000.0,
             int32(words, at["speed"]) / 1000.0,

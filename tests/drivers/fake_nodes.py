@@ -1,0 +1,201 @@
+"""Small Modbus nodes for unit tests: registers by the interface document, the least behaviour that a driver can be tried on.
+
+Not the plant: the simulated one lives in `simulators`, and drivers are tried on it in `test_drivers_on_plant`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from drivers.wire.framing import ILLEGAL_ADDRESS, Kind, ServerFramer
+from drivers.wire.memory import MemoryLine
+
+STO, SBC, TORQUE_PROVEN = 1, 4, 32
+
+
+def words32(value: int) -> list[int]:
+    """A signed 32-bit integer as two registers."""
+    return [value >> 16 & 0xFFFF, value & 0xFFFF]
+
+
+def value32(words: Sequence[int]) -> int:
+    """Two registers as a signed 32-bit integer."""
+    value = words[0] << 16 | words[1]
+    return value - 2**32 if value >= 2**31 else value
+
+
+class FakeNode:
+    """Registers 0 to 199, an identity, a counter that follows time unless `frozen`."""
+
+    def __init__(self, product: int, counter: int) -> None:
+        self.registers = [0] * 200
+        self.registers[0:4] = [0x1009, product, 1, 77]
+        self.counter = counter
+        self.cycle_s = 0.01
+        self.frozen = False
+        self.silent = False
+        self.reads = 0
+        self.writes: list[tuple[float, int, tuple[int, ...]]] = []
+
+    def now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def read(self, register: int, count: int) -> list[int]:
+        self.reads += 1
+        if not self.frozen:
+            self.update()
+            self.registers[self.counter] = int(self.now_s() / self.cycle_s + 1) & 0xFFFF
+        return self.registers[register : register + count]
+
+    def write(self, register: int, values: Sequence[int]) -> None:
+        self.writes.append((self.now_s(), register, tuple(values)))
+        self.registers[register : register + len(values)] = values
+        self.written(register)
+
+    def update(self) -> None:
+        """Bring the status registers up to now."""
+
+    def written(self, register: int) -> None:
+        """Act on what was written."""
+
+
+class FakeRing:
+    """Two drives and a load encoder on one ring that turns at constant speed, with faults to plant."""
+
+    def __init__(self) -> None:
+        self.angle_deg = 0.0
+        self.drives = (FakeDrive(self, 0), FakeDrive(self, 1))
+        self.encoder = FakeEncoder(self)
+        self.nodes: dict[int, FakeNode] = {1: self.drives[0], 2: self.drives[1], 3: self.encoder}
+        self.load_offset_deg = 0.0
+        self.load_sign = 1.0
+        self.axis_sign = 1.0
+        self.slips_when_braked_deg = 0.0
+        self.stops_short_deg = 0.0
+        self.brake_works = True
+        self._start_deg, self._start_s, self._target_deg = 0.0, 0.0, 0.0
+        self.moving = False
+        self.speed_deg_s = 3.0
+
+    def position(self, now_s: float) -> float:
+        if self.moving:
+            travel = self._target_deg - self._start_deg
+            length = max(abs(travel) - self.stops_short_deg, 0.0)
+            done = min((now_s - self._start_s) * self.speed_deg_s, length)
+            sign = (1.0 if travel > 0 else -1.0) * self.axis_sign
+            self.angle_deg = self._start_deg + sign * done
+            if done >= length:
+                self.moving = False
+        return self.angle_deg
+
+    def start(self, target_deg: float, now_s: float) -> None:
+        self._start_deg, self._start_s, self._target_deg = self.position(now_s), now_s, target_deg
+        self.moving = True
+
+    def halt(self, now_s: float) -> None:
+        self.position(now_s)
+        self.moving = False
+
+
+STATUSWORDS = {"disabled": 0x40, "ready": 0x21, "on": 0x23, "enabled": 0x27, "quick": 0x07, "fault": 0x08}
+
+
+class FakeDrive(FakeNode):
+    """One drive: the CiA 402 states by the words of the standard, without delays."""
+
+    def __init__(self, ring: FakeRing, index: int) -> None:
+        super().__init__(0xD1, 41)
+        self.ring = ring
+        self.index = index
+        self.state = "disabled"
+        self.acknowledged = False
+        self.sto = False
+        self.error = 0
+        self.deaf_to: set[int] = set()
+        self.keeps_target = False
+
+    def update(self) -> None:
+        ring, now_s = self.ring, self.now_s()
+        position = ring.position(now_s)
+        braked = self.state in ("disabled", "ready", "on", "fault") and ring.brake_works
+        word = STATUSWORDS[self.state] | 0x200
+        if self.acknowledged:
+            word |= 1 << 12
+        if self.state == "enabled" and not ring.moving:
+            word |= 1 << 10
+        registers = self.registers
+        registers[32] = word
+        registers[33] = registers[17]
+        registers[34:36] = words32(round(position * 1000))
+        registers[36:38] = words32(round(ring.speed_deg_s * 1000) if ring.moving else 0)
+        registers[39] = self.error
+        registers[40] = (SBC if braked else 0) | (STO if self.sto else 0) | (TORQUE_PROVEN if self.state == "enabled" else 0)
+
+    def written(self, register: int) -> None:
+        if self.keeps_target and register <= 18:
+            self.registers[18:20] = [0, 0]
+        if register == 16 and self.registers[16] not in self.deaf_to:
+            self.command(self.registers[16])
+
+    def command(self, word: int) -> None:
+        now_s = self.now_s()
+        if self.state == "fault":
+            if word & 0x80:
+                self.state, self.error = "disabled", 0
+            return
+        if word & 0x0F == 0x02:
+            self.ring.halt(now_s)
+            self.state = "quick" if self.state in ("enabled", "quick") else "disabled"
+            self.acknowledged = False
+        elif word & 0x0F == 0x00:
+            self.ring.halt(now_s)
+            if self.state in ("enabled", "quick"):
+                self.ring.angle_deg += self.ring.slips_when_braked_deg
+            self.state = "disabled"
+        elif word & 0x0F == 0x06:
+            self.state = "ready" if self.state != "quick" else "quick"
+        elif word & 0x0F == 0x07 and self.state != "disabled":
+            if self.state == "enabled" and self.index == 0:
+                self.ring.angle_deg += self.ring.slips_when_braked_deg
+            self.state = "on" if not self.sto else "disabled"
+        elif word & 0x0F == 0x0F and self.state in ("on", "enabled"):
+            self.state = "enabled"
+            if word & 0x10 and self.index == 0:
+                targets = {value32(drive.registers[18:20]) for drive in self.ring.drives}
+                if len(targets) == 1 and all(drive.state == "enabled" for drive in self.ring.drives):
+                    self.acknowledged = True
+                    self.ring.start(targets.pop() / 1000.0, now_s)
+            elif not word & 0x10:
+                self.acknowledged = False
+
+
+class FakeEncoder(FakeNode):
+    """The load encoder."""
+
+    def __init__(self, ring: FakeRing) -> None:
+        super().__init__(0xE1, 41)
+        self.ring = ring
+        self.valid = True
+
+    def update(self) -> None:
+        angle = self.ring.load_sign * self.ring.position(self.now_s()) + self.ring.load_offset_deg
+        self.registers[32] = int(self.valid)
+        self.registers[34:36] = words32(round(angle * 1000))
+
+
+async def serve(line: MemoryLine, nodes: dict[int, FakeNode], kind: Kind = "rtu") -> None:
+    """Answer on the server's end of a line, for ever."""
+    framer = ServerFramer(kind, nodes.keys())
+    while True:
+        for request in framer.feed(await line.server.read()):
+            node = nodes[request.unit]
+            if node.silent:
+                continue
+            if request.fault or max(request.read_address + request.read_count, request.write_address) > 200:
+                await line.server.write(framer.refuse(request, request.fault or ILLEGAL_ADDRESS))
+                continue
+            if request.write_values:
+                node.write(request.write_address, request.write_values)
+            registers = node.read(request.read_address, request.read_count) if request.read_count else ()
+            await line.server.write(framer.answer(request, registers))
