@@ -68,7 +68,7 @@ def test_an_image_that_is_not_whole_or_not_of_this_node_is_of_bad_quality(spoil)
     assert not any(sample.good for sample in ImageReader().decode(spoil(image_of(SAFE, 2)), 200).values())
 
 
-def test_the_image_is_gathered_in_two_reads_and_a_short_answer_spoils_it():
+def test_the_image_is_gathered_block_by_block_and_a_short_answer_spoils_it():
     image, asked = image_of(SAFE, 9), []
 
     def read(first: int, count: int) -> list[int]:
