@@ -112,6 +112,10 @@ class Accelerator:
         )
         return [Reading(f"{self._name}.{n}", v, u, status.t_ns, quality, self._link.simulated) for n, v, u in values]
 
+    async def refresh(self) -> AcceleratorStatus:
+        """Ask for the status now: the ions left change without a post. Raises CommunicationError."""
+        return await self._link.refresh()
+
     async def select_species(self, ion: Ion) -> None:
         """Switch source and linac; returns when the ring measures the species, at once when it does already.
 

@@ -102,7 +102,7 @@ class SecondDoseUnit:
                     f"the second dose unit stays tripped (reason {status.trip_reason})",
                     code=4151,
                     device=self._name,
-                    hint="reset the delivery unit's latch and remove the cause",
+                    hint="remove the cause, then run the dose self-test",
                 )
             return True if status.state == WATCHING and status.counts2_total == 0 else None
 

@@ -60,6 +60,7 @@ class Magnets:
         self._bus = bus
         self._magnets = config.magnets
         self._current_sp = f"{config.prefix}:CURRENT:SP"
+        self._nameplate_rb = f"{config.prefix}:NAMEPLATE:RB"
         self._current_rb = f"{config.prefix}:CURRENT:RB"
         self._set: NDArray[np.float64] | None = None
         self._warm = False
@@ -158,6 +159,12 @@ class Magnets:
         """Measured currents, dipoles then quadrupoles, A, shape (2 n,)."""
         values = as_float_array(self._current_rb, await self._link.get(self._current_rb), 1 + 2 * len(self._magnets))
         return Reading(f"{self._name}.currents", values[1:], "A", now_ns(), self._link.quality, self._link.simulated)
+
+    async def read_nameplate(self) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+        """What the magnets' makers promise: a rigidity in T m, and the dipole and quadrupole currents in A that hold it."""
+        n = len(self._magnets)
+        values = as_float_array(self._nameplate_rb, await self._link.get(self._nameplate_rb), 1 + 2 * n)
+        return float(values[0]), values[1 : 1 + n], values[1 + n :]
 
     def _settled(self, token: int) -> MagnetStatus | None:
         status = self._ready(token)

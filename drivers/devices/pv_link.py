@@ -25,7 +25,7 @@ from drivers.wire.channels import Channels, PutValue, Sample, as_int_array, as_t
 S = TypeVar("S")
 T = TypeVar("T")
 
-HEARTBEAT_NS = NS_PER_S  # a status is posted at least once a second (docs/wires.md)
+HEARTBEAT_NS = 1_200_000_000  # a status is posted at least once a second (docs/wires.md), and has to travel
 MIN_TIMEOUT_S = 1.0
 
 
@@ -59,7 +59,7 @@ class PvLink(Generic[S]):
         self._counter: int | None = None
         self._fresh_ns = 0
         self._down = ""
-        self._limit_ns = HEARTBEAT_NS + round(config.deadline_ms * NS_PER_MS)
+        self._limit_ns = max(HEARTBEAT_NS, round(config.deadline_ms * NS_PER_MS))
         self._cancels: list[Callable[[], None]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -194,10 +194,10 @@ class PvLink(Generic[S]):
         except (BeamlineError, ValueError) as error:
             self._set_down(f"its status makes no sense: {error}")
             return
-        if words[0] == self._counter:
-            return  # a replayed or repeated value proves nothing
-        self._counter = words[0]
         self._status = status
+        if words[0] == self._counter:
+            return  # a value that is replayed, or asked for again, is no sign of life
+        self._counter = words[0]
         self._fresh_ns = now_ns()
         if self._down:
             self._down = ""
