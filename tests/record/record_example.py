@@ -92,12 +92,12 @@ def make_plan(beams):
     )
 
 
-def deliver(beam, *, t_ns=0, stop_after=None, cut_every=7, seed=1, mode=ScanMode.RASTER):
+def deliver(beam, *, t_ns=0, stop_after=None, cut_every=7, seed=1, mode=ScanMode.RASTER, counts_per=COUNTS_PER_MU):
     """Passes of a beam: every `cut_every`th row in two pieces, counts carried. `stop_after`: rows until a position trip."""
     rng = np.random.default_rng(seed)
     passes, grant_id, rows_left = [], 0, 10**9 if stop_after is None else stop_after
     for layer in beam.layers:
-        whole = np.rint(layer.meterset * COUNTS_PER_MU).astype(np.int64)
+        whole = np.rint(layer.meterset * counts_per).astype(np.int64)
         for painting in range(layer.paintings):
             counts = whole // layer.paintings + (painting < whole % layer.paintings)
             n = layer.spots
@@ -166,7 +166,9 @@ def row_pieces(grant, true, t_ns, cut_every, rng, spill):
     return pieces
 
 
-def make_fraction(beams=None, *, stop_after=None, simulated=True, overrides=False, seed=1, cut_every=7):
+def make_fraction(
+    beams=None, *, stop_after=None, simulated=True, overrides=False, seed=1, cut_every=7, counts_per=COUNTS_PER_MU
+):
     beams = beams or (make_beam(1), make_beam(4, seed=3, angle=270.0))
     outcomes, t_ns = [], 20 * S
     motion = [(0, 0.0)]
@@ -175,16 +177,22 @@ def make_fraction(beams=None, *, stop_after=None, simulated=True, overrides=Fals
         begin = t_ns
         motion += [(t_ns, motion[-1][1]), (t_ns + 40 * S, beam.gantry_angle_deg)]
         passes, t_ns = deliver(
-            beam, t_ns=t_ns + 60 * S, stop_after=stop_after if last else None, seed=seed, cut_every=cut_every
+            beam,
+            t_ns=t_ns + 60 * S,
+            stop_after=stop_after if last else None,
+            seed=seed,
+            cut_every=cut_every,
+            counts_per=counts_per,
         )
         partial = last and stop_after is not None
         n = len(beam.layers)
+        ratio = COUNTS2_PER_MU / COUNTS_PER_MU
         outcomes.append(
             BeamOutcome(
                 beam,
                 passes,
-                np.full(n, COUNTS_PER_MU),
-                np.full(n, COUNTS2_PER_MU),
+                np.full(n, counts_per),
+                np.full(n, counts_per * ratio),
                 Status.PARTIAL if partial else Status.COMPLETE,
                 Termination.MACHINE if partial else Termination.NORMAL,
                 "position interlock" if partial else "",

@@ -9,9 +9,11 @@ import pytest
 from record_example import COUNTS2_PER_MU, COUNTS_PER_MU, STARTED, S, make_beam, make_fraction
 from witness import dciodvfy_errors, missing_attributes
 
+from controller.plan.reading import read_plan
 from controller.record.dicom_record import build_records, write_records
 from controller.record.dicom_values import make_uid, time_or_empty, uid_or
 from controller.record.outcome import Interlock, Status, Termination
+from controller.record.report import write_report
 from controller.record.spots import build_spots
 
 COUNT = 1.0 / COUNTS_PER_MU
@@ -41,6 +43,39 @@ def test_foreign_judges_find_no_fault(fraction, tmp_path):
     (dataset,), (path,) = written(fraction, tmp_path)
     assert missing_attributes(dataset, modules=("rt-ion-beams-session-record",)) == []
     assert dciodvfy_errors(path) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dcpt/sobp_1beam_12layers_mu.dcm",
+        "dcpt/mono_1layer_mu.dcm",
+        "dcpt/ramp_2beams_90_270_18436spots.dcm",
+        "dcpt/sobp_no_table_position.dcm",
+        "dicomfix/gantry90_8layers.dcm",
+        "pymchelper/gantry_qa_4beams_grid.dcm",
+        "topas/number_of_particles_gantry90.dcm",
+        "uclhp/daily_qa_49spots.dcm",
+        "pytrip/tst003012.rst",
+        "pytrip/tst003001.rst",
+    ],
+)
+def test_records_of_real_plans_are_faultless_and_sum_to_the_counters(name, shared_plans, tmp_path):
+    plan = read_plan(shared_plans / name)
+    counts_per = 1000.0 if plan.beams[0].meterset_unit == "MU" else 0.01
+    fraction = replace(make_fraction(plan.beams, counts_per=counts_per), plan=plan)
+    table = build_spots(fraction.beams)
+    (dataset,), (path,) = written(fraction, tmp_path)
+    assert missing_attributes(dataset, modules=("rt-ion-beams-session-record",)) == []
+    assert dciodvfy_errors(path) == []
+    for item, outcome in zip(dataset.TreatmentSessionIonBeamSequence, fraction.beams, strict=True):
+        counts = int(outcome.pieces["counts1"].sum())
+        assert float(item.DeliveredPrimaryMeterset) * counts_per == pytest.approx(counts, abs=1)
+        indices = [p.ReferencedControlPointIndex for p in points_of(item)]
+        assert indices == sorted(set(indices))
+        assert indices[-1] == outcome.beam.control_points - 1
+    write_report(fraction, table, tmp_path / "report.html")
+    assert "nan" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_witness_sees_a_broken_copy(tmp_path):
