@@ -40,7 +40,8 @@ class Timing:
     irradiating_ms: float = 50.0
     armed_ms: float = 100.0
     lazy_ms: float = 500.0
-    ring_ms: float = 250.0
+    interlock_ms: float = 200.0  # its relay is seen with every room status; this is for the cause
+    ring_ms: float = 500.0
     couch_ms: float = 1000.0
     access_deadline_ms: float = 250.0
     interlock_deadline_ms: float = 500.0

@@ -63,7 +63,7 @@ class Watch:
         enough_ns = FRESH_SHARE * period_s * NS_PER_S
         if not period_s or now - d.access.status.t_ns > enough_ns:
             await self._ask("room status", d.access.refresh, t.access_deadline_ms)
-        if not period_s or now - d.interlock.status.t_ns > enough_ns:
+        if not period_s or now - d.interlock.status.t_ns > max(enough_ns, t.interlock_ms * NS_PER_MS):
             await self._ask("interlock status", d.interlock.refresh, t.interlock_deadline_ms)
         if with_ring and (not period_s or now - self._ring_ns >= t.ring_ms * NS_PER_MS):
             self._ring_ns = now
