@@ -14,6 +14,7 @@ from controller.plan.counting import LibraryView
 from controller.plan.deliverability_spots import spot_refusals
 from controller.plan.errors import Refusal, Why
 from controller.plan.model import Beam, Plan
+from controller.plan.schedule import schedule
 from drivers.hal.facility import Facility, Range, Room
 from drivers.hal.frames import wrap_angle_deg
 
@@ -97,7 +98,10 @@ def _all(
             )
     for beam in plan.selected(beams):
         yield from _beam(beam, facility, room)
-        yield from spot_refusals(beam, facility, room, library, machine_angle_deg(room, beam.gantry_angle_deg))
+        in_spots = list(spot_refusals(beam, facility, room, library, machine_angle_deg(room, beam.gantry_angle_deg)))
+        yield from in_spots
+        if not in_spots and beam.layers:
+            yield from _duration(beam, facility, room, library)
 
 
 def _beam(beam: Beam, facility: Facility, room: Room) -> Iterator[Refusal]:
@@ -228,6 +232,23 @@ def _accessories(beam: Beam, room: Room, where: str) -> Iterator[Refusal]:
 def _lifts(room: Room) -> str:
     """The override that lifts a foreign machine's own beam modifiers: a research room takes them by name, on record."""
     return "machine" if room.nozzle.range_shifters_any else ""
+
+
+def _duration(beam: Beam, facility: Facility, room: Room, library: LibraryView) -> Iterator[Refusal]:
+    """A backup timer that would end the beam before its dose. A foreign machine's timer is lifted with its name."""
+    if not beam.duration_limit_s:
+        return
+    expected_s = schedule(beam, facility, room, library).duration_s
+    if expected_s > beam.duration_limit_s:
+        yield Refusal(
+            Why.DURATION,
+            "the beam would outlast its BeamDeliveryDurationLimit",
+            f"beam {beam.number}",
+            f"{expected_s:.0f} s expected",
+            f"{beam.duration_limit_s:g} s",
+            "raise the limit of the plan",
+            "machine",
+        )
 
 
 def _interval(reach: Range, unit: str) -> str:

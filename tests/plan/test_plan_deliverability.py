@@ -222,6 +222,14 @@ def test_a_row_the_library_has_not_released(plan, asan):
     assert reasons[0].hint == "have it measured"
 
 
+def test_a_backup_timer_shorter_than_the_beam(plan, asan, small, read):
+    (reason,) = judge(with_beam(plan, duration_limit_s=2.0), asan)
+    assert (reason.why, reason.where, reason.limit) == (Why.DURATION, "beam 1", "2 s")
+    assert judge(with_beam(plan, duration_limit_s=600.0), asan) == []
+    ref(small).BeamDeliveryDurationLimit = 600.0
+    assert read(small).beams[0].duration_limit_s == 600.0
+
+
 def test_beams_that_do_not_exist_are_named_and_others_not_judged(plan, asan):
     bad = with_beam(plan, beam_type="DYNAMIC")
     assert judge(bad, asan, beams=[2]) == []
