@@ -26,7 +26,7 @@ class Decision(NamedTuple):
     tripped: tuple[str, ...]  # active or latched, in file order
     withheld: tuple[str, ...]  # rows that keep the permit off without having tripped
     actions: frozenset[Action]
-    first_out: Trip | None
+    first_out: Trip | None  # of those still tripped: the first-out, or the oldest once that was reset
     new: tuple[Trip, ...] = ()  # tripped in this very step
 
 
@@ -42,7 +42,7 @@ class _Row:
 
     __slots__ = (
         *("row", "wanted", "debounce_ns", "hold_ns", "memory", "since_ns", "held_ns", "due_ns"),
-        *("bad", "active", "withheld", "latched", "by_value", "latched_ns"),
+        *("bad", "active", "withheld", "latched", "by_value", "latched_ns", "trip"),
     )
 
     def __init__(self, row: Interlock) -> None:
@@ -55,6 +55,7 @@ class _Row:
         self.bad = self.active = self.withheld = self.latched = False
         self.by_value = False  # latched on a value, not only on invalid inputs
         self.latched_ns = 0
+        self.trip: Trip | None = None  # the latest
         self.due_ns = NEVER_NS
 
     @property
@@ -197,7 +198,8 @@ class Engine:
             if not was_active:
                 r.latched_ns = now_ns
             if not was_tripped:
-                new.append(self.first_out.trip(now_ns, row, tuple(self._state(name) for name in row.inputs)))
+                r.trip = self.first_out.trip(now_ns, row, tuple(self._state(name) for name in row.inputs))
+                new.append(r.trip)
         if r.tripped != was_tripped or r.withheld != was_withheld:
             self._decision_due = True
 
@@ -231,21 +233,24 @@ class Engine:
     def _latch(self, r: _Row, now_ns: int, new: list[Trip]) -> None:
         """Trip a row for a cause that is an event, not a condition."""
         if not r.tripped:
-            new.append(self.first_out.trip(now_ns, r.row, ()))
+            r.trip = self.first_out.trip(now_ns, r.row, ())
+            new.append(r.trip)
         r.latched, r.by_value, r.latched_ns = True, True, now_ns
         self._decision_due = True
 
     def _decide(self) -> None:
         self._decision_due = False
         tripped = [r.row for r in self._rows if r.tripped]
+        trips = [r.trip for r in self._rows if r.tripped and r.trip is not None]
+        first = min(trips, key=lambda trip: (not trip.first_out, trip.seq), default=None)
         withheld = tuple(r.row.id for r in self._rows if r.withheld and not r.tripped)
-        if not tripped:
+        if all(row.kind == "boot" for row in tripped):
             self.first_out.all_clear()
         permit = not tripped and not withheld
         if permit != self._decision.permit:
             self._pending.update(r for r in self._rows if r.row.kind == "feedback")  # the relay has to follow
         actions = frozenset(action for row in tripped for action in row.actions)
-        self._decision = Decision(permit, tuple(row.id for row in tripped), withheld, actions, self.first_out.first)
+        self._decision = Decision(permit, tuple(row.id for row in tripped), withheld, actions, first)
 
     # --- people -----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Which interlock was first, what followed from it, and what the inputs did in the 10 s before and after.
 
 Trips are numbered from 1 without gaps. The first while nothing is tripped is the first-out; all until everything is clear again
-are consequential. Not responsible for deciding (`engine`) nor for storing evidence on disk (`daemon` hands it to a journal).
+are consequential. That the system has just started is no cause of anything: it is left out of this. Not responsible for deciding
+(`engine`) nor for storing evidence on disk (`daemon` hands it to a journal).
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class FirstOut:
         self._seq += 1
         limit = ", ".join(f"{k} {v}" for k, v in row.params.items()) + (f" {row.unit}" if row.unit else "")
         trip = Trip(self._seq, row.id, row.code, self.first is None, now_ns, row.what, limit, states, row.advice)
+        if row.kind == "boot":
+            return trip
         if self.first is None:
             self.first = trip
             self._open.append(([], tuple(self._ring)))

@@ -292,6 +292,46 @@ def test_first_out_is_the_first_and_what_follows_is_consequential():
     assert trips[0].advice
 
 
+def test_a_cause_found_before_the_key_is_turned_is_a_first_out_of_its_own_and_shown_after_it():
+    bench = Bench()
+    bench.step()
+    bench.run(100)
+    bench.set(motor_angle_mdeg=-29_000)
+    assert bench.tripped == ("POWER_UP", "RING_ENCODERS")
+    assert [trip.first_out for trip in bench.node.trips] == [True, True]
+    assert bench.room.first_out_code == LIMITS.row("POWER_UP").code
+    bench.press("key")
+    assert bench.room.first_out_code == LIMITS.row("RING_ENCODERS").code
+
+
+def test_after_a_reset_the_oldest_that_is_left_is_shown():
+    bench = armed()
+    bench.set(ring_angle_mdeg=-29_700, motor_angle_mdeg=-29_700)
+    bench.set(spot_error_um=9000)
+    bench.set(ring_angle_mdeg=-30_000, motor_angle_mdeg=-30_000, spot_error_um=0)
+    assert bench.room.first_out_code == LIMITS.row("RING_ANGLE").code
+    bench.press("operator")
+    assert bench.room.first_out_code == LIMITS.row("RING_DRIFT").code
+    bench.press("service")
+    assert bench.room.first_out_code == LIMITS.row("SPOT_POSITION").code
+
+
+def test_once_all_is_clear_the_next_trip_is_a_first_out_again():
+    bench = armed()
+    bench.set(door_a_closed=0)
+    bench.set(door_a_closed=1)
+    bench.press("operator")
+    assert bench.room.first_out_code == 0
+    bench.set(spot_error_um=9000)
+    bench.set(door_a_closed=0)
+    assert [(trip.id, trip.first_out) for trip in bench.node.trips[1:]] == [
+        ("DOOR", True),
+        ("SPOT_POSITION", True),
+        ("DOOR", False),
+    ]
+    assert bench.room.first_out_code == LIMITS.row("SPOT_POSITION").code
+
+
 def test_causes_in_one_reading_are_ordered_as_in_the_file():
     bench = armed()
     bench.set(estop_healthy=0, chain_estop=0, door_a_closed=0, chain_dose1=0, permit_a=0)
