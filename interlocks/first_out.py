@@ -1,8 +1,8 @@
 """Which interlock was first, what followed from it, and what the inputs did in the 10 s before and after.
 
 Trips are numbered from 1 without gaps. The first while nothing is tripped is the first-out; all until everything is clear again
-are consequential. That the system has just started is no cause of anything: it is left out of this. Not responsible for deciding
-(`engine`) nor for storing evidence on disk (`daemon` hands it to a journal).
+are consequential. That the system has just started is no cause of anything: it is left out of this. Not responsible for
+deciding (`engine`) nor for storing evidence on disk (`daemon` hands it to a journal).
 """
 
 from __future__ import annotations
