@@ -92,9 +92,12 @@ def take_in(
         library = load_library(facility, library_path, keys_dir)
         numbers = set(beams) or None
         refusals = check(plan, facility, room, library, tuple(overrides), numbers)
-        if refusals:
-            raise Refused([str(refusal) for refusal in refusals])
         chosen = plan.selected(numbers)
+        reasons = [str(refusal) for refusal in refusals]
+        if not reasons:
+            reasons = [reason for beam in chosen for reason in placement_reasons(beam, room)]
+        if reasons:
+            raise Refused(reasons)
         schedules = tuple(schedule(beam, facility, room, library) for beam in chosen)
         lifted = tuple(overridden(plan, facility, room, library, tuple(overrides), numbers))
     except PlanRefused as refused:
@@ -102,6 +105,19 @@ def take_in(
     except BeamlineError as error:
         raise Refused([str(error)]) from None
     return Intake(facility, room, plan, chosen, schedules, library, lifted)
+
+
+def placement_reasons(beam: Beam, room: Room) -> list[str]:
+    """Why a beam's place cannot be taken up: targets out of reach, or nozzle and couch too near each other there."""
+    from controller.room.collision import check_place
+    from controller.room.positioning import targets_for
+
+    try:
+        targets = targets_for(beam, room)
+        check_place(targets.gantry_deg, targets.snout_mm, targets.couch, room=room.name)
+    except BeamlineError as error:
+        return [f"beam {beam.number}: {error}"]
+    return []
 
 
 def report(intake: Intake) -> dict[str, Any]:

@@ -23,6 +23,8 @@ GAP_MIN_MM = 50.0  # SAFETY M8: at least 50 mm between nozzle and couch
 PATH_STEP_DEG = 2.0
 PATH_SPACING_MM = 40.0
 PLACE_SPACING_MM = 20.0
+FINE_SPACING_MM = 8.0  # where the coarse bound does not decide
+FINE_STEP_DEG = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,13 @@ def gap_mm(gantry_deg: float, snout_mm: float, couch: Mapping[str, float], *, en
 
     The nozzle's surface is sampled; a point of it is at most half a cell's diagonal from a sample, which is subtracted.
     """
-    return _gap_mm(gantry_deg, snout_mm, couch, PLACE_SPACING_MM, envelope)
+    return _enough_mm(gantry_deg, snout_mm, couch, envelope)
+
+
+def _enough_mm(gantry_deg: float, snout_mm: float, couch: Mapping[str, float], envelope: Envelope) -> float:
+    """A lower bound that is as sharp as the decision needs: coarse where that is enough, else fine."""
+    coarse = _gap_mm(gantry_deg, snout_mm, couch, PLACE_SPACING_MM, envelope)
+    return coarse if coarse >= GAP_MIN_MM else _gap_mm(gantry_deg, snout_mm, couch, FINE_SPACING_MM, envelope)
 
 
 def _gap_mm(gantry_deg: float, snout_mm: float, couch: Mapping[str, float], spacing_mm: float, envelope: Envelope) -> float:
@@ -139,14 +147,24 @@ def check_gantry_path(
     if everywhere >= GAP_MIN_MM:
         return everywhere
     steps = max(1, int(np.ceil(abs(to_deg - from_deg) / PATH_STEP_DEG)))
-    angles = np.linspace(from_deg, to_deg, steps + 1)
-    # Between two sampled angles no point of the nozzle travels farther than half a step at the body's far corner.
-    radius = math.hypot(envelope.body_end_mm, envelope.body_half_width_mm)
-    travel = radius * math.radians(abs(to_deg - from_deg) / steps) / 2.0
-    gaps = [_gap_mm(float(a), snout_mm, couch, PATH_SPACING_MM, envelope) - travel for a in angles]
-    worst = int(np.argmin(gaps))
-    _judge(max(0.0, gaps[worst]), float(angles[worst]), snout_mm, couch, "on the way of the gantry", room)
-    return gaps[worst]
+    worst, at_deg = np.inf, from_deg
+    for middle in np.linspace(from_deg, to_deg, steps + 1):
+        half = abs(to_deg - from_deg) / steps / 2.0
+        gap = _gap_mm(float(middle), snout_mm, couch, PATH_SPACING_MM, envelope) - _travel_mm(2.0 * half, envelope)
+        if gap < GAP_MIN_MM:  # the bound is too coarse to decide: look closely here
+            near = np.arange(middle - half, middle + half + FINE_STEP_DEG / 2.0, FINE_STEP_DEG)
+            fine = [_gap_mm(float(angle), snout_mm, couch, FINE_SPACING_MM, envelope) for angle in near]
+            gap = min(fine) - _travel_mm(FINE_STEP_DEG, envelope)
+        if gap < worst:
+            worst, at_deg = gap, float(middle)
+    worst = max(0.0, float(worst))
+    _judge(worst, at_deg, snout_mm, couch, "on the way of the gantry", room)
+    return worst
+
+
+def _travel_mm(step_deg: float, envelope: Envelope) -> float:
+    """Between two sampled angles no point of the nozzle travels farther than half a step at the body's far corner."""
+    return math.hypot(envelope.body_end_mm, envelope.body_half_width_mm) * math.radians(step_deg) / 2.0
 
 
 def check_couch_path(
@@ -170,7 +188,7 @@ def check_couch_path(
     worst, where = np.inf, start
     for share in np.linspace(0.0, 1.0, 21):
         place = {axis: float(start[axis]) + float(share) * (float(end[axis]) - float(start[axis])) for axis in COUCH_AXES}
-        gap = _gap_mm(gantry_deg, snout_mm, place, PATH_SPACING_MM, envelope)
+        gap = _enough_mm(gantry_deg, snout_mm, place, envelope)
         if gap < worst:
             worst, where = gap, place
     _judge(float(worst), gantry_deg, snout_mm, where, "on the way of the couch", room)
