@@ -17,7 +17,7 @@ from controller.record.figures import BEAM_METERSET_LIMIT, SPOT_P95_LIMIT, BeamF
 from controller.record.outcome import FractionOutcome, Status
 from controller.record.spots import Table
 from controller.record.svg import signed
-from controller.record.timeline import timeline
+from controller.record.timeline import irradiation_timeline, timeline
 from drivers.hal.clock import NS_PER_S
 
 TEMPLATE = "report_template.html"
@@ -51,6 +51,7 @@ class BeamPage:
     facts: tuple[tuple[str, str], ...]
     tiles: tuple[LayerTile, ...]
     scale_mm: int
+    course: str
     charts: tuple[tuple[str, str], ...]
 
 
@@ -79,7 +80,7 @@ def render_report(fraction: FractionOutcome, table: Table) -> str:
         summary=_summary(fraction, figures),
         timeline=timeline(fraction),
         holds=_holds(fraction),
-        beams=[_beam_page(f) for f in figures],
+        beams=[_beam_page(fraction, f) for f in figures],
         seconds=lambda t_ns: f"{(t_ns - fraction.t_origin_ns) / NS_PER_S:.3f}",
         limit=100 * SPOT_P95_LIMIT,
         inner=100 * charts.INNER_LIMIT,
@@ -130,7 +131,7 @@ def _holds(fraction: FractionOutcome) -> list[tuple[str, int, str]]:
     return found
 
 
-def _beam_page(figures: BeamFigures) -> BeamPage:
+def _beam_page(fraction: FractionOutcome, figures: BeamFigures) -> BeamPage:
     outcome, beam = figures.outcome, figures.outcome.beam
     bias, monitors = figures.position_bias_mm, signed(100 * figures.monitors_difference)
     energies = [layer.energy_mev_u for layer in beam.layers]
@@ -165,7 +166,14 @@ def _beam_page(figures: BeamFigures) -> BeamPage:
     )
     tiles = tuple(_tile(figures, i) for i in range(len(beam.layers)))
     begun = figures.spots_delivered > 0
-    return BeamPage(figures, tuple(facts), tiles if begun else (), charts.map_scale_mm(figures), drawn if begun else ())
+    return BeamPage(
+        figures,
+        tuple(facts),
+        tiles if begun else (),
+        charts.map_scale_mm(figures),
+        irradiation_timeline(fraction, outcome),
+        drawn if begun else (),
+    )
 
 
 def _tile(figures: BeamFigures, index: int) -> LayerTile:

@@ -1,102 +1,128 @@
-"""The course of a fraction on one axis of time: gantry, room states, layers by energy, spills, holds and trips.
+"""The course of a fraction, or of one beam's irradiation, on an axis of time: gantry, states, layers, spills, holds, trips.
 
-Not responsible for charts of a single beam (`charts`).
+Not responsible for charts of a single beam's figures (`charts`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
-from controller.record.outcome import FractionOutcome, PassOutcome, Span
+from controller.record.outcome import BeamOutcome, FractionOutcome, PassOutcome, Span
 from controller.record.svg import Scale, Svg, ticks
 from drivers.hal.clock import NS_PER_S
 
-Place = Callable[[int], float]  # of a loop time in ns, in user units
+_WIDTH, _LEFT, _RIGHT, _TOP = 1000.0, 92.0, 990.0, 20.0
+_GAP = 10.0
+_HEIGHTS = {"gantry": 58.0, "beam": 16.0, "state": 16.0, "layers": 70.0, "spills": 14.0, "holds": 14.0}
 
 
 def timeline(fraction: FractionOutcome) -> str:
-    """Gantry angle, room states, layers by energy, spills, holds and trips on one axis of time, s."""
+    """The whole fraction."""
     passes = [p for b in fraction.beams for p in b.passes]
-    start, end = _time_range(fraction, passes)
-    width, left, right = 1000.0, 92.0, 990.0
-    x = Scale(start / NS_PER_S, end / NS_PER_S, left, right)
+    start_ns, end_ns = _time_range(fraction, passes)
+    drawing = _Timeline("Course of the fraction", ("gantry", "beam", "state", "layers", "spills", "holds"), start_ns, end_ns)
+    drawing.motion(fraction.motion)
+    drawing.blocks("beam", ((Span(b.t_begin_ns, b.t_end_ns), f"beam {b.beam.number}") for b in fraction.beams), "beam-span")
+    _common(drawing, fraction, passes)
+    return str(drawing.svg)
 
-    def at(t_ns: int) -> float:
-        return min(max(x(t_ns / NS_PER_S), left), right)
 
-    lanes = {
-        "gantry": (26.0, 84.0),
-        "beam": (94.0, 110.0),
-        "state": (114.0, 130.0),
-        "layers": (142.0, 212.0),
-        "spills": (222.0, 236.0),
-        "holds": (244.0, 258.0),
-    }
-    height = 298.0
-    svg = Svg(width, height, "Timeline of the fraction")
-    for value in ticks(start / NS_PER_S, end / NS_PER_S, 10):
-        svg.line(x(value), 18, x(value), 264, "grid")
-        svg.text(x(value), 278, f"{value - start / NS_PER_S:.6g}" if start == 0 else f"{value:.6g}")
-    svg.text((left + right) / 2, 293, "loop time / s", "title")
-    for name, (top, bottom) in lanes.items():
-        svg.text(left - 10, (top + bottom) / 2 + 4, name, "lane", "end")
-    _motion_lane(svg, fraction, at, lanes["gantry"])
-    for b in fraction.beams:
-        _block(svg, at, Span(b.t_begin_ns, b.t_end_ns), lanes["beam"], "beam-span", f"beam {b.beam.number}")
+def irradiation_timeline(fraction: FractionOutcome, outcome: BeamOutcome) -> str:
+    """One beam from its first to its last ion; empty text when it gave none."""
+    if outcome.pieces.size == 0:
+        return ""
+    first, last = int(outcome.pieces["t_start_ns"].min()), int(outcome.pieces["t_end_ns"].max())
+    margin = max((last - first) // 50, NS_PER_S // 100)
+    drawing = _Timeline("Course of the irradiation", ("state", "layers", "spills", "holds"), first - margin, last + margin)
+    _common(drawing, fraction, outcome.passes)
+    return str(drawing.svg)
+
+
+def _common(drawing: _Timeline, fraction: FractionOutcome, passes: Sequence[PassOutcome]) -> None:
     for span in fraction.states:
-        _block(svg, at, span, lanes["state"], f"state-{span.label.split('.', 1)[0]}", span.label)
-    _layer_lane(svg, passes, at, lanes["layers"])
+        drawing.blocks("state", [(span, span.label)], f"state-{span.label.split('.', 1)[0]}")
+    drawing.layers(passes)
     for k, span in enumerate(fraction.spills):
-        _block(svg, at, span, lanes["spills"], "spill-a" if k % 2 else "spill-b", f"spill {span.label}")
-    for span in fraction.holds:
-        _block(svg, at, span, lanes["holds"], "hold", f"hold: {span.label}, {span.duration_s:.2f} s")
-    for trip in fraction.interlocks:
-        if trip.first_out:
-            svg.line(at(trip.t_ns), 18, at(trip.t_ns), 264, "trip")
-            svg.text(at(trip.t_ns), 13, f"⚡ {trip.name}", "trip-text", "end" if at(trip.t_ns) > 800 else "start")
-    return str(svg)
+        drawing.blocks("spills", [(span, f"spill {span.label}")], "spill-a" if k % 2 else "spill-b")
+    drawing.blocks("holds", ((h, f"hold: {h.label}, {h.duration_s:.2f} s") for h in fraction.holds), "hold")
+    drawing.trips(fraction)
 
 
 def _time_range(fraction: FractionOutcome, passes: Sequence[PassOutcome]) -> tuple[int, int]:
-    times = [t for t, _ in fraction.motion] + [
-        t for s in (*fraction.states, *fraction.spills) for t in (s.t_start_ns, s.t_end_ns)
-    ]
-    times += [t for p in passes for t in (p.t_started_ns, p.t_ended_ns)] + [
-        t for b in fraction.beams for t in (b.t_begin_ns, b.t_end_ns)
-    ]
+    spans = [*fraction.states, *fraction.spills, *(Span(b.t_begin_ns, b.t_end_ns) for b in fraction.beams)]
+    spans += [Span(p.t_started_ns, p.t_ended_ns) for p in passes]
+    times = [t for t, _ in fraction.motion] + [t for s in spans for t in (s.t_start_ns, s.t_end_ns)]
     start, end = (min(times), max(times)) if times else (0, NS_PER_S)
     return start, max(end, start + NS_PER_S)
 
 
-def _motion_lane(svg: Svg, fraction: FractionOutcome, at: Place, lane: tuple[float, float]) -> None:
-    if not fraction.motion:
-        return
-    angles = [a for _, a in fraction.motion]
-    low, high = min(angles), max(angles)
-    scale = Scale(low - 1, high + 1, lane[1], lane[0])
-    svg.polyline(((at(t), scale(a)) for t, a in fraction.motion), "motion")
-    for value in {round(low, 1), round(high, 1)}:
-        svg.text(88, scale(value) + (-2 if value == low else 8), f"{value:g}°".replace("-", "−"), "tick", "end")
+class _Timeline:
+    """Lanes below each other over [start_ns, end_ns]; what lies outside is left out, what sticks out is cut."""
 
+    def __init__(self, label: str, lanes: Sequence[str], start_ns: int, end_ns: int):
+        self._start_ns, self._end_ns = start_ns, end_ns
+        self._x = Scale(start_ns / NS_PER_S, end_ns / NS_PER_S, _LEFT, _RIGHT)
+        self._lanes: dict[str, tuple[float, float]] = {}
+        top = _TOP + 6
+        for name in lanes:
+            self._lanes[name] = (top, top + _HEIGHTS[name])
+            top += _HEIGHTS[name] + _GAP
+        self._foot = top - _GAP + 4
+        self.svg = Svg(_WIDTH, self._foot + 34, label)
+        for value in ticks(self._x.low, self._x.high, 10):
+            self.svg.line(self._x(value), _TOP, self._x(value), self._foot, "grid")
+            self.svg.text(self._x(value), self._foot + 14, f"{value:.8g}")
+        self.svg.text((_LEFT + _RIGHT) / 2, self._foot + 30, "loop time / s", "title")
+        for name, (upper, lower) in self._lanes.items():
+            self.svg.text(2, (upper + lower) / 2 + 4, name, "lane", "start")
 
-def _layer_lane(svg: Svg, passes: Sequence[PassOutcome], at: Place, lane: tuple[float, float]) -> None:
-    if not passes:
-        return
-    energies = [p.grant.energy_kev_u / 1000 for p in passes]
-    low, high = min(energies), max(energies)
-    scale = Scale(low, high, lane[1] - 7, lane[0]) if high > low else Scale(low - 1, high + 1, lane[1] - 7, lane[0])
-    for p, energy in zip(passes, energies, strict=True):
-        x0, x1 = at(p.t_started_ns), at(p.t_ended_ns)
-        words = (
-            f"beam {p.grant.beam_number}, layer {p.grant.layer_index + 1}, painting {p.grant.painting + 1}, {energy:g} MeV/u"
-        )
-        svg.rect(x0, scale(energy), max(x1 - x0, 1.2), 6, "layer-cut" if p.interlock else "layer", words)
-    svg.text(88, lane[0] + 6, f"{high:g}", "tick", "end")
-    svg.text(88, lane[1], f"{low:g}", "tick", "end")
+    def _at(self, t_ns: int) -> float:
+        return min(max(self._x(t_ns / NS_PER_S), _LEFT), _RIGHT)
 
+    def blocks(self, lane: str, spans: Iterable[tuple[Span, str]], css: str) -> None:
+        """Rectangles; the words go inside where there is room, and on hover."""
+        upper, lower = self._lanes[lane]
+        for span, words in spans:
+            if span.t_end_ns < self._start_ns or span.t_start_ns > self._end_ns:
+                continue
+            x0, x1 = self._at(span.t_start_ns), self._at(span.t_end_ns)
+            self.svg.rect(x0, upper, max(x1 - x0, 0.8), lower - upper, css, words)
+            if lower - upper >= 16 and x1 - x0 > 6.5 * len(words):
+                self.svg.text((x0 + x1) / 2, lower - 4.5, words, "in-block")
 
-def _block(svg: Svg, at: Place, span: Span, lane: tuple[float, float], css: str, title: str) -> None:
-    x0, x1 = at(span.t_start_ns), at(span.t_end_ns)
-    svg.rect(x0, lane[0], max(x1 - x0, 0.8), lane[1] - lane[0], css, title)
-    if x1 - x0 > 7.0 * len(title) and css.startswith(("state", "beam")):
-        svg.text((x0 + x1) / 2, lane[1] - 4.5, title, "in-block")
+    def motion(self, track: Sequence[tuple[int, float]]) -> None:
+        """The measured angle as a line."""
+        if not track:
+            return
+        upper, lower = self._lanes["gantry"]
+        low, high = min(a for _, a in track), max(a for _, a in track)
+        scale = Scale(low - 1, high + 1, lower, upper)
+        self.svg.polyline(((self._at(t_ns), scale(angle)) for t_ns, angle in track), "motion")
+        shown = {f"{low:.1f}": low, f"{high:.1f}": high}
+        for words, angle in shown.items():
+            self.svg.text(88, scale(angle) + 4, words.replace("-", "−") + "°", "tick", "end")
+
+    def layers(self, passes: Sequence[PassOutcome]) -> None:
+        """Each pass at the height of its energy."""
+        upper, lower = self._lanes["layers"]
+        mine = [p for p in passes if p.t_ended_ns >= self._start_ns and p.t_started_ns <= self._end_ns]
+        if not mine:
+            return
+        energies = [p.grant.energy_kev_u / 1000 for p in mine]
+        low, high = min(energies), max(energies)
+        scale = Scale(low, high, lower - 7, upper) if high > low else Scale(low - 1, high + 1, lower - 7, upper)
+        for p, energy in zip(mine, energies, strict=True):
+            x0, x1 = self._at(p.t_started_ns), self._at(p.t_ended_ns)
+            grant = p.grant
+            words = f"beam {grant.beam_number}, layer {grant.layer_index + 1}, painting {grant.painting + 1}, {energy:g} MeV/u"
+            self.svg.rect(x0, scale(energy), max(x1 - x0, 1.2), 6, "layer-cut" if p.interlock else "layer", words)
+        for energy in sorted({low, high}):
+            self.svg.text(88, scale(energy) + 7, f"{energy:g}", "tick", "end")
+
+    def trips(self, fraction: FractionOutcome) -> None:
+        """First-out trips as lines through all lanes, with their names."""
+        for trip in fraction.interlocks:
+            if trip.first_out and self._start_ns <= trip.t_ns <= self._end_ns:
+                x = self._at(trip.t_ns)
+                self.svg.line(x, _TOP, x, self._foot, "trip")
+                self.svg.text(x, _TOP - 6, f"⚡ {trip.name}", "trip-text", "end" if x > 800 else "start")

@@ -17,6 +17,7 @@ from controller.record.outcome import Status
 from controller.record.report import render_report, verdict, write_report
 from controller.record.spots import build_spots
 from controller.record.svg import signed, ticks
+from controller.record.timeline import irradiation_timeline, timeline
 
 
 def page(fraction):
@@ -119,6 +120,20 @@ def test_names_from_a_plan_cannot_inject_markup():
     text = page(fraction)
     assert "<script" not in text
     assert "<b>x</b>" not in text
+
+
+def test_the_course_shows_passes_holds_and_the_trip_and_a_beam_only_its_own():
+    fraction = make_fraction((make_beam(1, 4, 30), make_beam(4, 3, 30)), stop_after=40)
+    whole = timeline(fraction)
+    assert whole.count('class="layer"') + whole.count('class="layer-cut"') == 6
+    assert whole.count('class="layer-cut"') == 1
+    assert whole.count('class="hold"') == len(fraction.holds)
+    assert "⚡ position" in whole
+    assert "⚡ request" not in whole, "a consequence is not what stopped the beam"
+    first = irradiation_timeline(fraction, fraction.beams[0])
+    assert first.count('class="layer"') == 4
+    assert "⚡" not in first
+    assert irradiation_timeline(fraction, replace(fraction.beams[0], passes=())) == ""
 
 
 def test_a_fraction_without_dose_has_a_page_too():
