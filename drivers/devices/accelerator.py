@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from drivers.devices.pv_link import PvLink, StatusWords
+from drivers.devices.pv_link import NO_EFFECT, PvLink, StatusWords
 from drivers.hal.capabilities import AcceleratorState, AcceleratorStatus
-from drivers.hal.errors import CommandRejected, DeviceError
+from drivers.hal.errors import CommandRejected, CommunicationError, DeviceError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device, Facility
-from drivers.hal.ions import Ion
+from drivers.hal.ions import Ion, ion_by_token
 from drivers.hal.reading import Reading
 from drivers.wire.channels import Channels, Sample
 
@@ -122,7 +122,7 @@ class Accelerator:
         Raises:
             CommandRejected: refused, with the accelerator's reason (4106).
             CommunicationError: no answer in time.
-            DeviceError: the accelerator is in fault.
+            DeviceError: the accelerator is in fault, or gives another ion (3204).
         """
         if self._sound().species_token == ion.token:
             return
@@ -133,7 +133,19 @@ class Accelerator:
             self._accepted(status, f"{ion.name} ions")
             return True if status.species_token == ion.token else None
 
-        await self._link.until(measured, self._facts.species_switch_s * PATIENCE + GRACE_S, f"beam of {ion.name}")
+        try:
+            await self._link.until(measured, self._facts.species_switch_s * PATIENCE + GRACE_S, f"beam of {ion.name}")
+        except CommunicationError as error:
+            token = self._link.status.species_token
+            if error.code != NO_EFFECT or token == 0:
+                raise
+            other = ion_by_token(token)
+            raise DeviceError(
+                f"{ion.name} was selected, the ring measures {other.name if other else f'token {token}'}",
+                code=3204,
+                device=self._name,
+                hint="call physics: source, linac and stripper",
+            ) from None
         self._bus.emit(self._name, "species", species=ion.symbol)
 
     async def select_route(self, route: str) -> None:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.devices.pv_link import PvLink, StatusWords
+from drivers.devices.pv_link import NO_EFFECT, PvLink, StatusWords
 from drivers.hal.capabilities import (
-    PIECE_DTYPE,
     Grant,
     PieceFlag,
     ScannerMap,
@@ -30,7 +29,7 @@ from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
 from drivers.hal.reading import Reading
 from drivers.wire.channels import Channels, Sample, as_float_array, as_int_array
-from drivers.wire.codecs.grant import STATUS_WORDS, decode_latch, decode_results, decode_status, encode_grant
+from drivers.wire.codecs.grant import PIECES_MAX, STATUS_WORDS, decode_latch, decode_results, decode_status, encode_grant
 
 ECHO_TIMEOUT_S = 2.0  # a grant older than 2 s is not begun any more (docs/wires.md)
 COMMAND_TIMEOUT_S = 2.0
@@ -214,7 +213,7 @@ class DeliveryUnitClient:
 
         def begun() -> bool | None:
             status = self._link.require_fresh()
-            self._same_boot(grant_id, status)
+            self._same_boot(grant_id, status.boot_id)
             if self._echo is not None and self._echo.grant_id == grant_id:
                 self._refuse(grant_id, self._echo)
             if status.open_grant_id == grant_id and status.state is UnitState.GRANTED:
@@ -233,7 +232,7 @@ class DeliveryUnitClient:
 
         def ended() -> UnitStatus | None:
             status = self._link.require_fresh()
-            self._same_boot(grant_id, status)
+            self._same_boot(grant_id, status.boot_id)
             if status.open_grant_id == grant_id or status.last_grant_id < grant_id:
                 return None
             return status
@@ -253,19 +252,30 @@ class DeliveryUnitClient:
             Pieces in order of delivery, dtype PIECE_DTYPE.
 
         Raises:
-            DataError: damaged `RESULT_TRIES` times (5121), or pieces that do not follow each other (5122).
+            DataError: damaged `RESULT_TRIES` times (5121), pieces that do not follow each other (5122), or fewer rows than
+                the unit says it has finished (5123).
+            DeviceError: the unit restarted and has lost them (3122): reconcile by its latch.
             CommunicationError: the unit does not answer.
         """
         parts: list[NDArray[np.void]] = []
-        first = 0
+        first = finished = 0
         while True:
             pieces = await self._pull(grant_id, first)
-            if pieces.size == 0:
-                break
             parts.append(pieces)
             first += pieces.size
-        table = np.concatenate(parts) if parts else np.zeros(0, dtype=PIECE_DTYPE)
+            finished += int(np.count_nonzero(pieces["flags"] & int(PieceFlag.ROW_ENDED)))
+            if pieces.size == 0 or (pieces.size < PIECES_MAX and finished == self._finished_rows(grant_id)):
+                break
+        table = np.concatenate(parts)
         self._check_order(grant_id, table)
+        told = self._finished_rows(grant_id)
+        if told is not None and told != finished:
+            raise DataError(
+                f"grant {grant_id}: the unit says {told} rows finished, its results hold {finished}",
+                code=5123,
+                device=self._name,
+                hint="reconcile this grant from the unit's latch",
+            )
         return table
 
     async def set_gate(self, open_: bool) -> None:
@@ -295,7 +305,7 @@ class DeliveryUnitClient:
                 lambda: True if not self._link.require_fresh().latched else None, COMMAND_TIMEOUT_S, "reset of the latch"
             )
         except CommunicationError as error:
-            if error.code != 2104:
+            if error.code != NO_EFFECT:
                 raise
             raise CommandRejected(
                 f"the unit stays latched: {status.reason.name.lower().replace('_', ' ')}",
@@ -303,6 +313,13 @@ class DeliveryUnitClient:
                 device=self._name,
                 hint="remove the cause first",
             ) from None
+
+    def _finished_rows(self, grant_id: int) -> int | None:
+        """Rows that the unit says it has finished of an ended grant; None when its status speaks of another one."""
+        status = self._link.status
+        if status.last_grant_id != grant_id or status.open_grant_id == grant_id:
+            return None
+        return status.rows_finished
 
     async def _pull(self, grant_id: int, first: int) -> NDArray[np.void]:
         damage: Exception | None = None
@@ -314,6 +331,7 @@ class DeliveryUnitClient:
                 damage = error
                 self._bus.emit(self._name, "result.damaged", grant_id=grant_id, first=first, error=str(error))
                 continue
+            self._same_boot(grant_id, answer.boot_id)
             if (answer.grant_id, answer.first) == (grant_id, first):
                 return answer.pieces
             damage = DataError(f"the answer is for grant {answer.grant_id} from {answer.first}", code=5121)
@@ -353,10 +371,10 @@ class DeliveryUnitClient:
             retryable=echo.refusal in (6, 11),
         )
 
-    def _same_boot(self, grant_id: int, status: UnitStatus) -> None:
-        if self._boot_id and status.boot_id != self._boot_id:
+    def _same_boot(self, grant_id: int, boot_id: int) -> None:
+        if self._boot_id and boot_id != self._boot_id:
             raise DeviceError(
-                f"the unit restarted (boot id {self._boot_id} is now {status.boot_id}) while grant {grant_id} was its concern",
+                f"the unit restarted (boot id {self._boot_id} is now {boot_id}) while grant {grant_id} was its concern",
                 code=3122,
                 device=self._name,
                 hint="reconcile by the unit's latch, then connect again",

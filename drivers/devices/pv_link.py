@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 HEARTBEAT_NS = 1_200_000_000  # a status is posted at least once a second (docs/wires.md), and has to travel
 MIN_TIMEOUT_S = 1.0
+NO_EFFECT = 2104  # code of a wait whose deadline passed while the device lived
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ class PvLink(Generic[S]):
             except TimeoutError:
                 raise CommunicationError(
                     f"no {what} within {timeout_s:.3g} s",
-                    code=2104,
+                    code=NO_EFFECT,
                     device=self.device,
                     hint="look at the device and its server",
                     retryable=True,
