@@ -15,8 +15,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	touch $@
 
 demo: $(VENV)/.ready
-	$(BIN)/iongantry plan --species C --shape sphere --diameter-mm 50 --depth-mm 150 --dose-gy 2 --angle 30 --room G1 -o $(RUN)-plan.dcm
-	$(BIN)/iongantry treat $(RUN)-plan.dcm --facility asan --room G1 --output $(RUN)
+	rm -rf $(RUN)
+	$(BIN)/iongantry treat examples/carbon_sphere.dcm --facility asan --room G1 --output $(RUN)
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 -m "not slow"
