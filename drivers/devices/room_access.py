@@ -13,7 +13,6 @@ from enum import IntFlag
 from drivers.devices.connect import Poller, silent
 from drivers.devices.node import Node
 from drivers.hal.capabilities import RoomStatus
-from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError, CommunicationError, DeviceError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
@@ -295,8 +294,3 @@ def _restamped(status: RoomStatus, t_ns: int) -> RoomStatus:
         status.chain_a_bits,
         status.service_mode,
     )
-
-
-def age_ns(status: RoomStatus) -> int:
-    """How old a room status is: time since the device's counter last moved."""
-    return now_ns() - status.t_ns
