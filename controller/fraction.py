@@ -223,7 +223,7 @@ class Fraction:
                 journal=str(self._journal.path),
             )
         prepared = run.prepared
-        status, second = unit.status, self._devices.dose_monitor.status
+        status = unit.status
         write_claim(
             self._journal,
             BeamClaim(
@@ -233,7 +233,7 @@ class Fraction:
                 plan_hash=self._intake.plan.plan_hash,
                 unit_boot_id=status.boot_id,
                 counts1_base=status.counts1_total,
-                counts2_base=second.counts2_total,
+                counts2_base=status.counts2_total,
                 counts2_per_count1=_ratio(prepared) if prepared is not None else 1.0,
                 layer_spots=np.array([layer.spots for layer in run.beam.layers], dtype=np.int32),
                 claimed_counts1=flat,
