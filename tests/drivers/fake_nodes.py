@@ -26,7 +26,7 @@ def value32(words: Sequence[int]) -> int:
 
 
 class FakeNode:
-    """Registers 0 to 199, an identity, a counter that follows time unless `frozen`."""
+    """Registers 0 to 199, an identity, a counter that follows time unless `frozen` (or only it stands: `counter_stands`)."""
 
     def __init__(self, product: int, counter: int) -> None:
         self.registers = [0] * 200
@@ -34,6 +34,7 @@ class FakeNode:
         self.counter = counter
         self.cycle_s = 0.01
         self.frozen = False
+        self.counter_stands = False
         self.silent = False
         self.reads = 0
         self.writes: list[tuple[float, int, tuple[int, ...]]] = []
@@ -45,7 +46,8 @@ class FakeNode:
         self.reads += 1
         if not self.frozen:
             self.update()
-            self.registers[self.counter] = int(self.now_s() / self.cycle_s + 1) & 0xFFFF
+            if not self.counter_stands:
+                self.registers[self.counter] = int(self.now_s() / self.cycle_s + 1) & 0xFFFF
         return self.registers[register : register + count]
 
     def write(self, register: int, values: Sequence[int]) -> None:
@@ -199,3 +201,121 @@ async def serve(line: MemoryLine, nodes: dict[int, FakeNode], kind: Kind = "rtu"
                 node.write(request.write_address, request.write_values)
             registers = node.read(request.read_address, request.read_count) if request.read_count else ()
             await line.server.write(framer.answer(request, registers))
+
+
+class FakeCouch(FakeNode):
+    """A couch that arrives after `travel_s`, with faults to plant."""
+
+    def __init__(self) -> None:
+        super().__init__(0xC1, 47)
+        self.state = "disabled"
+        self.travel_s = 4.0
+        self.actuals = [0.0] * 6
+        self.stuck_axis: int | None = None
+        self.sags_um = 0
+        self.brake_works = True
+        self._start = [0.0] * 6
+        self._targets = [0.0] * 6
+        self._start_s = 0.0
+        self._acknowledged = False
+        self.moving = False
+
+    def update(self) -> None:
+        if self.moving:
+            share = min((self.now_s() - self._start_s) / self.travel_s, 1.0)
+            for axis in range(6):
+                if axis != self.stuck_axis:
+                    self.actuals[axis] = self._start[axis] + share * (self._targets[axis] - self._start[axis])
+            self.moving = share < 1.0
+        word = STATUSWORDS[self.state] | (0x1000 if self._acknowledged else 0)
+        if self.state == "enabled" and not self.moving:
+            word |= 1 << 10
+        self.registers[32] = word
+        self.registers[34:46] = [w for value in self.actuals for w in words32(round(value))]
+        self.registers[46] = int(self.brake_works and self.state in ("disabled", "ready", "on", "fault"))
+
+    def written(self, register: int) -> None:
+        if register != 16:
+            return
+        self.update()
+        word = self.registers[16]
+        if self.state == "fault":
+            self.state, self.registers[33] = ("disabled", 0) if word & 0x80 else ("fault", self.registers[33])
+        elif word & 0x0F == 0x02:
+            self.moving, self.state = False, "quick" if self.state in ("enabled", "quick") else "disabled"
+        elif word & 0x0F == 0x00:
+            self.moving, self.state = False, "disabled"
+        elif word & 0x0F == 0x06:
+            self.state = "ready"
+        elif word & 0x0F == 0x07:
+            self.actuals[2] -= self.sags_um if self.state == "enabled" else 0
+            self.state = "on"
+        elif word & 0x0F == 0x0F:
+            self.state = "enabled"
+            self._acknowledged = bool(word & 0x10)
+            if word & 0x10:
+                self._start = list(self.actuals)
+                self._targets = [float(value32(self.registers[18 + 2 * i : 20 + 2 * i])) for i in range(6)]
+                self._start_s = self.now_s()
+                self.moving = True
+
+
+class FakeNozzle(FakeNode):
+    """A nozzle that is where it was sent after `travel_s`."""
+
+    def __init__(self) -> None:
+        super().__init__(0x41, 41)
+        self.travel_s = 3.0
+        self.stuck = False
+        self.fault = False
+        self.snout_um = 500_000
+        self.mask = 0
+        self._since_s = -100.0
+        self.registers[18:20] = words32(self.snout_um)
+
+    def update(self) -> None:
+        arrived = self.now_s() - self._since_s >= self.travel_s
+        if arrived and not self.stuck:
+            self.snout_um, self.mask = value32(self.registers[18:20]), self.registers[16]
+        self.registers[32] = (1 if arrived else 2) | (4 if self.fault else 0)
+        self.registers[33] = self.mask
+        self.registers[34:36] = words32(self.snout_um)
+
+    def written(self, register: int) -> None:
+        self._since_s = self.now_s()
+
+
+class FakeSafetyIO(FakeNode):
+    """Remote I/O that keeps its pulses."""
+
+    def __init__(self) -> None:
+        super().__init__(0x51, 8)
+        self.room_bits = 1 | 2 | 4 | 8
+        self.contributions = 0
+        self.pulses: list[tuple[float, int]] = []
+
+    def update(self) -> None:
+        self.registers[9:13] = [self.room_bits, self.contributions, 127, 2]
+        self.registers[14:16] = words32(-90_000)
+        self.registers[20:24] = [0, 1, 0, 5]
+
+    def written(self, register: int) -> None:
+        if register == 128:
+            self.pulses.append((self.now_s(), self.registers[128]))
+
+
+class FakeRelay(FakeNode):
+    """The permit relay of the interlock system; `pulsing` is the daemon's life."""
+
+    def __init__(self) -> None:
+        super().__init__(0x52, 199)
+        self.pulsing = True
+        self.closed = True
+        self.trips = 0
+        self.first_out = 0
+
+    def update(self) -> None:
+        if self.pulsing:
+            self.registers[16] = int(self.now_s() / 0.02) & 0xFFFF
+        self.registers[17:20] = [4711, self.first_out, self.trips]
+        self.registers[32] = int(self.closed)

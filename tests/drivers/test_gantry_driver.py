@@ -31,6 +31,7 @@ class Stand:
     ring: FakeRing
     line: MemoryLine
     gantry: RotatingGantry
+    client: ModbusClient
     events: list[Event]
 
     def commands(self, node: int) -> list[int]:
@@ -60,7 +61,7 @@ def on_a_ring(body: Body, ring: FakeRing | None = None, *, connect: bool = True)
         gantry = RotatingGantry("G1-gantry", config, ASAN.room("G1"), client, ASAN.registers, bus)
         if connect:
             await gantry.connect()
-        await body(Stand(ring, line, gantry, events))
+        await body(Stand(ring, line, gantry, client, events))
         await gantry.close()
         server.cancel()
         await asyncio.wait([server])
@@ -348,6 +349,36 @@ def test_a_frozen_encoder_is_noticed_although_it_answers() -> None:
         with pytest.raises(DeviceError, match=r"encoders differ|stands still"):
             await move
         assert not stand.ring.moving
+
+    on_a_ring(body)
+
+
+def test_a_line_that_repeats_itself_is_noticed_before_the_move_could_end() -> None:
+    async def body(stand: Stand) -> None:
+        move = asyncio.ensure_future(stand.gantry.move_to(90.0))
+        await asyncio.sleep(5.0)
+        for node in stand.ring.nodes.values():
+            node.frozen = True  # they agree with each other, and with nothing else
+        with pytest.raises(DeviceError, match="stands still"):
+            await asyncio.wait_for(move, 0.6)
+        assert not stand.ring.moving
+
+    on_a_ring(body)
+
+
+def test_a_stop_passes_the_traffic_of_other_devices_on_the_line() -> None:
+    async def body(stand: Stand) -> None:
+        loop = asyncio.get_running_loop()
+        move = asyncio.ensure_future(stand.gantry.move_to(90.0))
+        await asyncio.sleep(5.0)
+        others = [asyncio.ensure_future(stand.client.read(3, 0, 100)) for _ in range(20)]
+        await asyncio.sleep(0.001)
+        asked = loop.time()
+        await stand.gantry.stop()
+        heard = min(t for t, register, values in stand.ring.nodes[2].writes if register == 16 and values == (2,) and t >= asked)
+        assert heard - asked < 0.03  # twenty such reads take 0.4 s
+        await asyncio.wait([move, *others])
+        assert isinstance(move.exception(), CommandRejected)
 
     on_a_ring(body)
 
