@@ -9,6 +9,7 @@ Not responsible for what is granted or for journalling it first (`controller.del
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ from drivers.wire.channels import Channels, Sample, as_float_array, as_int_array
 from drivers.wire.codecs.grant import PIECES_MAX, STATUS_WORDS, decode_latch, decode_results, decode_status, encode_grant
 
 ECHO_TIMEOUT_S = 2.0  # a grant older than 2 s is not begun any more (docs/wires.md)
+ECHO_MONITOR_S = 0.05  # a monitor that takes longer counts as lost; assumed, some 50 round trips
 COMMAND_TIMEOUT_S = 2.0
 FOREVER_S = 86_400.0  # a grant may be held as long as the room allows; silence of the unit ends the wait much sooner
 RESULT_TRIES = 5
@@ -177,9 +179,6 @@ class DeliveryUnitClient:
         repeated = self._echo is not None and (self._echo.grant_id, self._echo.crc) == (grant.grant_id, crc)
         self._echo = None
         await self._link.put(f"{self._prefix}:GRANT:SP", array)
-        if repeated or self._echo is None:
-            # The answer to the same array may equal the last echo, and a monitor may have been lost: ask.
-            self._take_echo(await self._link.get(self._echo_rb))
 
         def echoed() -> bool | None:
             echo = self._echo
@@ -198,7 +197,17 @@ class DeliveryUnitClient:
                 )
             return None
 
-        await self._link.until(echoed, ECHO_TIMEOUT_S, f"echo of grant {grant.grant_id}")
+        what = f"echo of grant {grant.grant_id}"
+        try:
+            if not repeated:
+                async with asyncio.timeout(ECHO_MONITOR_S):
+                    await self._link.until(echoed, ECHO_TIMEOUT_S, what)
+        except TimeoutError:
+            repeated = True
+        if repeated:
+            # The echo of the same array may equal the last one, and monitors may be lost: ask.
+            self._take_echo(await self._link.get(self._echo_rb))
+            await self._link.until(echoed, ECHO_TIMEOUT_S, what)
         self._bus.emit(self._name, "grant.echoed", grant_id=grant.grant_id, rows=grant.rows)
         return crc
 

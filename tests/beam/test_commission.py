@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from controller.beam.library import Qa
+from controller.beam import commission
+from controller.beam.fit import Shot, fitted, guess_map, node_energies_mev_u, pattern_mm
+from controller.beam.library import NotReleased, Qa
 from controller.beam.library_file import load_library
 from controller.commissioning import commission_room
 from drivers.hal.errors import DeviceError
 from drivers.hal.events import EventBus
-from drivers.hal.facility import load_facility
+from drivers.hal.facility import Meterset, load_facility
+from drivers.hal.ions import CARBON
 from simulators.clock import run
 from simulators.plant.magnets import BeamlineMagnets
 
@@ -61,3 +64,38 @@ def test_a_magnet_that_does_not_steer_is_found_before_any_row(monkeypatch: pytes
     monkeypatch.setattr(BeamlineMagnets, "set_currents", stuck)
     with pytest.raises(DeviceError, match="steering"):
         run(commission_room(load_facility("asan"), "F1", 3, EventBus(), "2031-01-01", species={"C"}, energies_mev_u=[250.0]))
+
+
+def test_a_row_that_fails_its_second_pattern_is_withdrawn_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commission, "ERROR_MAX_MM", 0.001)
+    facility = load_facility("asan")
+    measured = run(commission_room(facility, "F1", 3, EventBus(), "2031-01-01", species={"C"}, energies_mev_u=[300.0]))
+    assert [row.qa for row in measured.rows] == [Qa.WITHDRAWN, Qa.WITHDRAWN]
+    library = commission.library_of(facility, [measured], version=9, date="2031-01-01", origin="simulated")
+    with pytest.raises(NotReleased, match="withdrawn"):
+        library.lookup("C", 300.0, "F1", 90.0)
+
+
+def test_a_fit_gives_back_a_rotated_and_shifted_scanner_exactly() -> None:
+    x, y = pattern_mm(80.0, 60.0, 5)
+    guess = guess_map(CARBON, 300.0, load_facility("asan").room("G1").nozzle, Meterset())
+    # The truth: gains 1 % and -2 % off, turned by 3 mrad, shifted; strips with gain and offset of their own.
+    true_x, true_y = 0.4 + 1.01 * x - 0.003 * y, -0.7 + 0.003 * x + 0.98 * y
+    strip_x, strip_y = (true_x - 0.2) / 1.15, (true_y + 0.1) / 1.13
+    shot = Shot(guess, x, y, true_x, true_y, strip_x, strip_y, 3.0, 3.0, 130_000, 120_000, 1e7)
+    fit, rest_mm = fitted(shot)
+    assert rest_mm < 1e-9 and fit.counts1_per_ion == 0.013 and fit.counts2_per_ion == 0.012
+    current_x = fit.x0_a + fit.xx_a_mm * 50.0 + fit.xy_a_mm * -20.0
+    current_y = fit.y0_a + fit.yx_a_mm * 50.0 + fit.yy_a_mm * -20.0
+    sent = np.linalg.solve([[1.01, -0.003], [0.003, 0.98]], [50.0 - 0.4, -20.0 + 0.7])
+    assert current_x == pytest.approx(guess.xx_a_mm * sent[0]) and current_y == pytest.approx(guess.yy_a_mm * sent[1])
+    assert (fit.monitor_x0_mm, fit.monitor_xgain) == pytest.approx((0.2, 1.15))
+    assert (fit.monitor_y0_mm, fit.monitor_ygain) == pytest.approx((-0.1, 1.13))
+
+
+def test_nodes_are_offered_energies_from_end_to_end() -> None:
+    offer = load_facility("asan").accelerator.offer("He")
+    assert offer is not None
+    nodes = node_energies_mev_u(offer, 16)
+    assert nodes[0] == 230.0 and nodes[-1] == 56.0 and nodes == sorted(set(nodes), reverse=True)
+    assert all(e % 0.5 == 0.0 for e in nodes)
