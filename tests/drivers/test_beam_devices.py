@@ -186,6 +186,17 @@ def test_a_frozen_accelerator_is_noticed_although_it_looks_connected() -> None:
     with_accelerator(body)
 
 
+def test_a_value_that_is_only_repeated_is_no_sign_of_life() -> None:
+    async def body(b: Bench, accelerator: Accelerator) -> None:
+        b.stop()
+        for _ in range(10):
+            await asyncio.sleep(0.3)
+            b.post(ACC, b.values[ACC])
+        assert accelerator.readings()[0].quality is Quality.STALE
+
+    with_accelerator(body)
+
+
 def test_a_lost_server_ends_a_wait_at_once_with_its_name() -> None:
     async def body(b: Bench, accelerator: Accelerator) -> None:
         b.later(0.5, b.channels.disconnect)
@@ -259,6 +270,24 @@ def test_other_currents_for_the_same_token_are_waited_for() -> None:
         await magnets.set_currents(200_000, TWO, TWO)
         assert loop.time() - began >= 0.2, "the token of the old currents was taken for the new ones"
         assert list(b.written("FAC:G1:MAG:CURRENT:SP")[-1]) == [200_000.0, 100.0, 101.0, 100.0, 101.0]
+
+    with_magnets(body)
+
+
+def test_a_status_that_is_late_does_not_pass_for_the_settled_new_currents() -> None:
+    async def body(b: Bench, magnets: Magnets) -> None:
+        answer_ramp(b)
+        await magnets.set_currents(200_000, TWO, TWO)
+
+        def ramp_told_late(values: Any) -> None:
+            b.values[MAG] = [b.values[MAG][0] + 1, 0, 0, 4310, 0, 900_000]
+            b.later(0.05, lambda: b.post(MAG, b.values[MAG]))
+            b.later(0.2, lambda: b.status(MAG, [int(values[0]), 0, 4310, 0, 20]))
+
+        b.on_write["FAC:G1:MAG:CURRENT:SP"] = ramp_told_late
+        began = asyncio.get_running_loop().time()
+        await magnets.set_currents(200_000, TWO + 1.0, TWO)
+        assert asyncio.get_running_loop().time() - began >= 0.2
 
     with_magnets(body)
 
