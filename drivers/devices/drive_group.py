@@ -15,10 +15,10 @@ from drivers.hal.errors import BeamlineError, CommandRejected, DeviceError
 from drivers.wire.codecs.cia402 import Command, DriveState, Status, command_towards_enabled, drive_state, fault_text
 from drivers.wire.modbus import ModbusClient
 
-FAULT = 3101
-NOT_ENABLED = 3107
-NO_SET_POINT = 3108
-NOT_AT_REST = 3110
+FAULT = 3301
+NOT_ENABLED = 3307
+NO_SET_POINT = 3308
+NOT_AT_REST = 3310
 STOPPED = 4010
 
 ENABLE_TIMEOUT_S = 3.0  # assumed: torque proof and brake release take about 0.3 s

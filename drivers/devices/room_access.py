@@ -24,8 +24,7 @@ PULSE_S = 0.05  # docs/wires.md: must change at least every 100 ms
 REFRESH_S = 0.5
 FULL_READ_PULSES = 10  # the whole block is read with every tenth pulse, the first registers with the others
 FAILURES_MAX = 2  # pulses that fail one after the other before the request is dropped: the relay has fallen by then
-READ_BACK = 3109
-OUT_OF_RANGE = 4001
+READ_BACK = 3309
 
 
 class RoomBit(IntFlag):

@@ -329,3 +329,25 @@ def test_a_fixed_room_has_couch_and_nozzle_on_its_line() -> None:
         assert stand.plant.couch.encoder(stand.world.now_ns)[2] == pytest.approx(-50.0, abs=0.01)
 
     on_the_plant(body, room="F1")
+
+
+@pytest.mark.parametrize(
+    ("facility", "room"),
+    [(name, room) for name in ("asan", "qst", "research") for room in load_facility(name).rooms],
+)
+def test_belief_and_plant_agree_on_every_room_that_ships(facility: str, room: str) -> None:
+    async def body(stand: Stand) -> None:
+        limits = stand.facility.room(room)
+        await stand.couch.move_to(
+            {"vertical_mm": limits.couch.vertical_mm.minimum, "lateral_mm": limits.couch.lateral_mm.maximum}
+        )
+        await stand.nozzle.set_up(limits.nozzle.snout_mm.minimum, [shifter.id for shifter in limits.nozzle.range_shifters])
+        assert stand.plant.nozzle.inserted == tuple(shifter.id for shifter in limits.nozzle.range_shifters)
+        assert (stand.gantry is None) == (limits.kind == "fixed")
+        if stand.gantry is not None:
+            await stand.secure()
+            start = stand.angle_deg()
+            await stand.gantry.move_to(start + 3.0)
+            assert stand.angle_deg() == pytest.approx(start + 3.0, abs=0.1)
+
+    on_the_plant(body, facility, room)
