@@ -20,7 +20,7 @@ from controller.room.states import State
 from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected
 
-AGE_MAX_NS = 200 * NS_PER_MS  # SAFETY C3: an old command is dropped, whatever held it up
+AGE_MAX_NS = 200 * NS_PER_MS  # hazard C3: an old command is dropped, whatever held it up
 CONSOLE_LOST_NS = NS_PER_S  # design: no commanding console for 1 s means pause
 ANSWERS_KEPT = 256  # per console, for repeated sends of one command
 

@@ -17,7 +17,7 @@ from drivers.hal.ions import Ion
 
 Floats = NDArray[np.float64]
 
-SCANNER_TM_PER_A = 1.66e-4  # FACILITY section 3: 0.083 T m for 100 mm at 8 m, computed; 500 A for that, assumed
+SCANNER_TM_PER_A = 1.66e-4  # 0.083 T m for 100 mm at 8 m, computed; 500 A for that, assumed
 AIR_GAP_MEV = 0.307075 * 0.49919 * 1.205e-3 * 0.5  # Bethe's constant, Z/A and density of air, 5 mm: C 430 MeV/u 56 keV
 AIR_EXCITATION_EV = 85.7  # ICRU 37
 AIR_PAIR_EV = 34.7  # ICRU 90, as recalled

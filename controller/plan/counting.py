@@ -16,7 +16,7 @@ from controller.plan.model import MetersetUnit
 from drivers.hal.facility import Accelerator, SpeciesOffer
 from drivers.hal.ions import Ion
 
-QUANTUM_FRACTION = 0.02  # of the smallest spot of a painting; DESIGN decision 8
+QUANTUM_FRACTION = 0.02  # of the smallest spot of a painting; design rule
 COUNTS_MIN = math.ceil(1.0 / QUANTUM_FRACTION)  # a spot below 50 counts cannot be measured to 2 %
 ENERGY_TOLERANCE_MEV_U = 0.01  # assumed: decimals of a plan, far below any energy step
 

@@ -19,7 +19,7 @@ from drivers.hal.errors import CommandRejected
 from drivers.hal.frames import fixed_to_table_top, gantry_to_fixed, support_to_fixed, table_top_to_support, wrap_angle_deg
 
 Points = NDArray[np.float64]
-GAP_MIN_MM = 50.0  # SAFETY M8: at least 50 mm between nozzle and couch
+GAP_MIN_MM = 50.0  # hazard M8: at least 50 mm between nozzle and couch (assumed)
 PATH_STEP_DEG = 2.0
 PATH_SPACING_MM = 40.0
 PLACE_SPACING_MM = 20.0

@@ -15,7 +15,7 @@ from drivers.hal.capabilities import COUCH_AXES, Imager
 from drivers.hal.errors import CommandRejected, DataError, DeviceError
 from drivers.hal.facility import CouchLimits
 
-RESIDUAL_MM = 1.0  # FACILITY section 5: set-up tolerance to allow beam, 1.0 mm / 1.0 deg (assumed)
+RESIDUAL_MM = 1.0  # set-up tolerance to allow beam, 1.0 mm / 1.0 deg (assumed)
 RESIDUAL_DEG = 1.0
 ATTEMPTS_MAX = 4  # images, the first included (assumed): a couch that does not converge is not well
 
@@ -24,7 +24,7 @@ ATTEMPTS_MAX = 4  # images, the first included (assumed): a couch that does not 
 class CorrectionLimits:
     """The largest correction that may be applied at all, and the largest that may be left, per axis."""
 
-    apply_mm: float = 20.0  # FACILITY section 5 (assumed)
+    apply_mm: float = 20.0  # assumed
     apply_deg: float = 3.0
     residual_mm: float = RESIDUAL_MM
     residual_deg: float = RESIDUAL_DEG

@@ -22,7 +22,7 @@ from drivers.hal.reading import Reading
 # Set-up position of the axes a plan leaves to the room, mm and deg: the table top's origin at the isocentre (assumed).
 SETUP_COUCH: Mapping[str, float] = dict.fromkeys(COUCH_AXES, 0.0)
 # What the room allows beside the plan's tolerance table, whichever is narrower: gantry from the design's limits,
-# couch 1.0 mm / 1.0 deg (FACILITY section 5, assumed), snout assumed.
+# couch 1.0 mm / 1.0 deg (assumed), snout assumed.
 GANTRY_TOLERANCE_DEG = 0.2
 COUCH_TOLERANCE_MM = 1.0
 COUCH_TOLERANCE_DEG = 1.0

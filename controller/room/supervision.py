@@ -18,7 +18,7 @@ from drivers.hal.reading import Reading
 
 GANTRY_MOVED_DEG = 0.1  # limits table: from the armed angle
 ENCODER_PAIR_DEG = 0.2  # limits table: load encoder against the drives'
-COUCH_MOVED_MM = 0.5  # FACILITY section 7, row 19
+COUCH_MOVED_MM = 0.5  # assumed
 COUCH_MOVED_DEG = 0.2  # assumed, the couch's own accuracy
 DOSE_UNIT_TRIPPED = 2
 FIRST_OUT_NONE = 0
@@ -94,7 +94,7 @@ class Reference:
 
 
 def stale(seen: Seen, timing: Timing, *, with_ring: bool) -> list[str]:
-    """Everything older than its deadline, in words with age and limit. Stale is not good (SAFETY C1)."""
+    """Everything older than its deadline, in words with age and limit. Stale is not good (invariant C1)."""
     rows = [
         ("room status", seen.access.t_ns, timing.access_deadline_ms),
         ("interlock status", seen.interlock.t_ns, timing.interlock_deadline_ms),

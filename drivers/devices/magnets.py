@@ -24,7 +24,7 @@ from drivers.hal.reading import Reading
 from drivers.wire.channels import Channels, as_float_array
 
 RAMP_TIMEOUT_S = 180.0  # assumed: the longest ramp (55.6 to 430 MeV/u) behind a coil that has to cool first
-DEVIATION_PPM_MAX = 1000  # FACILITY table of interlocks: rigidity mismatch above 0.1 %
+DEVIATION_PPM_MAX = 1000  # assumed: rigidity mismatch above 0.1 %
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Errors of the beamline, in numbered families, written for the operator.
 
-A message says what is wrong, where, the value, the limit and what to do. Families (DESIGN section 7):
+A message says what is wrong, where, the value, the limit and what to do. Families:
 1xxx ConfigError, 2xxx CommunicationError, 3xxx DeviceError, 4xxx CommandRejected, 5xxx DataError;
 6xxx PlanError lives in `controller.plan`.
 """

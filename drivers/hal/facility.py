@@ -1,6 +1,6 @@
 """What is installed, where it answers, how far it may go: the facility file, as typed values.
 
-This is *belief* (DESIGN decision 10): the controller's knowledge of the facility. The truth of a simulated plant lives in
+This is *belief*: the controller's knowledge of the facility. The truth of a simulated plant lives in
 `simulators/plants/*.toml` and is never read here. Units are part of every name.
 """
 

@@ -2,7 +2,7 @@
 
 Lengths in mm, angles in degrees, right-handed rotations. Fixed frame: origin at the isocentre, Z up, Y from the
 isocentre toward the gantry bearing, X to the right for an observer who faces the gantry. At gantry 90 the source lies on +Xf
-(PS3.3 C.8.8.25.6.1). See DICOM.md section 3 of the design notes for the sources of each relation.
+(PS3.3 C.8.8.25.6.1). Table top and patient relations are IEC 61217's; signs checked numerically.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Ion:
         return math.sqrt(kinetic * kinetic + 2.0 * kinetic * rest)
 
     def rigidity_tm(self, energy_mev_u: float) -> float:
-        """Magnetic rigidity B rho in T m of the bare nucleus (FACILITY section 4; C 430 MeV/u: 6.62 T m)."""
+        """Magnetic rigidity B rho in T m of the bare nucleus (C 430 MeV/u: 6.62 T m, computed)."""
         return self.momentum_mev_c(energy_mev_u) / (SPEED_OF_LIGHT * self.atomic_number)
 
     def beta(self, energy_mev_u: float) -> float:

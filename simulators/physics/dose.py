@@ -1,7 +1,7 @@
 """Ionisation: what an ion leaves in the air of a chamber and in water.
 
 Bethe's mass stopping power without shell and density terms (below 1 % in this range), with Barkas' effective charge.
-Air gap 5 mm at 20 degC and 101.3 kPa: carbon at 430 MeV/u leaves about 55 keV, 1,600 pairs (FACILITY section 3,
+Air gap 5 mm at 20 degC and 101.3 kPa: carbon at 430 MeV/u leaves about 55 keV, 1,600 pairs (design figures,
 computed), so 20 pC take about 8e4 ions. Not responsible for gains of electronics (see `simulators.plant.chambers`).
 """
 
@@ -52,7 +52,7 @@ def mass_stopping_mev_cm2_g(token: int, energy_mev_u: float, medium: Medium) -> 
 
 
 def let_water_kev_um(token: int, energy_mev_u: float) -> float:
-    """Unrestricted LET in water in keV/um; carbon at 290 MeV/u: 12.8 (FACILITY section 4, computed)."""
+    """Unrestricted LET in water in keV/um; carbon at 290 MeV/u: 12.8 (computed)."""
     return mass_stopping_mev_cm2_g(token, energy_mev_u, WATER) * WATER.density_g_cm3 * 0.1
 
 

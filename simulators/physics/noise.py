@@ -1,6 +1,6 @@
 """Noise of an extracted beam: ripple as a sum of tones with closed-form integrals, and counting statistics.
 
-RF-KO extraction is modelled as flat with 10 to 20 % rms ripple at 0.1 to 2 kHz (FACILITY section 2, assumed). The
+RF-KO extraction is modelled as flat with 10 to 20 % rms ripple at 0.1 to 2 kHz (assumed). The
 expected number of ions is then an explicit function of time that can be inverted for whole arrays, so no sample grid
 is needed. Not responsible for when the beam is on.
 """

@@ -1,7 +1,7 @@
 """Ranges of ions in water: log-log interpolation of a table.
 
 The table is CSDA range by the Bethe formula with I = 78 eV and no shell term; libamtrack (PSTAR scaled) agrees within
-0.6 % at 200 to 430 MeV/u and 2 % below, protons within 0.2 % throughout (FACILITY section 4, computed). Both are of
+0.6 % at 200 to 430 MeV/u and 2 % below, protons within 0.2 % throughout (computed). Both are of
 Bethe type: allow 1.5 mm at 31 cm for the choice of I. Not responsible for straggling or fragments.
 """
 

@@ -39,7 +39,7 @@ class Nucleus:
         return 1.0 + energy_mev_u * self.nucleons * 1e-3 / self.rest_gev
 
     def beta(self, energy_mev_u: float) -> float:
-        """Speed over the speed of light; carbon at 430 MeV/u: 0.729 (FACILITY table, computed)."""
+        """Speed over the speed of light; carbon at 430 MeV/u: 0.729 (computed)."""
         return math.sqrt(1.0 - self.gamma(energy_mev_u) ** -2)
 
     def momentum_gev_c(self, energy_mev_u: float) -> float:
@@ -47,7 +47,7 @@ class Nucleus:
         return self.rest_gev * self.gamma(energy_mev_u) * self.beta(energy_mev_u)
 
     def rigidity_tm(self, energy_mev_u: float) -> float:
-        """Magnetic rigidity p / (Z e) in T m; carbon at 430 MeV/u: 6.62 T m (FACILITY table, computed)."""
+        """Magnetic rigidity p / (Z e) in T m; carbon at 430 MeV/u: 6.62 T m (computed)."""
         return TESLA_METRE_PER_GEV_C * self.momentum_gev_c(energy_mev_u) / self.charge
 
 

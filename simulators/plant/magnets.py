@@ -1,7 +1,7 @@
 """The magnets of one room's line with their supplies: ramps, lag, heat, quench, and where the beam then goes.
 
 Currents follow their set-points with a limited ramp and a first-order lag, in closed form. Each change heats
-superconducting coils a little; the heat relaxes (FACILITY section 1, assumed). A coil above `inhibit_k` holds further
+superconducting coils a little; the heat relaxes (assumed). A coil above `inhibit_k` holds further
 ramps back until it has cooled, above `trip_k` it quenches. The field follows the current with the plant's own gains
 and saturation; orbit and spot size follow from the fields (`simulators.physics.optics`). Not responsible for stopping
 the beam: the quench line and the delivery unit do that.

@@ -96,7 +96,7 @@ def test_everything_that_the_accelerator_offers_is_released_in_every_room(name: 
 
 def test_a_monitor_unit_is_the_number_of_carbon_ions_that_physics_says() -> None:
     library = load_library(load_facility("asan"))
-    # FACILITY section 3: 26 nA at 1e8 ions/s in 5 mm of air; 20 pC are 7.7e4 ions.
+    # Computed: 26 nA at 1e8 ions/s in 5 mm of air; 20 pC are 7.7e4 ions.
     assert library.ions_per_mu("C", 430.0) == pytest.approx(7.7e4, rel=0.03)
 
 
