@@ -1,19 +1,21 @@
 """Virtual time: an asyncio loop that jumps to its next timer when nothing is ready.
 
-Code under it uses `asyncio.sleep`, `asyncio.timeout` and `loop.time()` alone and cannot tell the difference. No real file
-descriptor is polled: virtual time belongs on the memory twins of the transports. Determinism: time is integer ns, tasks hash
-by a sequence number (so sets of tasks iterate in creation order), executors run inline, and callbacks that are ready together
-may be shuffled by a seed to search for races (one fixed order finds few of them).
+Code under it uses `asyncio.sleep`, `asyncio.timeout` and `loop.time()` alone and cannot tell the difference. No file descriptor
+is polled: virtual time belongs on the memory twins of the transports. Determinism: time is integer ns, timers of one instant
+run in the order in which they were asked for, tasks hash by a sequence number (so sets of tasks iterate in creation order),
+executors run inline, and callbacks that are ready together may be shuffled by a seed to search for races (one fixed order
+finds few of them).
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import random
 import selectors
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,34 +24,6 @@ NS_PER_S = 1_000_000_000
 
 class VirtualDeadlock(RuntimeError):
     """Every task waits and no timer is pending: in real time this program would hang for ever."""
-
-
-class _JumpingSelector(selectors.BaseSelector):
-    """Selects nothing; turns a wait into a jump of the clock. Holds the loop's own self-pipe so that close() works."""
-
-    def __init__(self) -> None:
-        self._inner = selectors.SelectSelector()
-        self.loop: VirtualLoop | None = None
-
-    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        return self._inner.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._inner.unregister(fileobj)
-
-    def get_map(self) -> Any:
-        return self._inner.get_map()
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is not None and timeout <= 0:
-            return []
-        if self.loop is None or timeout is None:
-            raise VirtualDeadlock("nothing is ready and no timer is pending")
-        self.loop.jump()
-        return []
 
 
 class _OrderedTask(asyncio.Task[T]):
@@ -68,8 +42,58 @@ class _OrderedTask(asyncio.Task[T]):
         return self is other
 
 
+class _Handle(asyncio.Handle):
+    """asyncio's handle without its debug mode: a run makes hundreds of thousands of them."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], loop: asyncio.AbstractEventLoop, context: Context | None
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback = self._args = None  # type: ignore[assignment]
+
+
+class _Timer(asyncio.TimerHandle):
+    """A timer. Cancelling marks it; the loop drops it when its time has come."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when_s: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+        self._when = when_s
+        self._scheduled = True
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback = self._args = None  # type: ignore[assignment]
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose time is simulated.
+
+    It keeps asyncio's rules (what is ready runs in order, once per turn, each callback in its context; what a callback raises
+    goes to the exception handler) with its own turn: no selector is asked, and timers are ordered by integer ns.
 
     Args:
         schedule_seed: None keeps the order of registration; a number shuffles callbacks that are ready together.
@@ -79,9 +103,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, schedule_seed: int | None = None, start_ns: int = 0) -> None:
         self._now_ns = start_ns
         self._shuffle = random.Random(schedule_seed) if schedule_seed is not None else None
-        selector = _JumpingSelector()
-        super().__init__(selector)
-        selector.loop = self
+        self._timers: list[tuple[int, int, _Timer]] = []
+        self._timer_number = 0
+        super().__init__(selectors.SelectSelector())
         self.set_task_factory(_task_factory)  # type: ignore[arg-type]
 
     def time(self) -> float:
@@ -92,24 +116,70 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Simulated time in integer ns."""
         return self._now_ns
 
-    def jump(self) -> None:
-        """Move the clock to the next timer (called by the selector when nothing is ready)."""
-        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False  # type: ignore[attr-defined]
-        if not scheduled:
-            raise VirtualDeadlock("nothing is ready and no timer is pending")
-        self._now_ns = max(self._now_ns, round(scheduled[0].when() * NS_PER_S))
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        if self._closed:  # type: ignore[attr-defined]
+            raise RuntimeError("Event loop is closed")
+        handle = _Handle(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        if self._closed:  # type: ignore[attr-defined]
+            raise RuntimeError("Event loop is closed")
+        timer = _Timer(when, callback, args, self, context)
+        self._timer_number = number = self._timer_number + 1
+        heappush(self._timers, (round(when * NS_PER_S), number, timer))
+        return timer
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now_ns / NS_PER_S + delay, callback, *args, context=context)
+
+    def close(self) -> None:
+        super().close()
+        self._timers.clear()
 
     def _run_once(self) -> None:
+        """Turns until the loop is stopped (asyncio's own `run_forever` asks for one at a time, and then whether to go on)."""
         ready: Any = self._ready  # type: ignore[attr-defined]
-        if self._shuffle is not None and len(ready) > 1:
-            items = list(ready)
-            self._shuffle.shuffle(items)
-            ready.clear()
-            ready.extend(items)
-        super()._run_once()  # type: ignore[misc]
+        timers, shuffle = self._timers, self._shuffle
+        while True:
+            if not ready and not self._stopping:  # type: ignore[attr-defined]
+                while timers and timers[0][2]._cancelled:
+                    heappop(timers)
+                if not timers:
+                    raise VirtualDeadlock("nothing is ready and no timer is pending")
+                self._now_ns = max(self._now_ns, timers[0][0])
+            now_ns = self._now_ns
+            while timers and timers[0][0] <= now_ns:
+                timer = heappop(timers)[2]
+                if not timer._cancelled:
+                    ready.append(timer)
+            if shuffle is not None and len(ready) > 1:
+                items = list(ready)
+                shuffle.shuffle(items)
+                ready.clear()
+                ready.extend(items)
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                try:
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - as asyncio's own loop does
+                    self.call_exception_handler(
+                        {"message": f"Exception in callback {handle!r}", "exception": error, "handle": handle}
+                    )
+            handle = None  # a loop that waits must keep nothing alive
+            if self._stopping:  # type: ignore[attr-defined]
+                return
 
     def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
         """Run the job inline: a thread would lose against a clock that jumps."""
