@@ -42,6 +42,8 @@ from drivers.hal.errors import CommandRejected, DataError
 
 Counts = NDArray[np.int64]
 
+CARRIED_FRACTION = 0.02  # of a spot: the reaction quantum is planned to be no more (`plan.counting`)
+
 
 class LedgerKind(IntEnum):
     """Kinds of ledger record."""
@@ -92,6 +94,7 @@ class Received:
     claims: int
     journal: str  # of the last claim
     reason: str
+    planned: Counts  # what the first claim asked for, shape as the bounds
 
     def remaining(self, planned_counts1: Counts) -> Counts:
         """Plan less upper bound, floored at zero: uncertainty can only under-dose. DataError (5141) when the shapes differ."""
@@ -134,6 +137,21 @@ class _Entry:
         if any(c.data["needs_signature"] and c.seq not in self.signed for c in self.closes):
             return BeamState.LOCKED
         return BeamState(self.closes[-1].data["status"])
+
+
+def _refuse_excess(received: Received, claimed_counts1: Counts) -> None:
+    """A resume may claim what is left and, per spot, the share of a reaction quantum that the unit carries between spots."""
+    left = received.remaining(received.planned)
+    if claimed_counts1.shape != left.shape:
+        raise CommandRejected(f"{received.key} has {left.size} spots, not {claimed_counts1.size}", code=4110)
+    excess = claimed_counts1 - left - np.ceil(CARRIED_FRACTION * received.planned)
+    worst = int(np.argmax(excess)) if excess.size else 0
+    if excess.size and excess[worst] > 0:
+        raise CommandRejected(
+            f"{received.key}: {int(claimed_counts1[worst])} counts are claimed for spot {worst}, {int(left[worst])} are left",
+            code=4110,
+            hint="the remainder was not computed from this ledger",
+        )
 
 
 class Ledger:
@@ -205,6 +223,7 @@ class Ledger:
         details: Mapping[str, Any] | None = None,
         journal: str = "",
         resume: bool = False,
+        after_claims: int | None = None,
     ) -> Claim:
         """Claim a beam before its first grant.
 
@@ -214,9 +233,11 @@ class Ledger:
             details: JSON values worth keeping (room, plan hash, seed, simulated).
             journal: where this treatment's journal is, for `recover`.
             resume: allow a beam that was delivered in part.
+            after_claims: how many claims the remainder was computed from; None does not ask.
 
         Raises:
-            CommandRejected: 4101 delivered, 4102 open, 4103 partly delivered, 4104 locked, 4105 nothing to resume.
+            CommandRejected: 4101 delivered, 4102 open, 4103 partly delivered, 4104 locked, 4105 nothing to resume, 4109 it was
+                claimed meanwhile, 4110 more than is left.
             Busy: another process treats it.
         """
         held = self._store.lock(self._claim_path(key))
@@ -224,6 +245,14 @@ class Ledger:
             with self._transaction():
                 entry = self._entries.get(key, _Entry([], [], set()))
                 self._refuse(key, entry, resume=resume)
+                if after_claims is not None and after_claims != len(entry.claims):
+                    raise CommandRejected(
+                        f"{key} was claimed {len(entry.claims)} times, not {after_claims}",
+                        code=4109,
+                        hint="somebody treated it meanwhile; look again at what is left",
+                    )
+                if resume:
+                    _refuse_excess(self._received(key), claimed_counts1)
                 data = {**key.data, "journal": journal, "details": dict(details or {}), "resume": resume}
                 data["claimed"] = self._put(claimed_counts1=claimed_counts1)
                 self._append(LedgerKind.CLAIM, data)
@@ -322,7 +351,7 @@ class Ledger:
         entry = self._entries.get(key)
         empty = np.zeros(0, np.int64)
         if entry is None:
-            return Received(key, BeamState.UNTOUCHED, empty, empty, 0, "", "")
+            return Received(key, BeamState.UNTOUCHED, empty, empty, 0, "", "", empty)
         lower: Counts | None = None
         upper: Counts | None = None
         for number, record in enumerate(entry.claims):
@@ -344,6 +373,7 @@ class Ledger:
             len(entry.claims),
             str(last.data["journal"]),
             reason,
+            self._get(entry.claims[0].data["claimed"])["claimed_counts1"],
         )
 
     def _claim_path(self, key: BeamKey) -> Path:
