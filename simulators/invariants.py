@@ -46,6 +46,8 @@ class Prescription:
     gantry_angle_deg: Mapping[int, float]  # by beam number
     layers: Mapping[tuple[int, int], PrescribedLayer]  # by (beam number, layer index)
     received_before: Mapping[int, float] = field(default_factory=dict)  # counts of earlier sessions, by beam number
+    # The same per spot, by (beam number, layer index); shape (spots,).
+    spots_before: Mapping[tuple[int, int], NDArray[np.float64]] = field(default_factory=dict)
 
 
 class RecordProbe(Protocol):
@@ -273,6 +275,10 @@ def spot_within_plan(truth: Truth, event: TruthEvent, _room: RoomPlant, known: R
         return None
     key = (int(event.data["beam"]), int(event.data["layer"]))
     counted, true, quanta = known.delivered[key], known.delivered_true[key], known.allowance[key]
+    if truth.prescription is not None and (before := truth.prescription.spots_before.get(key)) is not None:
+        before = before[: counted.size]
+        counted, true = counted + before, true + before
+        quanta = quanta + np.where(before > 0, float(event.data["quantum_counts"]), 0.0)
     planned = layer.counts1[: counted.size]
     allowed = planned + np.maximum(0.02 * planned, quanta) + 2.0
     for what, got, limit in (("counts", counted, allowed), ("ions", true, allowed * 1.10 + 60.0)):
