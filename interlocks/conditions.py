@@ -120,22 +120,31 @@ def discrepancy(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> V
 History = tuple[tuple[int, tuple[int, ...]], ...]  # (time ns, values), oldest first; a value holds until the next
 
 
-def slide(history: History, now_ns: int, values: tuple[int, ...], window_ns: int) -> tuple[History, int]:
-    """Add `values` and forget what left the window, but for the one item that held at its beginning. Returns (history, due)."""
+def slide(history: History, now_ns: int, values: tuple[int, ...], window_ns: int) -> History:
+    """Add `values` and forget what left the window, but for the one item that held at its beginning."""
     if not history or history[-1][1] != values:
         history = (*history, (now_ns, values))
     first = 0
     while first + 1 < len(history) and history[first + 1][0] <= now_ns - window_ns:
         first += 1
-    history = history[first:]
-    return history, (history[1][0] + window_ns if len(history) > 1 else NEVER_NS)
+    return history[first:]
+
+
+def judge_window(history: History, window_ns: int, bad_since: Callable[[tuple[int, ...]], bool]) -> tuple[bool, int]:
+    """Verdict over the window, and when it turns into the other one by older values leaving the window alone."""
+    bad = bad_since(history[0][1])
+    for t_ns, values in history[1:]:
+        if bad_since(values) != bad:
+            return bad, t_ns + window_ns
+    return bad, NEVER_NS
 
 
 def rate(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
     """Bad when a value changed faster than `limit` per second, on average over `window_ms` (memory: history)."""
-    history, due_ns = slide(memory or (), now_ns, tuple(values), p["window_ms"] * NS_PER_MS)
-    change = abs(values[0] - history[0][1][0])
-    return Verdict(change * 1000 > p["limit"] * p["window_ms"], history, due_ns)
+    window_ns, allowed = p["window_ms"] * NS_PER_MS, p["limit"] * p["window_ms"]
+    history = slide(memory or (), now_ns, tuple(values), window_ns)
+    bad, due_ns = judge_window(history, window_ns, lambda base: abs(values[0] - base[0]) * 1000 > allowed)
+    return Verdict(bad, history, due_ns)
 
 
 def window(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
@@ -147,12 +156,17 @@ def window(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdic
     """
     last, sums, history = memory or (tuple(values), (0, 0), ())
     gained = (new - old if new >= old else new for new, old in zip(values, last, strict=True))
-    sums = tuple(s + g for s, g in zip(sums, gained, strict=True))
-    history, due_ns = slide(history, now_ns, sums, p["window_ms"] * NS_PER_MS)
-    gain1 = (sums[0] - history[0][1][0]) * p.get("ratio", 1.0)
-    gain2 = sums[1] - history[0][1][1]
-    allowed = max(p["percent"] / 100.0 * max(gain1, gain2), p["floor"])
-    return Verdict(abs(gain1 - gain2) > allowed, (tuple(values), sums, history), due_ns)
+    sum1, sum2 = sums = tuple(s + g for s, g in zip(sums, gained, strict=True))
+    window_ns = p["window_ms"] * NS_PER_MS
+    history = slide(history, now_ns, sums, window_ns)
+    share, floor, ratio = p["percent"] / 100.0, p["floor"], p.get("ratio", 1.0)
+
+    def differ(base: tuple[int, ...]) -> bool:
+        gain1, gain2 = (sum1 - base[0]) * ratio, sum2 - base[1]
+        return bool(abs(gain1 - gain2) > max(share * max(gain1, gain2), floor))
+
+    bad, due_ns = judge_window(history, window_ns, differ)
+    return Verdict(bad, (tuple(values), sums, history), due_ns)
 
 
 CHANNEL: Mapping[str, Callable[[Params, int, bool, int], bool]] = {"equal": equal, "limit": limit, "band": band}

@@ -21,7 +21,7 @@ from typing import Any
 
 from interlocks.engine import Decision, Engine, Reset
 from interlocks.first_out import Trip
-from interlocks.inputs import ImageReader, gather
+from interlocks.inputs import ImageReader, Sample, gather
 from interlocks.matrix import ROLES, SHIPPED, Limits, LimitsError, load
 from interlocks.modbus import ModbusTcp
 from interlocks.permit import PULSE_REGISTER, RELAY_NODE, PermitPulse
@@ -71,6 +71,7 @@ class InterlockNode:
 
     def step(self, now_ns: int) -> int:
         """Read, decide, pulse. Returns the time at which the next step is due at the latest."""
+        samples: Mapping[str, Sample]
         try:
             samples = self._reader.decode(self._read_image(), now_ns)
         except OSError:

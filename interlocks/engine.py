@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from interlocks.bypass import Bypass, grant
 from interlocks.conditions import CHANNEL, JOINT, NEVER_NS, NS_PER_MS, delay_off, delay_on, latch, stale, vote
 from interlocks.first_out import FirstOut, State, Trip
-from interlocks.inputs import Sample
+from interlocks.inputs import Image, Sample
 from interlocks.matrix import PHASES, Action, Interlock, Limits, wanted
 
 OWN_INPUTS = ("armed", "permit_r", "beam_present", "standstill", "service_mode")  # what phases, bypasses and resets look at
@@ -83,6 +83,8 @@ class Engine:
             for name in r.row.inputs:
                 self._users.setdefault(name, []).append(r)
         self._samples: dict[str, Sample] = {}
+        self._number = 0  # of the last image after which every input was believed; 0 when one is not
+        self._seen_ns = 0  # when every input was last seen by such an image
         self._valid: dict[str, bool] = dict.fromkeys(self._users, False)
         self._phase = {**dict.fromkeys(PHASES, True), "never": False}  # nothing is known yet
         self._requested = False
@@ -119,7 +121,7 @@ class Engine:
             for name in changed:
                 dirty.update(self._users.get(name, ()))
             self._judge_phases()
-        if any(now_ns >= bypass.expires_ns for bypass in self.bypasses.values()):
+        if self.bypasses and any(now_ns >= bypass.expires_ns for bypass in self.bypasses.values()):
             self.bypasses = {name: bypass for name, bypass in self.bypasses.items() if now_ns < bypass.expires_ns}
             dirty.update(self._rows)
         if now_ns >= self._due_ns:
@@ -137,26 +139,41 @@ class Engine:
 
     def _take(self, now_ns: int, samples: Mapping[str, Sample]) -> list[str]:
         """Store samples; the names of inputs whose value or validity changed."""
+        image = samples if isinstance(samples, Image) else None
+        if image is not None and self._follows(image, now_ns):
+            self._number, self._seen_ns, self._expiry_ns = image.number, image.t_ns, image.t_ns + self._stale_ns + 1
+            self._samples.update((name, image[name]) for name in image.changed)
+            return list(image.changed)
         changed: list[str] = []
         known, valid = self._samples, self._valid
         for name, sample in samples.items():
             old = known.get(name)
             known[name] = sample
             value, good, t_ns, _ = sample
-            if old is not None and value == old[0] and good == old[1] and valid[name] and old[2] <= t_ns <= now_ns:
-                continue  # nothing new, and not older than before; its age is looked at below
             believed = good and not stale(t_ns, now_ns, self._stale_ns)
-            if old is None or value != old[0] or believed != valid[name]:
+            if old is None or value != old.value or believed != valid[name]:
                 changed.append(name)
             valid[name] = believed
             if believed:
                 self._expiry_ns = min(self._expiry_ns, t_ns + self._stale_ns + 1)
         if now_ns >= self._expiry_ns:
-            late = [name for name, s in known.items() if valid[name] and stale(s.t_ns, now_ns, self._stale_ns)]
+            seen_ns = {name: max(sample.t_ns, self._seen_ns) for name, sample in known.items() if valid[name]}
+            late = [name for name, t_ns in seen_ns.items() if stale(t_ns, now_ns, self._stale_ns)]
             changed += late
             valid.update(dict.fromkeys(late, False))
-            self._expiry_ns = min((s.t_ns + self._stale_ns + 1 for n, s in known.items() if valid[n]), default=NEVER_NS)
+            self._expiry_ns = min((t_ns + self._stale_ns + 1 for n, t_ns in seen_ns.items() if valid[n]), default=NEVER_NS)
+        if image is not None:
+            whole = len(image) == len(known) and all(valid[name] for name in known)
+            self._number, self._seen_ns = (image.number, image.t_ns) if whole else (0, 0)
+        elif changed:
+            self._number = 0
         return changed
+
+    def _follows(self, image: Image, now_ns: int) -> bool:
+        """Whether a sound image comes next after one of which everything was, and is, believed: only what differs is news."""
+        if not image.good or image.number != self._number + 1 or not self._number or now_ns >= self._expiry_ns:
+            return False
+        return image.t_ns >= self._seen_ns and not stale(image.t_ns, now_ns, self._stale_ns)
 
     def _is(self, name: str, value: int) -> bool:
         """Whether an input is believed and has this value."""
@@ -182,6 +199,9 @@ class Engine:
             raw, by_value, due_ns = self._condition(r, now_ns)
         else:
             r.memory = None
+        if not raw and not r.bad:  # as it was: nothing below would change anything
+            r.since_ns, r.due_ns = None, due_ns
+            return
         # Only a value can be noise: what cannot be believed is bad at once.
         wait_ns = 0 if raw and not by_value else r.debounce_ns
         lasting, r.since_ns, on_ns = delay_on(raw, r.since_ns, now_ns, wait_ns)

@@ -8,7 +8,7 @@ are fetched (`modbus`), nor for what a value means (`conditions`, `engine`).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 VENDOR, PRODUCT = 0x1009, 0x51  # registers 0 and 1 of the room safety node
@@ -99,6 +99,38 @@ def value_of(signal: Signal, image: Sequence[int]) -> int:
     return value
 
 
+class Image(Mapping[str, Sample]):
+    """One reading of the node: samples by name, all of one quality and one age, and which of them differ from the last reading.
+
+    Attributes:
+        now: value of every signal.
+        changed: names whose value differs from that in the image before; all of them in the first.
+        good, t_ns, seq: see `Sample`.
+        number: of the image at its reader, from 1.
+    """
+
+    __slots__ = ("changed", "good", "now", "number", "seq", "t_ns")
+
+    def __init__(self, now: Mapping[str, int], changed: Collection[str], good: bool, t_ns: int, seq: int, number: int) -> None:
+        self.now, self.changed, self.number = now, changed, number
+        self.good, self.t_ns, self.seq = good, t_ns, seq
+
+    def __getitem__(self, name: str) -> Sample:
+        return Sample(self.now[name], self.good, self.t_ns, self.seq)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.now)
+
+    def __len__(self) -> int:
+        return len(self.now)
+
+
+BLOCKS = tuple(  # (first register, end, signals there): decoded when one of its registers has changed
+    (first, first + words, tuple((name, signal) for name, signal in SIGNALS.items() if signal.register == first))
+    for first, words in sorted({(signal.register, signal.words) for signal in SIGNALS.values()})
+)
+
+
 class ImageReader:
     """Turns images into samples. Keeps the last image, to see the counter run and to decode only what changed."""
 
@@ -106,26 +138,34 @@ class ImageReader:
         self._image = array("H")
         self._values: dict[str, int] = dict.fromkeys(SIGNALS, 0)
         self._alive_ns: int | None = None
+        self._number = 0
 
-    def decode(self, image: Sequence[int], now_ns: int) -> dict[str, Sample]:
+    def decode(self, image: Sequence[int], now_ns: int) -> Image:
         """Samples of all signals. An image that is short, of another node, or whose counter ran backwards is of bad quality.
 
         While the counter stands still the samples keep the time of its last step, so they become stale.
         """
+        self._number += 1
         try:
             new = array("H", image)
         except (OverflowError, TypeError):
             new = array("H")
         if len(new) != IMAGE_SIZE or new[0] != VENDOR or new[1] != PRODUCT:
             alive_ns = now_ns if self._alive_ns is None else self._alive_ns
-            return {name: Sample(value, False, alive_ns, 0) for name, value in self._values.items()}
+            return Image(self._values, (), False, alive_ns, 0, self._number)
         old, self._image = self._image, new
         seq = new[COUNTER_REGISTER]
         steps = (seq - old[COUNTER_REGISTER]) & 0xFFFF if old else 1
         if steps or self._alive_ns is None:
             self._alive_ns = now_ns
         good = steps < 0x8000  # more than half way round is a step back: the node restarted, or an old answer was replayed
-        if old[9:] != new[9:]:
-            self._values = {name: value_of(signal, new) for name, signal in SIGNALS.items()}
-        alive_ns = self._alive_ns
-        return {name: Sample(value, good, alive_ns, seq) for name, value in self._values.items()}
+        changed = {}
+        for first, end, signals in BLOCKS:
+            if old[first:end] != new[first:end]:
+                for name, signal in signals:
+                    value = value_of(signal, new)
+                    if value != self._values[name] or not old:
+                        changed[name] = value
+        if changed:
+            self._values = {**self._values, **changed}
+        return Image(self._values, changed, good, self._alive_ns, seq, self._number)

@@ -1,5 +1,8 @@
 """Conditions are values in, values out."""
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from interlocks.conditions import (
     NEVER_NS,
     band,
@@ -9,6 +12,7 @@ from interlocks.conditions import (
     discrepancy,
     drift,
     equal,
+    judge_window,
     latch,
     limit,
     pattern,
@@ -95,13 +99,40 @@ def test_drift_is_from_where_it_began_however_slow():
 
 
 def test_a_sliding_window_keeps_what_held_at_its_beginning():
-    history, due = slide((), 0, (0,), 100)
-    assert (history, due) == (((0, (0,)),), NEVER_NS)
-    history, due = slide(history, 1000, (7,), 100)
+    history = slide((), 0, (0,), 100)
+    assert history == ((0, (0,)),)
+    history = slide(history, 1000, (7,), 100)
     assert history == ((0, (0,)), (1000, (7,)))
-    assert due == 1100, "after which the old value no longer counts"
-    history, due = slide(history, 1100, (7,), 100)
-    assert (history, due) == (((1000, (7,)),), NEVER_NS)
+    history = slide(history, 1100, (7,), 100)
+    assert history == ((1000, (7,)),), "after which the old value no longer counts"
+
+
+def test_a_window_is_looked_at_again_when_its_verdict_turns_and_not_before():
+    history = ((0, (10,)), (50, (11,)), (90, (3,)), (120, (12,)))
+    assert judge_window(history, 100, lambda base: False) == (False, NEVER_NS)
+    assert judge_window(history, 100, lambda base: base[0] < 5) == (False, 190), "the value 3 begins the window then"
+    assert judge_window(history, 100, lambda base: base[0] < 12) == (True, 220)
+    assert judge_window(history[:1], 100, lambda base: True) == (True, NEVER_NS)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 80), st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=12),
+    st.sampled_from([rate, window]),
+)
+def test_looking_when_due_misses_nothing_that_looking_every_millisecond_would_see(steps, judge):
+    p, ms = {"limit": 300, "percent": 5, "floor": 20, "window_ms": 100}, 1_000_000
+    often = seldom = None
+    now_ns, values = 0, [100, 100]
+    for wait_ms, by1, by2 in steps:
+        values = [abs(values[0] + by1 - 30), values[1] + by2]
+        bad, seldom, due_ns = judge(p, values, seldom, now_ns)
+        for _ in range(wait_ms):
+            truth, often, _ = judge(p, values, often, now_ns)
+            if now_ns >= due_ns:
+                bad, seldom, due_ns = judge(p, values, seldom, now_ns)
+            assert bad == truth
+            now_ns += ms
 
 
 def test_rate_sees_a_jump_after_a_long_rest_and_forgets_it_after_the_window():

@@ -121,6 +121,20 @@ def test_a_button_pressed_between_two_occurrences_of_a_cause_does_not_clear_the_
     assert bench.node.reset(bench.room.now_ns, "operator", False).cleared == ()
 
 
+def test_a_difference_hidden_by_an_older_one_trips_when_that_has_left_the_window_though_nothing_new_is_counted():
+    bench = armed()
+    c1, c2 = bench.room.values["counts1"], bench.room.values["counts2"]
+    bench.run(1000)
+    bench.set(counts1=c1 + 100, counts2=c2 + 82)
+    bench.run(200)
+    bench.set(counts1=c1 + 200, counts2=c2 + 218)
+    assert bench.tripped == ()
+    bench.run(290)
+    assert bench.tripped == ()
+    bench.run(20)
+    assert bench.tripped == ("MONITORS_DIFFER",)
+
+
 def test_no_reset_while_the_controller_requests_beam_so_that_a_reset_never_starts_it():
     bench = armed(beam=True)
     assert bench.room.beam_possible()

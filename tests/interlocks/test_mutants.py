@@ -181,6 +181,12 @@ def decode_without_identity(self: inputs.ImageReader, image: Any, now_ns: int) -
 original_decode = inputs.ImageReader.decode
 
 
+def decode_forgets_changes(self: inputs.ImageReader, image: Any, now_ns: int) -> Any:
+    decoded = original_decode(self, image, now_ns)
+    decoded.changed = ()
+    return decoded
+
+
 def note_nothing(self: first_out.FirstOut, now_ns: int, states: Any) -> None:
     """Keeps no ring."""
 
@@ -240,6 +246,11 @@ MUTANTS: dict[str, Callable[[], Any]] = {
     "the pulse never stops": patched(permit.PermitPulse, "next", pulse_always),
     "withholding writes zero": patched(permit.PermitPulse, "next", pulse_drops_to_zero),
     "half an image passes": patched(inputs.ImageReader, "decode", decode_without_identity),
+    "what changed is not said": patched(inputs.ImageReader, "decode", decode_forgets_changes),
+    "no news is always good news": patched(Engine, "_follows", lambda self, image, now_ns: self._number > 0),
+    "a window is judged only when something comes": patched(
+        conditions, "judge_window", lambda history, window_ns, bad: (bad(history[0][1]), conditions.NEVER_NS)
+    ),
     "no ring buffer": patched(first_out.FirstOut, "note", note_nothing),
     "the ring never forgets": patched(first_out.FirstOut, "note", note_for_ever),
     "every trip is first": patched(first_out.FirstOut, "trip", every_trip_first),
