@@ -7,7 +7,7 @@ Sees capabilities only: the same code runs on hardware, a rig or simulators. Not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,7 @@ from controller.plan.schedule import BeamSchedule, Pass
 from controller.plan.schedule import planned_counts as layer_counts
 from controller.record.entries import BeamClaim, write_claim, write_closed
 from controller.record.journal import Journal
-from controller.record.ledger import BeamKey, Claim, Ledger
+from controller.record.ledger import BeamKey, Claim, Ledger, Received
 from controller.record.outcome import BeamOutcome, PassOutcome, Status, Termination
 from controller.room.causes import Cause
 from controller.room.machine import Room
@@ -129,6 +129,7 @@ class Fraction:
         bus: events.
         machine_limited_s: what an oracle says of a beam afterwards; None where there is none.
         simulated: for the ledger's details.
+        before: what earlier sessions gave, by beam number; the intake's schedules hold what is left.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Fraction:
         *,
         machine_limited_s: Callable[[int], float | None] = lambda _beam: None,
         simulated: bool = True,
+        before: Mapping[int, Received] | None = None,
     ) -> None:
         self._intake = intake
         self._number = number
@@ -155,6 +157,7 @@ class Fraction:
         self._bus = bus
         self._machine_limited_s = machine_limited_s
         self._simulated = simulated
+        self._before = before or {}
         self.room = Room(intake.room.name, devices.access, bus)
         self.session: Session | None = None
         self.outcomes: list[BeamOutcome] = []
@@ -215,12 +218,21 @@ class Fraction:
         unit = self._devices.unit
         flat = planned_counts(run.beam, run.schedule)
         key = BeamKey(self._intake.plan.uid, self._number, run.beam.number)
+        before, head = self._before.get(run.beam.number), self._journal.head
         if self._ledger is not None:
             run.claim = self._ledger.claim(
                 key,
                 flat,
-                details={"room": context.room, "plan_hash": self._intake.plan.plan_hash, "simulated": self._simulated},
+                details={
+                    "room": context.room,
+                    "plan_hash": self._intake.plan.plan_hash,
+                    "simulated": self._simulated,
+                    "journal_seq": head.seq,
+                    "journal_sha256": head.sha256.hex(),
+                },
                 journal=str(self._journal.path),
+                resume=before is not None,
+                after_claims=before.claims if before is not None else 0,
             )
         prepared = run.prepared
         status = unit.status
@@ -283,7 +295,7 @@ class Fraction:
             for i, r in enumerate(delivered.runs)
         )
         status, termination = _status(delivered, result, cause)
-        intake = self._intake
+        intake, before = self._intake, self._before.get(run.beam.number)
         conversions = [c for _, c in layer_counts(run.beam, intake.facility, intake.room, intake.library)]
         couch = result.placement.couch_values() if result.placement is not None else {}
         snout, shifters = (result.placement.snout.value, result.placement.range_shifters) if result.placement else (None, ())
@@ -302,6 +314,8 @@ class Fraction:
             t_begin_ns=run.t_begin_ns,
             t_end_ns=now_ns(),
             machine_limited_s=self._machine_limited_s(run.beam.number) if passes else None,
+            continuation=before is not None and bool(before.upper.any()),
+            received_before=before.upper if before is not None else None,
         )
 
 
