@@ -35,7 +35,7 @@ from drivers.wire.memory import MemoryChannels, MemoryLine
 from drivers.wire.modbus import ModbusClient
 from interlocks.daemon import SAFETY_NODE, InterlockNode
 from interlocks.inputs import gather
-from interlocks.matrix import ROLES, Limits
+from interlocks.matrix import Limits
 from interlocks.matrix import load as load_limits
 from interlocks.permit import PULSE_REGISTER, RELAY_NODE
 from simulators.clock import PacedLoop, VirtualLoop
@@ -45,21 +45,48 @@ from simulators.people import OperatorFailed, ScriptedOperator
 from simulators.plant import oracle
 from simulators.plant.facility import FacilityPlant
 from simulators.plant.kernel import Kernel
+from simulators.plant.truth import TruthError
 from simulators.servers.modbus import ModbusNodes, serve_stream
 from simulators.servers.process_variables import PvTable, facility_pvs
 from simulators.servers.room_nodes import motion_nodes, safety_nodes
 from simulators.world import World
 
-__all__ = ["InvariantViolated", "SimulatedWorld", "TimedFault", "loop_factory", "prescription_of", "read_faults"]
+__all__ = [
+    "InvariantViolated",
+    "SimulatedWorld",
+    "TimedFault",
+    "loop_factory",
+    "prescription_of",
+    "read_faults",
+    "unsuited_faults",
+]
 
 BUTTON_S = 0.5  # how long the scripted operator holds a reset button
+RESET_ROLES = ("key", "operator")  # what a member of staff may reset alone, after a search
 
 T = TypeVar("T")
 
 
-def loop_factory(speed: float) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Virtual time for an infinite speed, else the wall clock times `speed`."""
-    return VirtualLoop if speed == float("inf") else lambda: PacedLoop(speed)
+def loop_factory(*, real: bool) -> Callable[[], asyncio.AbstractEventLoop]:
+    """The wall clock, or virtual time (which a `Pacer` may slow down)."""
+    return PacedLoop if real else VirtualLoop
+
+
+def unsuited_faults(faults: Iterable[TimedFault], facility: str, room: str) -> list[str]:
+    """Why there is no such simulated room, or which faults cannot be planted in it: tried on a spare plant."""
+    found = []
+    try:
+        if room not in FacilityPlant.shipped(Kernel(0), facility).rooms:
+            return [f"facility {facility}: its simulated plant has no room {room}"]
+        for timed in faults:
+            plant = FacilityPlant.shipped(Kernel(0), facility)
+            try:
+                timed.fault.plant(plant, plant.rooms[room], timed.value)
+            except (ValueError, IndexError, OverflowError) as error:
+                found.append(f"fault {timed.fault.name} cannot be planted in {room}: {error}")
+    except TruthError as error:
+        found.append(f"facility {facility}: it has no simulated plant: {error}")
+    return found
 
 
 def prescription_of(intake: Intake) -> Prescription:
@@ -121,10 +148,10 @@ class SimulatedOperator:
     async def _close_room(self) -> None:
         with contextlib.suppress(OperatorFailed):  # the room sees by itself that it is not secured
             await self.script.secure_room()
-        for role in ROLES:
+        for role in RESET_ROLES:
             self._interlock.reset(self._clock(), role, True)
         await asyncio.sleep(BUTTON_S)
-        for role in ROLES:
+        for role in RESET_ROLES:
             self._interlock.reset(self._clock(), role, False)
 
     def _start(self, deed: Coroutine[Any, Any, None]) -> None:
@@ -290,7 +317,12 @@ class SimulatedWorld:
         def read_pulse() -> int:
             return nodes[RELAY_NODE].read(PULSE_REGISTER, 1)[0]
 
-        interlock = InterlockNode(read_image, write_permit, self.limits, boot_id, read_pulse=read_pulse)
+        def tell(record: Mapping[str, Any]) -> None:
+            """What the interlock system keeps as evidence, on the bus: the room learns it from nowhere else."""
+            data = {key: value for key, value in record.items() if key not in ("kind", "t_ns", "states", "latched")}
+            self.bus.emit(f"{name}-interlocks", f"interlock.{record['kind']}", **data)
+
+        interlock = InterlockNode(read_image, write_permit, self.limits, boot_id, read_pulse=read_pulse, journal=tell)
         script = ScriptedOperator(plant, self.world.sync)
         return SimulatedRoom(
             motion=MemoryLine(f"{name}-motion", baud=line.baud if line is not None else None),

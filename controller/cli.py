@@ -1,21 +1,30 @@
-"""The command line: arguments in, assembly out. Heavy imports happen inside the commands, so `--help` is quick."""
+"""The command line: arguments in, assembly out, exit codes and words. See docs/command-line.md.
+
+Heavy imports happen inside the commands, so `--help` is quick. Not responsible for deciding anything.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from drivers.hal.events import Event
 
 EXIT_DELIVERED = 0
 EXIT_REFUSED = 2  # before any motion or beam
 EXIT_ENDED_EARLY = 3  # record written
 EXIT_FAULT = 4  # of the program
+EXIT_OF = {"complete": EXIT_DELIVERED, "refused": EXIT_REFUSED, "partial": EXIT_ENDED_EARLY, "fault": EXIT_FAULT}
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 app = typer.Typer(
     name="iongantry",
@@ -37,6 +46,23 @@ OverrideOption = Annotated[
 ]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"iongantry {version('iongantry')}")
+        raise typer.Exit(EXIT_DELIVERED)
+
+
+@app.callback()
+def _root(
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
 def _refuse(reasons: Sequence[str], as_json: bool = False) -> NoReturn:
     """Say every reason and leave with exit code 2."""
     if as_json:
@@ -49,17 +75,13 @@ def _refuse(reasons: Sequence[str], as_json: bool = False) -> NoReturn:
     raise typer.Exit(EXIT_REFUSED)
 
 
-def _overrides(items: list[str] | None) -> dict[str, str]:
-    overrides: dict[str, str] = {}
-    bad = []
-    for item in items or []:
-        name, _, reason = item.partition("=")
-        if name not in ("machine", "approval") or not reason.strip():
-            bad.append(f"--override {item!r}: expected machine=REASON or approval=REASON with a reason in words")
-        overrides[name] = reason.strip()
-    if bad:
-        _refuse(bad)
-    return overrides
+def _collected(objections: list[str], parse: Callable[[A], T], argument: A, otherwise: T) -> T:
+    """What `parse` makes of an argument; what is wrong with it is told later, together with everything else."""
+    try:
+        return parse(argument)
+    except ValueError as error:
+        objections += str(error).splitlines()
+        return otherwise
 
 
 @app.command()
@@ -68,50 +90,68 @@ def treat(
     facility: FacilityOption = "asan",
     room: RoomOption = None,
     beam: Annotated[list[int] | None, typer.Option(help="Beam number; may be repeated. Default: every beam.")] = None,
-    fraction: Annotated[int, typer.Option(min=1, help="Fraction number.")] = 1,
+    fraction: Annotated[int, typer.Option(help="Fraction number, from 1.")] = 1,
     seed: Annotated[int, typer.Option(help="Root of every random stream of the simulated plant.")] = 0,
-    speed: Annotated[str, typer.Option(help="max, real, or a factor of real time.")] = "max",
-    scenario: Annotated[Path | None, typer.Option(help="TOML file of timed faults.")] = None,
-    fault: Annotated[list[str] | None, typer.Option(help="Fault to inject, see `iongantry faults`.")] = None,
+    speed: Annotated[
+        str, typer.Option(help="max: as fast as it goes; real: against the wall clock; or a factor of real time, at most.")
+    ] = "max",
+    scenario: Annotated[Path | None, typer.Option(help='TOML file of timed faults: faults = ["NAME:VALUE@WHEN", ...].')] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="NAME[:VALUE][@WHEN] to plant, see `iongantry faults`; may be repeated.")
+    ] = None,
     override: OverrideOption = None,
-    output: Annotated[Path | None, typer.Option(help="Directory for record, spots, events and report.")] = None,
-    state: Annotated[Path | None, typer.Option(help="Facility state: ledger, library, keys.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Directory for record, spots, events and report. Default: a new one here, named after the plan."),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Facility state (ledger, library, keys) that outlives this run. Default: a fresh one in the output."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Treat one fraction of a plan.
 
     Exit codes: 0 delivered as prescribed, 2 refused before any motion or beam, 3 ended early with a record, 4 program fault.
+    Ctrl-C ends the fraction with a record; a second one kills the program.
     """
+    from controller.admission import VIRTUAL, TreatOptions, parse_overrides, parse_speed
     from controller.console.progress import Progress
+    from controller.console.verdict import verdict_lines
     from controller.intake import Refused
-    from controller.treatment import TreatOptions, parse_speed, run_treatment
+    from controller.treatment import run_treatment
 
+    objections: list[str] = []
+    options = TreatOptions(
+        plan=plan,
+        facility=facility,
+        room=room,
+        beams=tuple(beam or ()),
+        fraction=fraction,
+        seed=seed,
+        speed=_collected(objections, parse_speed, speed, VIRTUAL),
+        scenario=scenario,
+        faults=tuple(fault or ()),
+        overrides=_collected(objections, parse_overrides, override or [], {}),
+        output=output,
+        output_parent=Path(),
+        state=state,
+    )
     try:
-        options = TreatOptions(
-            plan=plan,
-            facility=facility,
-            room=room,
-            beams=tuple(beam or ()),
-            fraction=fraction,
-            seed=seed,
-            speed=parse_speed(speed),
-            scenario=scenario,
-            faults=tuple(fault or ()),
-            overrides=_overrides(override),
-            output=output,
-            state=state,
-        )
         with Progress() as listener:
-            result = run_treatment(options, listener)
+            result = run_treatment(options, listener, objections, stop_by_signal=True)
     except Refused as refused:
         _refuse(refused.reasons, as_json)
-    summary = result.summary
     if as_json:
-        typer.echo(json.dumps(summary, indent=2))
+        typer.echo(json.dumps({**result.summary, "output": str(result.output)}, indent=2))
     else:
-        for line in result.lines():
+        for line in verdict_lines(result.outcome, result.summary):
             typer.echo(line)
-    raise typer.Exit({"complete": EXIT_DELIVERED, "partial": EXIT_ENDED_EARLY}.get(summary["status"], EXIT_FAULT))
+        where = "report.html" if result.status != "refused" else "events.jsonl"
+        typer.echo(f"outputs: {result.output}\nread first: {result.output}/{where}")
+    for failure in result.failures:
+        typer.echo(f"fault: {failure}; journal and ledger hold what was delivered", err=True)
+    raise typer.Exit(EXIT_OF[result.status])
 
 
 @app.command()
@@ -124,13 +164,18 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Can this plan be delivered here? Every reason why not."""
+    from controller.admission import parse_overrides
     from controller.intake import Refused
     from controller.treatment import check_plan
 
+    objections: list[str] = []
+    overrides: dict[str, str] = _collected(objections, parse_overrides, override or [], {})
     try:
-        report = check_plan(plan, facility, room, tuple(beam or ()), _overrides(override))
+        report = check_plan(plan, facility, room, tuple(beam or ()), overrides)
     except Refused as refused:
-        _refuse(refused.reasons, as_json)
+        _refuse([*objections, *refused.reasons], as_json)
+    if objections:
+        _refuse(objections, as_json)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return
@@ -141,6 +186,9 @@ def check(
             f"{row['meterset']:.6g} {row['unit']}, gantry {row['gantry_angle_deg']:g} deg, {row['passes']} passes in "
             f"{row['cycles']} synchrotron cycles, about {row['estimated_s']:.0f} s of beam"
         )
+    for what, notes in (("note", report["notes"]), ("overridden", report["overridden"])):
+        for note in notes:
+            typer.echo(f"  {what}: {note}")
 
 
 @app.command("plan")
@@ -165,9 +213,10 @@ def make_plan_file(
     approval: Annotated[str, typer.Option(help="ApprovalStatus to write.")] = "APPROVED",
     seed: Annotated[int, typer.Option(help="Enters the UIDs only.")] = 0,
     label: Annotated[str, typer.Option(help="RTPlanLabel.")] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Write a deliverable RT Ion Plan or QA field for a water phantom."""
-    from controller.plan.errors import PlanError
+    from controller.plan.errors import PlanError, PlanRefused
     from controller.plan.make import PlanSpec, write_plan
     from drivers.hal.errors import BeamlineError
     from drivers.hal.facility import load_facility
@@ -195,11 +244,17 @@ def make_plan_file(
         if not output.parent.is_dir():
             output.parent.mkdir(parents=True)
         file = write_plan(spec, where, output)
+    except PlanRefused as refused:
+        _refuse([str(reason) for reason in refused.reasons], as_json)
     except (PlanError, BeamlineError) as error:
-        _refuse([str(error)])
+        _refuse([str(error)], as_json)
     except OSError as error:
-        _refuse([f"{output}: cannot be written: {error}"])
-    typer.echo(f"{file}: written; see it with `iongantry check {file}`")
+        _refuse([f"{output}: cannot be written: {error.strerror or error}"], as_json)
+    if as_json:
+        typer.echo(json.dumps({"status": "written", "file": str(file), "facility": where.name, "room": spec.room}, indent=2))
+    else:
+        elsewhere = f" --facility {facility}" if facility != "asan" else ""
+        typer.echo(f"{file}: written; see it with `iongantry check {file}{elsewhere}`")
 
 
 @app.command("check-config")
@@ -215,7 +270,9 @@ def check_config(
     try:
         facility = load_facility(file)
     except ConfigError as error:
-        _refuse([str(error)], as_json)
+        head, *faults_found = error.message.splitlines()
+        where = f"{head.partition(':')[0]}: " if faults_found else ""
+        _refuse([where + line.strip() for line in faults_found] or [str(error)], as_json)
     reasons = check_facility(facility)
     if reasons:
         _refuse(reasons, as_json)
@@ -238,8 +295,63 @@ def faults(as_json: JsonOption = False) -> None:
         ]
         typer.echo(json.dumps(rows, indent=2))
         return
+    typer.echo("NAME[:VALUE][@WHEN]; WHEN is start, t=SECONDS, beam, beam+SECONDS or grant=N\n")
     for entry in CATALOGUE.values():
-        typer.echo(f"{entry.name:<22} {entry.does}\n{'':<22} expected: {entry.expected}")
+        value = f" {entry.arguments}" if entry.arguments else ""
+        typer.echo(f"{entry.name}{value}\n    {entry.does}\n    expected: {entry.expected}")
+
+
+@app.command()
+def commission(
+    facility: FacilityOption = "asan",
+    room: Annotated[list[str] | None, typer.Option(help="Only this room; may be repeated. Default: every room.")] = None,
+    species: Annotated[list[str] | None, typer.Option(help="Only this species; may be repeated. Default: every one.")] = None,
+    nodes: Annotated[int, typer.Option(help="Energies per species.")] = 16,
+    seed: Annotated[int, typer.Option(help="Root of every random stream of the simulated plant.")] = 0,
+    state: Annotated[Path | None, typer.Option(help="Write the library and its key into this facility state.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the library to this new file instead.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the beam library of a simulated facility through its own devices, and sign it.
+
+    What is not measured again is kept from the library in force. Exit codes: 0 every row released, 2 refused before any
+    motion or beam, 3 written with rows that are withdrawn, 4 program fault.
+    """
+    from datetime import UTC, datetime
+
+    from controller.commissioning import CommissionOptions, run_commissioning
+    from controller.console.progress import commission_line
+    from controller.intake import Refused
+
+    options = CommissionOptions(
+        facility=facility,
+        rooms=tuple(dict.fromkeys(room or ())),
+        species=tuple(dict.fromkeys(species or ())),
+        nodes=nodes,
+        seed=seed,
+        state=state,
+        output=output,
+        date=datetime.now(UTC).date().isoformat(),
+    )
+
+    def show(event: Event) -> None:
+        line = commission_line(event)
+        if line and not as_json:
+            typer.echo(line)
+
+    try:
+        done = run_commissioning(options, show)
+    except Refused as refused:
+        _refuse(refused.reasons, as_json)
+    withdrawn = sum(not row["released"] for row in done.measured)
+    if as_json:
+        typer.echo(json.dumps(done.as_dict(), indent=2))
+    else:
+        typer.echo(
+            f"{len(done.measured)} rows measured, {withdrawn} withdrawn, {done.kept} kept; library of {done.facility}, version "
+            f"{done.version}, signed with key {done.key_id}: {done.file}"
+        )
+    raise typer.Exit(EXIT_ENDED_EARLY if withdrawn else EXIT_DELIVERED)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,14 @@ from controller.record.entries import BeamClaim, write_claim, write_closed
 from controller.record.journal import Journal
 from controller.record.ledger import BeamKey, Claim, Ledger, Received
 from controller.record.outcome import BeamOutcome, PassOutcome, Status, Termination
-from controller.room.causes import Cause
+from controller.room.causes import Severity
 from controller.room.machine import Room
 from controller.room.ports import BeamSharing, DeliveryContext, DeliveryResult, Job, OperatorPort, Tuned
 from controller.room.positioning import Placement
 from controller.room.session import Outcome, Session, SessionResult
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import now_ns
+from drivers.hal.errors import BeamlineError
 from drivers.hal.events import EventBus
 
 # Excess allowed by the second unit: 0.25 Gy over one spot (IEC 60601-2-64 as quoted), in counts. A gray in the entrance takes
@@ -39,6 +40,8 @@ from drivers.hal.events import EventBus
 # stopping power, so the number holds for every ion and energy.
 EXCESS_GY = 0.25
 COUNTS_PER_GY_MM2 = 7.5e3
+EMERGENCY_STOP = "room.estop"  # a fault of the room, which has to be acknowledged, and none of the program
+OPERATOR_DECLINED = "[4307]"
 SPOT_MARGIN = 1.05
 SPOT_MARGIN_COUNTS = 20
 
@@ -161,10 +164,19 @@ class Fraction:
         self.room = Room(intake.room.name, devices.access, bus)
         self.session: Session | None = None
         self.outcomes: list[BeamOutcome] = []
+        self._stopped = ""
+
+    def stop(self, why: str) -> None:
+        """End the fraction now, whatever it is doing: beam off, brakes set, what was delivered recorded. Never refused."""
+        self._stopped = self._stopped or why
+        if self.session is not None:
+            self.session.stop(why)
 
     async def run(self) -> None:
         """Treat the beams in the plan's order; the first that does not complete ends the fraction. See `outcomes`."""
         for beam, schedule in zip(self._intake.beams, self._intake.schedules, strict=True):
+            if self._stopped:
+                break
             await self._treat(beam, schedule)
             if self.outcomes[-1].status is not Status.COMPLETE:
                 break
@@ -206,12 +218,24 @@ class Fraction:
             Job.of(intake.plan, beam.number, self._number),
             self._bus,
         )
-        result = await self.session.run()
+        broken: BaseException | None = None
+        try:
+            result = await self.session.run()
+        except BaseException as error:  # noqa: BLE001 - raised again, after what was delivered is in ledger and record
+            broken, result = error, self.session.result()
         delivered = run.delivery.delivered if run.delivery is not None else Delivered()
-        self._close(run, delivered, result)
-        if result.outcome in (Outcome.COMPLETE, Outcome.PARTIAL):
+        closed = True
+        try:
+            self._close(run, delivered, result)
+        except BeamlineError as error:  # the disk: ledger and journal then say open, which counts with all that was granted
+            closed = False
+            self._bus.emit("fraction", "close.failed", beam_number=beam.number, error=str(error))
+            result = replace(result, reason="; ".join(filter(None, (result.reason, str(error)))))
+        if broken is None and result.outcome in (Outcome.COMPLETE, Outcome.PARTIAL):
             await self.session.close_out()
-        self.outcomes.append(self._outcome(run, delivered, result))
+        self.outcomes.append(self._outcome(run, delivered, result, closed=closed))
+        if broken is not None:
+            raise broken
 
     async def _deliver(self, context: DeliveryContext, run: BeamRun, tuner: RoomTuner) -> DeliveryResult:
         """The room's `Deliver`: claim, deliver, and say what became of it. Called once per session, resumes included."""
@@ -276,7 +300,7 @@ class Fraction:
         received = received_counts(run.beam, delivered)
         self._ledger.close_claim(run.claim, received, received, complete=delivered.complete, reason=result.reason)
 
-    def _outcome(self, run: BeamRun, delivered: Delivered, result: SessionResult) -> BeamOutcome:
+    def _outcome(self, run: BeamRun, delivered: Delivered, result: SessionResult, *, closed: bool) -> BeamOutcome:
         angle = result.placement.ring.angle.value if result.placement is not None else run.angle_deg
         cause = result.causes[0] if result.causes else None
         last = len(delivered.runs) - 1
@@ -294,7 +318,9 @@ class Fraction:
             )
             for i, r in enumerate(delivered.runs)
         )
-        status, termination = _status(delivered, result, cause)
+        status, termination = _status(delivered, result, stopped=bool(self._stopped))
+        if not closed:
+            status, termination = Status.FAULT, Termination.MACHINE
         intake, before = self._intake, self._before.get(run.beam.number)
         conversions = [c for _, c in layer_counts(run.beam, intake.facility, intake.room, intake.library)]
         couch = result.placement.couch_values() if result.placement is not None else {}
@@ -337,11 +363,14 @@ def received_counts(beam: Beam, delivered: Delivered) -> NDArray[np.int64]:
     return flat
 
 
-def _status(delivered: Delivered, result: SessionResult, cause: Cause | None) -> tuple[Status, Termination]:
+def _status(delivered: Delivered, result: SessionResult, *, stopped: bool) -> tuple[Status, Termination]:
+    """How a beam ended. Refused is what ended before anything moved; a fault is what the program did not understand."""
     if result.outcome is Outcome.COMPLETE and delivered.complete:
         return Status.COMPLETE, Termination.NORMAL
-    if result.outcome is Outcome.FAULT:
+    declined = OPERATOR_DECLINED in result.reason
+    of_machine = result.causes or delivered.findings or (result.outcome is Outcome.REFUSED and not declined)
+    termination = Termination.OPERATOR if stopped or not of_machine else Termination.MACHINE
+    if any(cause.severity is Severity.FAULT and cause.name != EMERGENCY_STOP for cause in result.causes):
         return Status.FAULT, Termination.MACHINE
-    if result.outcome is Outcome.REFUSED:
-        return Status.REFUSED, Termination.OPERATOR
-    return Status.PARTIAL, Termination.MACHINE if cause is not None or delivered.findings else Termination.OPERATOR
+    begun = result.moved or result.beam_given or delivered.runs
+    return Status.PARTIAL if begun else Status.REFUSED, termination

@@ -5,10 +5,14 @@ A view, never a participant. Not responsible for dose (that comes from the unit'
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from controller.record.outcome import Interlock, Span
 from drivers.hal.events import Event, EventBus
 
 HELD = "irradiating.held"
+CLEAR = ("standby", "ready.armed", "irradiating.beam_on")  # states in which nothing stands tripped
+BOOT = "POWER_UP"
 
 
 class History:
@@ -38,15 +42,41 @@ class History:
         return tuple((e.t_ns, float(e.data["angle_deg"])) for e in self.events if e.kind == "gantry.angle")
 
     def interlocks(self) -> tuple[Interlock, ...]:
-        """Trips and findings, first-out first."""
-        trips = [e for e in self.events if e.kind == "trip"]
-        return tuple(
-            Interlock(
-                t_ns=e.t_ns,
-                name=str(e.data["cause"]),
-                description=" ".join(str(e.data[k]) for k in ("message", "value", "limit", "hint") if e.data.get(k)),
-                device=str(e.data.get("device", "")),
-                first_out=i == 0,
-            )
-            for i, e in enumerate(trips)
-        )
+        """Trips of the room and of the interlock system in order of time; in each episode the first is the first-out.
+
+        An episode ends when the room resumes, starts anew or is free again, and, before anything tripped the room, when the
+        interlock system says that its own next trip is a first-out.
+        """
+        found: list[Interlock] = []
+        roots: dict[str, int] = {}  # index of the latest trip of each row of the interlock system
+        tripped = started = False
+        for e in self.events:
+            if e.kind == "room.state" and e.data["state"] in CLEAR:
+                tripped = False
+            elif e.kind == "trip":
+                found.append(_of_room(e, first_out=not tripped))
+                tripped = True
+            elif e.kind == "interlock.trip":
+                if e.data["id"] == BOOT and not started:  # every interlock system starts tripped: no cause of anything
+                    started = True
+                    continue
+                roots[str(e.data["id"])] = len(found)
+                found.append(_of_interlocks(e, first_out=bool(e.data["first_out"]) and not tripped))
+                tripped = tripped or bool(e.data["first_out"])
+            elif e.kind == "interlock.reset":
+                for name in e.data["cleared"]:
+                    if name in roots:
+                        index = roots.pop(name)
+                        found[index] = replace(found[index], resolution="reset", resolved_by=str(e.data["role"]))
+        return tuple(found)
+
+
+def _of_room(e: Event, *, first_out: bool) -> Interlock:
+    d = e.data
+    numbers = f" ({d['value']}; limit {d['limit']})" if d.get("limit") else f" ({d['value']})" if d.get("value") else ""
+    advice = f"; {d['hint']}" if d.get("hint") else ""
+    return Interlock(e.t_ns, str(d["cause"]), f"{d['message']}{numbers}{advice}", str(d.get("device", "")), first_out)
+
+
+def _of_interlocks(e: Event, *, first_out: bool) -> Interlock:
+    return Interlock(e.t_ns, str(e.data["id"]), f"{e.data['cause']}; {e.data['advice']}", e.source, first_out)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from controller.record.outcome import LoopLag
@@ -15,17 +15,27 @@ from controller.record.outcome import LoopLag
 PERIOD_S = 0.05
 
 
+def lag_of(late_s: Sequence[float]) -> LoopLag:
+    """p50, p99 and maximum of latenesses; zeros where nothing was measured."""
+    late = sorted(late_s) or [0.0]
+    p50, p99 = late[len(late) // 2], late[min(len(late) - 1, (len(late) * 99) // 100)]
+    return LoopLag(p50 * 1e3, p99 * 1e3, late[-1] * 1e3)
+
+
 class LagProbe:
-    """Measures the loop's lateness with a timer of its own. In virtual time there is none to measure."""
+    """Measures how late a loop that runs against the wall clock is, with a timer of its own.
+
+    Attributes:
+        late_s: lateness of each look, s.
+    """
 
     def __init__(self) -> None:
-        self._late_ms: list[float] = []
+        self.late_s: list[float] = []
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, *, virtual: bool) -> None:
+    def start(self) -> None:
         """Begin, in the running loop."""
-        if not virtual:
-            self._task = asyncio.create_task(self._measure(), name="loop lag")
+        self._task = asyncio.create_task(self._measure(), name="loop lag")
 
     async def stop(self) -> None:
         """End."""
@@ -34,18 +44,13 @@ class LagProbe:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    def result(self) -> LoopLag:
-        """p50, p99 and maximum; zeros where nothing was measured."""
-        late = sorted(self._late_ms) or [0.0]
-        return LoopLag(late[len(late) // 2], late[min(len(late) - 1, (len(late) * 99) // 100)], late[-1])
-
     async def _measure(self) -> None:
         loop = asyncio.get_running_loop()
         due_s = loop.time()
         while True:
             due_s += PERIOD_S
             await asyncio.sleep(max(0.0, due_s - loop.time()))
-            self._late_ms.append((loop.time() - due_s) * 1e3)
+            self.late_s.append(max(0.0, loop.time() - due_s))
 
 
 @contextmanager

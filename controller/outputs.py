@@ -1,42 +1,43 @@
 """From what ran to the files of `treat --output`: record, spot table, events, summary, report.
 
-Everything here happens after the beam. Not responsible for the contents (`controller.record`), nor for journal and ledger,
-which were written while it happened.
+Everything here happens after the beam. A file that cannot be written does not keep the others from being written. Not
+responsible for the contents (`controller.record`), nor for journal and ledger, which were written while it happened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from controller.intake import Intake
+from controller.measures import lag_of
 from controller.record.outcome import FractionOutcome, Interlock, Machine, Override, Span, Status, Termination
 from drivers.hal.events import Event
 
 if TYPE_CHECKING:
+    from controller.admission import TreatOptions
     from controller.record.outcome import BeamOutcome
-    from controller.treatment import Ran, TreatOptions
-
-_WORST = (Status.FAULT, Status.PARTIAL, Status.REFUSED, Status.COMPLETE)
+    from controller.treatment import Ran
 
 
 def outcome_of(intake: Intake, ran: Ran, options: TreatOptions, wall_s: float) -> FractionOutcome:
     """One value with everything the outputs need."""
     from importlib.metadata import version
 
-    statuses = {beam.status for beam in ran.beams}
-    status = next((s for s in _WORST if s in statuses), Status.REFUSED)
-    if status is Status.REFUSED and Status.COMPLETE in statuses:
-        status = Status.PARTIAL  # an earlier beam was given
-    reason = next((beam.reason for beam in ran.beams if beam.reason), "")
+    status, termination, reason = _ending(intake, ran)
     interlocks = ran.history.interlocks()
     if ran.violation is not None:
-        status, reason = Status.FAULT, str(ran.violation)
-        interlocks = (*interlocks, Interlock(ran.violation.t_ns, f"invariant {ran.violation.name}", ran.violation.message))
-    termination = next(
-        (beam.termination for beam in ran.beams if beam.termination is not Termination.NORMAL), Termination.NORMAL
-    )
+        interlocks = (
+            *interlocks,
+            Interlock(
+                ran.violation.t_ns,
+                f"invariant {ran.violation.name}",
+                ran.violation.message,
+                "invariants",
+                first_out=not interlocks,
+            ),
+        )
     room = intake.room
     return FractionOutcome(
         plan=intake.plan,
@@ -67,14 +68,45 @@ def outcome_of(intake: Intake, ran: Ran, options: TreatOptions, wall_s: float) -
             Override(ran.t_origin_ns, lifted.override, options.overrides[lifted.override], "scripted operator", str(lifted))
             for lifted in intake.overridden
         ),
-        loop_lag=ran.loop_lag,
+        loop_lag=lag_of(ran.late_s),
         wall_s=wall_s,
         run_id=ran.run_id,
     )
 
 
-def write_outputs(output: Path | None, outcome: FractionOutcome, events: Sequence[Event]) -> dict[str, Any]:
-    """Write every file, what beam left behind (record, spots) first; None writes nothing. Returns the summary."""
+def _ending(intake: Intake, ran: Ran) -> tuple[Status, Termination, str]:
+    """Status, termination and reason of the fraction.
+
+    Complete is every beam that was asked for; refused is nothing moved and nothing given; a violated invariant and an error
+    that nobody foresaw are faults, whatever the beams say; everything else ended early.
+    """
+    if ran.violation is not None:
+        return Status.FAULT, Termination.MACHINE, str(ran.violation)
+    if ran.failure:
+        return Status.FAULT, Termination.MACHINE, ran.failure
+    statuses = [beam.status for beam in ran.beams]
+    early = next((beam for beam in ran.beams if beam.status is not Status.COMPLETE), None)
+    reason = (early.reason if early is not None else "") or ran.refusal
+    termination = early.termination if early is not None else Termination.NORMAL
+    if Status.FAULT in statuses:
+        return Status.FAULT, Termination.MACHINE, reason
+    if statuses == [Status.COMPLETE] * len(intake.beams):
+        return Status.COMPLETE, Termination.NORMAL, ""
+    if early is None:
+        termination = Termination.OPERATOR if ran.stopped else Termination.MACHINE
+        reason = reason or ran.stopped
+    untouched = all(status is Status.REFUSED for status in statuses)
+    return Status.REFUSED if untouched else Status.PARTIAL, termination, reason
+
+
+def write_outputs(output: Path | None, outcome: FractionOutcome, events: Sequence[Event]) -> tuple[dict[str, Any], list[str]]:
+    """Write every file, what beam left behind (record, spots) first; None writes nothing.
+
+    What was refused leaves summary and events, and nothing that looks like a record.
+
+    Returns:
+        The summary, and what could not be written, in words.
+    """
     from controller.record.dicom_record import write_records
     from controller.record.event_file import event_line
     from controller.record.report import write_report
@@ -83,15 +115,24 @@ def write_outputs(output: Path | None, outcome: FractionOutcome, events: Sequenc
 
     table = build_spots(outcome.beams)
     summary = build_summary(outcome, table)
-    if output is None:
-        return summary.model_dump(mode="json")
-    if any(beam.passes for beam in outcome.beams):
-        write_records(outcome, table, output)
-    write_spots(table, output / "spots.parquet", outcome)
-    (output / "events.jsonl").write_bytes(b"".join(event_line(event) for event in events))
-    write_summary(summary, output / "summary.json")
-    write_report(outcome, table, output / "report.html")
-    return summary.model_dump(mode="json")
+    failures: list[str] = []
+
+    def attempt(name: str, write: Callable[[Path], object]) -> None:
+        if output is None:
+            return
+        try:
+            write(output / name)
+        except OSError as error:
+            failures.append(f"{output / name} cannot be written: {error.strerror or error}")
+
+    if outcome.status is not Status.REFUSED:
+        attempt("record.dcm", lambda path: write_records(outcome, table, path.parent))
+        attempt("spots.parquet", lambda path: write_spots(table, path, outcome))
+    attempt("events.jsonl", lambda path: path.write_bytes(b"".join(event_line(event) for event in events)))
+    attempt("summary.json", lambda path: write_summary(summary, path))
+    if outcome.status is not Status.REFUSED:
+        attempt("report.html", lambda path: write_report(outcome, table, path))
+    return summary.model_dump(mode="json"), failures
 
 
 def _spills(beams: Sequence[BeamOutcome]) -> tuple[Span, ...]:

@@ -1,110 +1,86 @@
-"""One `treat`: intake, a room (simulated where no endpoint is given), the fraction, its outcome.
+"""One `treat`: what was admitted, a room (simulated where no endpoint is given), the fraction, its outcome and outputs.
 
-Not responsible for the command line's words (`cli`), what happens in the room (`fraction`), or the files (`outputs`).
+Not responsible for what may begin (`admission`), for the command line's words (`cli`), for what happens in the room
+(`fraction`), or for the files (`outputs`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from controller.intake import Intake, Refused, report, take_in
+from controller.admission import REAL, Admitted, TreatOptions, admit, ledger_objections, make_output, open_ledger
+from controller.intake import Refused, report, take_in
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import EventBus, Listener
 
 if TYPE_CHECKING:
-    from controller.assembly import TimedFault
+    from types import FrameType
+
+    from controller.assembly import SimulatedWorld
+    from controller.fraction import Fraction
     from controller.history import History
     from controller.record.ledger import Ledger
-    from controller.record.outcome import BeamOutcome, FractionOutcome, LoopLag
+    from controller.record.outcome import BeamOutcome, FractionOutcome
+    from controller.record.store import Store
+    from drivers.hal.capabilities import RoomDevices
     from simulators.invariants import Violation
 
-VIRTUAL = float("inf")
-SIMULATED_EPOCH = datetime(2031, 1, 1, 8, tzinfo=UTC)  # date of loop time 0 in virtual time: equal runs give equal files
+SIMULATED_EPOCH = datetime(2031, 1, 1, 8, tzinfo=UTC)  # date of loop time 0 in simulated time: equal runs give equal files
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@dataclass(frozen=True, slots=True)
-class TreatOptions:
-    """What `treat` was asked. `speed` is a factor of real time; infinity is virtual time."""
-
-    plan: Path
-    facility: str = "asan"
-    room: str | None = None
-    beams: tuple[int, ...] = ()
-    fraction: int = 1
-    seed: int = 0
-    speed: float = VIRTUAL
-    scenario: Path | None = None
-    faults: tuple[str, ...] = ()
-    overrides: Mapping[str, str] = field(default_factory=dict)
-    output: Path | None = None
-    state: Path | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Ran:
     """What the run left: outcomes of its beams, everything that was said, and its measures.
 
     Without a repr: asyncio formats a task's result when it restores signal handlers, and this one is large.
+
+    Attributes:
+        refusal: why nothing could begin although the plan was admitted: a device that does not answer.
+        failure: an error that nobody foresaw, by name.
+        stopped: who ended it from outside.
+        late_s: how late the loop was, each time one looked.
     """
 
-    beams: tuple[BeamOutcome, ...]
     history: History
-    t_origin_ns: int
-    t_end_ns: int
     started_utc: datetime
+    t_origin_ns: int
     run_id: int
-    loop_lag: LoopLag
-    violation: Violation | None
+    beams: tuple[BeamOutcome, ...] = ()
+    t_end_ns: int = 0
+    late_s: Sequence[float] = ()
+    violation: Violation | None = None
+    refusal: str = ""
+    failure: str = ""
+    stopped: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TreatResult:
-    """`summary` as in summary.json, where the outputs are (None: none were written), and a violated invariant, if any."""
+    """`summary` as in summary.json, where the outputs are (None: none were written), what could not be written, and a violated
+    invariant, if any."""
 
     summary: dict[str, Any]
     outcome: FractionOutcome
     output: Path | None
+    failures: Sequence[str]
     violation: Violation | None
 
-    def lines(self) -> Iterator[str]:
-        """What the operator reads at the end."""
-        summary = self.summary
-        yield f"{summary['status']} ({summary['termination']}), simulated"
-        for beam in summary["beams"]:
-            yield (
-                f"  beam {beam['number']} {beam['name']}: {beam['meterset_delivered_primary']:.6g} of "
-                f"{beam['meterset_planned']:.6g} {beam['unit']} in {beam['spots_delivered']} of {beam['spots']} spots, "
-                f"{beam['irradiation_s']:.1f} s"
-            )
-        for interlock in self.outcome.interlocks:
-            yield f"  {'first out' if interlock.first_out else 'then'}: {interlock.name}: {interlock.description}"
-        if self.outcome.reason:
-            yield f"  {self.outcome.reason}"
-        if self.violation is not None:
-            yield f"  INVARIANT VIOLATED: {self.violation}"
-        if self.output is not None:
-            yield f"report: {self.output / 'report.html'}"
-
-
-def parse_speed(text: str) -> float:
-    """`max`, `real` or a positive factor. Raises Refused."""
-    named = {"max": VIRTUAL, "real": 1.0}
-    if text in named:
-        return named[text]
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = 0.0
-    if not 0.0 < factor < VIRTUAL:
-        raise Refused([f"--speed {text!r}: expected max, real, or a factor above 0"])
-    return factor
+    @property
+    def status(self) -> str:
+        """complete, partial, refused or fault; outputs that are missing are a fault."""
+        return "fault" if self.failures else str(self.summary["status"])
 
 
 def check_plan(
@@ -114,97 +90,96 @@ def check_plan(
     return report(take_in(plan, facility, room, beams, overrides))
 
 
-def run_treatment(options: TreatOptions, listener: Listener | None = None) -> TreatResult:
-    """Treat one fraction. Raises Refused before anything moves; every reason at once."""
-    from controller.assembly import loop_factory, read_faults
+def run_treatment(
+    options: TreatOptions, listener: Listener | None = None, objections: Sequence[str] = (), *, stop_by_signal: bool = False
+) -> TreatResult:
+    """Treat one fraction.
+
+    Args:
+        options: what was asked.
+        listener: of everything that is said.
+        objections: what is known to be wrong with the request already; told together with everything else.
+        stop_by_signal: end the fraction, with a record, when this process is interrupted.
+
+    Raises:
+        Refused: before anything moved, and nothing was written; every reason at once.
+    """
+    from controller.assembly import loop_factory
     from controller.outputs import outcome_of, write_outputs
 
-    state = options.state
-    library = state / "library.json" if state is not None and (state / "library.json").exists() else None
-    intake = take_in(
-        options.plan,
-        options.facility,
-        options.room,
-        options.beams,
-        options.overrides,
-        library,
-        state / "keys" if state is not None else None,
-    )
-    reasons: list[str] = []
-    if options.fraction > max(intake.plan.fractions_planned, 1):
-        reasons.append(f"--fraction {options.fraction}: the plan has {intake.plan.fractions_planned} fractions")
-    faults: list[TimedFault] = []
-    try:
-        faults = read_faults(options.faults, options.scenario)
-    except ValueError as error:
-        reasons += str(error).splitlines()
-    if reasons:
-        raise Refused(reasons)
-    if options.output is not None:
-        _make_directory(options.output)
+    admitted = admit(options, objections)
+    output = make_output(options, admitted.intake.plan.label)
     wall_start_s = time.perf_counter()
-    with asyncio.Runner(loop_factory=loop_factory(options.speed)) as runner:
-        ran = runner.run(_treat(options, intake, faults, listener))
-    outcome = outcome_of(intake, ran, options, wall_s=time.perf_counter() - wall_start_s)
-    summary = write_outputs(options.output, outcome, ran.history.events)
-    return TreatResult(summary, outcome, options.output, ran.violation)
-
-
-def _make_directory(output: Path) -> None:
-    """An empty directory for the outputs: what is there already is never overwritten."""
     try:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise Refused([f"--output {output}: exists and is not empty; name a new directory"])
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused([f"--output {output}: cannot be made: {error}"]) from None
+        with (
+            _stopping(stop_by_signal) as stop,
+            asyncio.Runner(loop_factory=loop_factory(real=options.speed == REAL)) as runner,
+        ):
+            ran = runner.run(_treat(options, admitted, output, listener, stop))
+    except Refused:
+        if output is not None:
+            with contextlib.suppress(OSError):
+                output.rmdir()
+        raise
+    outcome = outcome_of(admitted.intake, ran, options, wall_s=time.perf_counter() - wall_start_s)
+    summary, failures = write_outputs(output, outcome, ran.history.events)
+    return TreatResult(summary, outcome, output, failures, ran.violation)
 
 
-def _ledger_refusals(ledger: Ledger, intake: Intake, fraction: int) -> list[str]:
-    """Beams of this fraction that the ledger shows delivered, open or locked."""
-    from controller.record.ledger import BeamState
+@contextlib.contextmanager
+def _stopping(by_signal: bool) -> Iterator[list[Callable[[str], None]]]:
+    """A list for functions that are called when the process is interrupted; a second interrupt ends the process as usual."""
+    stops: list[Callable[[str], None]] = []
+    if not by_signal or threading.current_thread() is not threading.main_thread():
+        yield stops
+        return
 
-    reasons = []
-    for beam in intake.beams:
-        received = ledger.delivered(intake.plan.uid, fraction, beam.number)
-        if received.state is not BeamState.UNTOUCHED:
-            reasons.append(
-                f"beam {beam.number} of fraction {fraction} is {received.state.value} in the ledger: "
-                f"{int(received.upper.sum())} counts at most were given (journal {received.journal or 'unknown'})"
-            )
-    return reasons
+    def handle(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        for stop in stops:
+            stop(f"{signal.Signals(number).name} at the console")
+
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-async def _treat(options: TreatOptions, intake: Intake, faults: list[TimedFault], listener: Listener | None) -> Ran:
-    """The run itself, in its loop: world, devices, fraction."""
-    from controller.assembly import InvariantViolated, SimulatedWorld, prescription_of
+async def _treat(
+    options: TreatOptions,
+    admitted: Admitted,
+    output: Path | None,
+    listener: Listener | None,
+    stops: list[Callable[[str], None]],
+) -> Ran:
+    """The run itself, in its loop: world, devices, fraction. Raises Refused when the ledger objects."""
+    from controller.assembly import SimulatedWorld, prescription_of
     from controller.beam.sharing import BeamSupervisor
     from controller.fraction import Fraction
     from controller.history import History
-    from controller.measures import LagProbe, quiet_garbage
+    from controller.measures import quiet_garbage
     from controller.record.journal import Journal
-    from controller.record.ledger import Ledger
     from controller.record.memory_store import MemoryStore
     from controller.record.probe import JournalProbe
-    from controller.record.store import DiskStore, Store
+    from controller.record.store import DiskStore
 
-    virtual = options.speed == VIRTUAL
+    intake = admitted.intake
     bus = EventBus()
     history = History(bus)
     if listener is not None:
         bus.subscribe(listener)
-    store: Store = DiskStore() if options.output is not None else MemoryStore()
-    where = options.output or Path("memory")
-    run_id = (options.seed << 8 | 1) & 0x7FFF_FFFF_FFFF_FFFF if virtual else time.time_ns()
+    store: Store = DiskStore() if output is not None else MemoryStore()
+    where = output.resolve() if output is not None else Path("memory")
+    real = options.speed == REAL
+    run_id = time.time_ns() if real else (options.seed << 8 | 1) & 0x7FFF_FFFF_FFFF_FFFF
     identity = {"facility": intake.facility.name, "room": intake.room.name, "plan": intake.plan.uid, "seed": options.seed}
     world = SimulatedWorld(intake.facility, options.seed, bus, intake.room.name)
-    started_utc, t_origin_ns = SIMULATED_EPOCH if virtual else datetime.now(UTC), now_ns()
-    lag, violation = LagProbe(), None
-    with (
-        Ledger(store, (options.state or where / "state") / "ledger", boot_id=run_id) as ledger,
-        quiet_garbage(),
-    ):
-        if reasons := _ledger_refusals(ledger, intake, options.fraction):
+    ran = Ran(history, datetime.now(UTC) if real else SIMULATED_EPOCH, now_ns(), run_id)
+    _tell_start(options, admitted, bus)
+    with _ledger(options, where, store, run_id) as ledger, quiet_garbage():
+        if reasons := ledger_objections(ledger, intake, options.fraction):
             raise Refused(reasons)
         with Journal.open(store, where / "journal.bin", boot_id=run_id, identity=identity) as journal:
             world.watch(prescription_of(intake), JournalProbe(store, journal.path))
@@ -221,20 +196,98 @@ async def _treat(options: TreatOptions, intake: Intake, faults: list[TimedFault]
                 bus,
                 machine_limited_s=world.machine_limited_s,
             )
-            lag.start(virtual=virtual)
+            loop = asyncio.get_running_loop()
+
+            def stop(why: str) -> None:
+                ran.stopped = ran.stopped or why
+                loop.call_soon_threadsafe(fraction.stop, why)
+
+            stops.append(stop)
+            await _run(ran, options, admitted, world, devices, fraction, bus)
+            stops.clear()
+    ran.beams, ran.t_end_ns = tuple(fraction.outcomes), now_ns()
+    return ran
+
+
+async def _run(
+    ran: Ran,
+    options: TreatOptions,
+    admitted: Admitted,
+    world: SimulatedWorld,
+    devices: RoomDevices,
+    fraction: Fraction,
+    bus: EventBus,
+) -> None:
+    """Connect, treat, close; whatever is raised is told in `ran`, because what was delivered has to be written down."""
+    from controller.assembly import InvariantViolated
+    from controller.measures import LagProbe
+    from simulators.pacing import Pacer
+
+    probe, pacer = LagProbe(), Pacer(options.speed) if options.paced else None
+    if options.speed == REAL:
+        probe.start()
+    if pacer is not None:
+        pacer.start()
+    try:
+        world.inject(admitted.faults)
+        if await _connect(ran, devices):
+            await world.until_violated(fraction.run())
+    except InvariantViolated as violated:
+        ran.violation = violated.violation
+    except Exception as error:  # noqa: BLE001 - named in the outcome, and the end of this run
+        ran.failure = f"{type(error).__name__}: {error}"
+        bus.emit("treatment", "program.exception", error=ran.failure, trace=traceback.format_exception(error))
+    finally:
+        for device in devices.all():
             try:
-                world.inject(faults)
-                for device in devices.all():
-                    await device.connect()
-                await world.until_violated(fraction.run())
-            except InvariantViolated as violated:
-                violation = violated.violation
-            finally:
-                for device in devices.all():
-                    try:
-                        await device.close()
-                    except BeamlineError as error:
-                        bus.emit("treatment", "close.failed", device=device.name, error=str(error))
-                await lag.stop()
-                await world.stop()
-    return Ran(tuple(fraction.outcomes), history, t_origin_ns, now_ns(), started_utc, run_id, lag.result(), violation)
+                await device.close()
+            except BeamlineError as error:
+                bus.emit("treatment", "close.failed", device=device.name, error=str(error))
+        await probe.stop()
+        if pacer is not None:
+            pacer.stop()
+        await world.stop()
+    ran.late_s = pacer.late_s if pacer is not None else probe.late_s
+
+
+async def _connect(ran: Ran, devices: RoomDevices) -> bool:
+    """Connect every device, and say all that do not answer: nothing has moved yet, so this is a refusal."""
+    problems = []
+    for device in devices.all():
+        try:
+            await device.connect()
+        except BeamlineError as error:
+            problems.append(str(error))
+    ran.refusal = "; ".join(problems)
+    return not problems
+
+
+def _ledger(options: TreatOptions, where: Path, store: Store, boot_id: int) -> Ledger:
+    """The facility's ledger, or that of a fresh world inside the outputs. Raises Refused."""
+    try:
+        if options.state is not None:
+            return open_ledger(options.state, boot_id=boot_id)
+        return open_ledger(where / "state", boot_id=boot_id, store=store)
+    except BeamlineError as error:
+        raise Refused([f"ledger: {error}"]) from None
+
+
+def _tell_start(options: TreatOptions, admitted: Admitted, bus: EventBus) -> None:
+    """What this run is, in its events."""
+    intake = admitted.intake
+    bus.emit(
+        "treatment",
+        "treatment.started",
+        plan_uid=intake.plan.uid,
+        plan_label=intake.plan.label,
+        fraction=options.fraction,
+        beams=[beam.number for beam in intake.beams],
+        facility=intake.facility.name,
+        room=intake.room.name,
+        seed=options.seed,
+        simulated=True,
+    )
+    for lifted in intake.overridden:
+        bus.emit(
+            "treatment", "override", name=lifted.override, reason=options.overrides[lifted.override], detail=lifted.sentence
+        )

@@ -135,3 +135,16 @@ class Progress:
             self._live.update(self._picture.table())
         elif worth_a_line:
             print(self._picture.line(event), file=self._stream)
+
+
+def commission_line(event: Event) -> str:
+    """One plain line for what commissioning measured; empty for events that are no news."""
+    data = event.data
+    if event.kind != "commission.row":
+        return ""
+    port = "" if data["port_deg"] is None else f" at {data['port_deg']:g} deg"
+    return (
+        f"{event.source.removeprefix('commission.')}{port}  {data['species']:<2} {data['energy_mev_u']:6.1f} MeV/u  "
+        f"spots off by {data['error_mean_mm']:.3f} mm in the mean, {data['error_max_mm']:.3f} mm at most; "
+        f"counts per ion within {100 * data['counts_rel']:.2f} %  {'released' if data['released'] else 'WITHDRAWN'}"
+    )

@@ -144,6 +144,7 @@ class Session:
         self._reason = ""
         self._shown_deg = float("nan")
         self._tripped: tuple[Cause, ...] = ()
+        self._ended = State.STANDBY
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -217,7 +218,6 @@ class Session:
         self.room.attach(self.facts)
         unsubscribe = self.room.subscribe(self._changed)
         guard = asyncio.ensure_future(self._supervise())
-        ended = self.room.state
         try:
             await self._walk(guard)
         except asyncio.CancelledError:
@@ -228,10 +228,10 @@ class Session:
             if not isinstance(error, Exception):
                 raise
         finally:
-            ended = self.room.state
+            self._ended = self.room.state
             await _uninterrupted(self._wind_up(guard))
             unsubscribe()
-        return self._result(ended)
+        return self.result()
 
     def _abandon(self, cause: Cause) -> None:
         """Trip, unless nothing was begun or it is over already."""
@@ -449,7 +449,9 @@ class Session:
         for problem in self._closing.problems:
             self._emit("problem", {"what": problem})
 
-    def _result(self, ended: State) -> SessionResult:
+    def result(self) -> SessionResult:
+        """What happened; also after a `run` that raised."""
+        ended = self._ended
         if self._declined:
             outcome = Outcome.REFUSED
         elif ended is State.FAULT or self.room.state is State.FAULT:
