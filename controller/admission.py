@@ -18,7 +18,7 @@ from drivers.hal.errors import BeamlineError
 
 if TYPE_CHECKING:
     from controller.assembly import TimedFault
-    from controller.record.ledger import Ledger
+    from controller.record.ledger import Ledger, Received
     from controller.record.store import Store
 
 VIRTUAL = float("inf")
@@ -148,8 +148,8 @@ def admit(options: TreatOptions, objections: Sequence[str] = ()) -> Admitted:
     return Admitted(intake, tuple(faults))
 
 
-def ledger_objections(ledger: Ledger, intake: Intake, fraction: int) -> list[str]:
-    """Beams of this fraction that the ledger shows delivered, open or locked."""
+def ledger_objections(ledger: Ledger, intake: Intake, fraction: int, before: Mapping[int, Received] | None = None) -> list[str]:
+    """Beams of this fraction that the ledger shows delivered, open or locked; those in `before` may be partly delivered."""
     from controller.record.ledger import BeamState
 
     advice = {
@@ -161,7 +161,8 @@ def ledger_objections(ledger: Ledger, intake: Intake, fraction: int) -> list[str
     reasons = []
     for beam in intake.beams:
         received = ledger.delivered(intake.plan.uid, fraction, beam.number)
-        if received.state is not BeamState.UNTOUCHED:
+        expected = BeamState.PARTIAL if beam.number in (before or {}) else BeamState.UNTOUCHED
+        if received.state is not expected:
             reasons.append(
                 f"beam {beam.number} of fraction {fraction} is {received.state.value} in the ledger: at most "
                 f"{int(received.upper.sum())} counts were given, journal {received.journal or 'unknown'}; "

@@ -16,6 +16,7 @@ import numpy as np
 
 from controller.intake import Intake
 from controller.plan.schedule import planned_counts
+from controller.record.ledger import Received
 from drivers.devices.accelerator import Accelerator
 from drivers.devices.couch import SixAxisCouch
 from drivers.devices.delivery_unit import DeliveryUnitClient
@@ -89,8 +90,12 @@ def unsuited_faults(faults: Iterable[TimedFault], facility: str, room: str) -> l
     return found
 
 
-def prescription_of(intake: Intake) -> Prescription:
-    """What may be delivered, as the invariants hold it against the plant: from plan and library, not from any grant."""
+def prescription_of(intake: Intake, before: Mapping[int, Received] | None = None) -> Prescription:
+    """What may be delivered, as the invariants hold it against the plant: from plan and library, not from any grant.
+
+    `before` is what the ledger says of earlier sessions, by beam number; its upper bounds count.
+    """
+    given = {n: received.upper for n, received in (before or {}).items()}
     layers: dict[tuple[int, int], PrescribedLayer] = {}
     for beam in intake.beams:
         counts = planned_counts(beam, intake.facility, intake.room, intake.library)
@@ -104,6 +109,15 @@ def prescription_of(intake: Intake) -> Prescription:
         room=intake.room.name,
         gantry_angle_deg={beam.number: beam.gantry_angle_deg for beam in intake.beams},
         layers=layers,
+        received_before={n: float(upper.sum()) for n, upper in given.items()},
+        spots_before={
+            (beam.number, layer.index): upper.astype(np.float64)
+            for beam in intake.beams
+            if beam.number in given
+            for layer, upper in zip(
+                beam.layers, np.split(given[beam.number], np.cumsum([la.spots for la in beam.layers])[:-1]), strict=True
+            )
+        },
     )
 
 

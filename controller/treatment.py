@@ -14,12 +14,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from controller.admission import REAL, Admitted, TreatOptions, admit, ledger_objections, make_output, open_ledger
-from controller.intake import Refused, report, take_in
+from controller.intake import Intake, Refused, report, take_in
+from controller.request import JOURNAL, Earlier, Request, keep_plan, plan_name
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import EventBus, Listener
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from simulators.invariants import Violation
 
 SIMULATED_EPOCH = datetime(2031, 1, 1, 8, tzinfo=UTC)  # date of loop time 0 in simulated time: equal runs give equal files
+SESSION_APART = timedelta(hours=1)  # between the sessions of one treatment, in simulated time
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -104,18 +106,31 @@ def run_treatment(
     Raises:
         Refused: before anything moved, and nothing was written; every reason at once.
     """
+    admitted = admit(options, objections)
+    output = make_output(options, admitted.intake.plan.label)
+    return treat_admitted(options, admitted, output, listener, stop_by_signal=stop_by_signal)
+
+
+def treat_admitted(
+    options: TreatOptions,
+    admitted: Admitted,
+    output: Path | None,
+    listener: Listener | None = None,
+    earlier: Earlier | None = None,
+    *,
+    stop_by_signal: bool = False,
+) -> TreatResult:
+    """One session of what was admitted, and its outputs. `earlier`: what sessions before it left. Raises Refused."""
     from controller.assembly import loop_factory
     from controller.outputs import outcome_of, write_outputs
 
-    admitted = admit(options, objections)
-    output = make_output(options, admitted.intake.plan.label)
     wall_start_s = time.perf_counter()
     try:
         with (
             _stopping(stop_by_signal) as stop,
             asyncio.Runner(loop_factory=loop_factory(real=options.speed == REAL)) as runner,
         ):
-            ran = runner.run(_treat(options, admitted, output, listener, stop))
+            ran = runner.run(_treat(options, admitted, output, listener, stop, earlier or Earlier()))
     except Refused:
         if output is not None:
             with contextlib.suppress(OSError):
@@ -153,6 +168,7 @@ async def _treat(
     output: Path | None,
     listener: Listener | None,
     stops: list[Callable[[str], None]],
+    earlier: Earlier,
 ) -> Ran:
     """The run itself, in its loop: world, devices, fraction. Raises Refused when the ledger objects."""
     from controller.assembly import SimulatedWorld, prescription_of
@@ -173,16 +189,19 @@ async def _treat(
     store: Store = DiskStore() if output is not None else MemoryStore()
     where = output.resolve() if output is not None else Path("memory")
     real = options.speed == REAL
-    run_id = time.time_ns() if real else (options.seed << 8 | 1) & 0x7FFF_FFFF_FFFF_FFFF
-    identity = {"facility": intake.facility.name, "room": intake.room.name, "plan": intake.plan.uid, "seed": options.seed}
+    run_id = time.time_ns() if real else (options.seed << 8 | (earlier.session + 1) & 0xFF) & 0x7FFF_FFFF_FFFF_FFFF
     world = SimulatedWorld(intake.facility, options.seed, bus, intake.room.name)
-    ran = Ran(history, datetime.now(UTC) if real else SIMULATED_EPOCH, now_ns(), run_id)
+    started = datetime.now(UTC) if real else SIMULATED_EPOCH + earlier.session * SESSION_APART
+    ran = Ran(history, started, now_ns(), run_id)
+    identity = _request(options, intake, earlier, started).identity()
     _tell_start(options, admitted, bus)
     with _ledger(options, where, store, run_id) as ledger, quiet_garbage():
-        if reasons := ledger_objections(ledger, intake, options.fraction):
+        if reasons := ledger_objections(ledger, intake, options.fraction, earlier.before):
             raise Refused(reasons)
-        with Journal.open(store, where / "journal.bin", boot_id=run_id, identity=identity) as journal:
-            world.watch(prescription_of(intake), JournalProbe(store, journal.path))
+        if output is not None and not earlier.session:
+            keep_plan(options.plan, output, intake)
+        with Journal.open(store, where / JOURNAL, boot_id=run_id, identity=identity) as journal:
+            world.watch(prescription_of(intake, earlier.before), JournalProbe(store, journal.path))
             await world.start()
             devices = world.devices()
             fraction = Fraction(
@@ -195,6 +214,7 @@ async def _treat(
                 ledger,
                 bus,
                 machine_limited_s=world.machine_limited_s,
+                before=earlier.before,
             )
             loop = asyncio.get_running_loop()
 
@@ -270,6 +290,25 @@ def _ledger(options: TreatOptions, where: Path, store: Store, boot_id: int) -> L
         return open_ledger(where / "state", boot_id=boot_id, store=store)
     except BeamlineError as error:
         raise Refused([f"ledger: {error}"]) from None
+
+
+def _request(options: TreatOptions, intake: Intake, earlier: Earlier, started: datetime) -> Request:
+    """What the journal's opening record says of this session."""
+    shipped = options.facility == intake.facility.name
+    return Request(
+        facility=options.facility if shipped else str(Path(options.facility).resolve()),
+        room=intake.room.name,
+        beams=tuple(beam.number for beam in intake.beams),
+        fraction=options.fraction,
+        seed=options.seed,
+        overrides=options.overrides,
+        state=str(options.state.resolve()) if options.state is not None else "",
+        plan_file=plan_name(intake),
+        plan_uid=intake.plan.uid,
+        plan_sha256=intake.plan.sha256,
+        session=earlier.session,
+        started_utc=started.isoformat(),
+    )
 
 
 def _tell_start(options: TreatOptions, admitted: Admitted, bus: EventBus) -> None:

@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,7 @@ class Claim:
     number: int  # counts the claims of this beam from 1
     claimed_counts1: Counts
     lock: Lock
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -256,7 +257,7 @@ class Ledger:
                 data = {**key.data, "journal": journal, "details": dict(details or {}), "resume": resume}
                 data["claimed"] = self._put(claimed_counts1=claimed_counts1)
                 self._append(LedgerKind.CLAIM, data)
-            return Claim(key, len(self._entries[key].claims), claimed_counts1, held)
+            return Claim(key, len(self._entries[key].claims), claimed_counts1, held, dict(details or {}))
         except BaseException:
             held.release()
             raise
@@ -276,7 +277,7 @@ class Ledger:
                     raise CommandRejected(f"{key} has no open claim", code=4106, hint="there is nothing to recover")
                 record = entry.claims[-1]
                 claimed = self._get(record.data["claimed"])["claimed_counts1"]
-                return Claim(key, len(entry.claims), claimed, held)
+                return Claim(key, len(entry.claims), claimed, held, record.data["details"])
         except BaseException:
             held.release()
             raise
