@@ -132,7 +132,7 @@ def admit(options: TreatOptions, objections: Sequence[str] = ()) -> Admitted:
             options.room,
             options.beams,
             options.overrides,
-            *_library_in(options.state),
+            *library_in(options.state),
         )
     except Refused as refused:
         reasons += refused.reasons
@@ -232,7 +232,7 @@ def directory_objections(option: str, path: Path) -> list[str]:
     return []
 
 
-def _library_in(state: Path | None) -> tuple[Path | None, Path | None]:
+def library_in(state: Path | None) -> tuple[Path | None, Path | None]:
     """The beam library that was commissioned into a state directory, if any, and its keys."""
     if state is None or not (state / LIBRARY).exists():
         return None, None

@@ -155,6 +155,76 @@ def treat(
 
 
 @app.command()
+def resume(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `treat --output` wrote.")],
+    seed: Annotated[int | None, typer.Option(help="Of the simulated plant. Default: that of the treatment.")] = None,
+    speed: Annotated[str, typer.Option(help="max, real, or a factor of real time, at most.")] = "max",
+    scenario: Annotated[Path | None, typer.Option(help="TOML file of timed faults.")] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="NAME[:VALUE][@WHEN] to plant, see `iongantry faults`; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Finish a fraction that ended early: deliver what is left of it, into DIR/resume-1, resume-2, ...
+
+    Exit codes: 0 all sessions together delivered as prescribed, 2 refused before any motion or beam, 3 something is missing or
+    not known, 4 program fault.
+    """
+    from controller.admission import VIRTUAL, parse_speed
+    from controller.console.progress import Progress
+    from controller.console.verdict import verdict_lines
+    from controller.intake import Refused
+    from controller.resume import ResumeOptions, run_resume
+
+    objections: list[str] = []
+    options = ResumeOptions(directory, seed, _collected(objections, parse_speed, speed, VIRTUAL), scenario, tuple(fault or ()))
+    try:
+        with Progress() as listener:
+            result = run_resume(options, listener, objections, stop_by_signal=True)
+    except Refused as refused:
+        _refuse(refused.reasons, as_json)
+    treated = result.treated
+    if as_json:
+        typer.echo(json.dumps(result.report(), indent=2))
+    else:
+        for line in verdict_lines(treated.outcome, treated.summary):
+            typer.echo(line)
+        typer.echo("over all sessions:")
+        for beam in result.beams:
+            typer.echo(f"  {beam.line()}")
+        typer.echo(f"outputs: {treated.output}")
+    for failure in treated.failures:
+        typer.echo(f"fault: {failure}; journal and ledger hold what was delivered", err=True)
+    raise typer.Exit(EXIT_OF[result.status])
+
+
+@app.command()
+def recover(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `treat --output` wrote.")],
+    sign: Annotated[str, typer.Option(metavar="NAME", help="A physicist who accepts the stated intervals.")] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="On what they are accepted; needed with --sign.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """After a crash: reconcile what was delivered, close it in the ledger, write a salvage record. Twice gives the same.
+
+    Exit codes: 0 nothing waits, 2 refused and nothing changed, 3 a physicist must sign before anything goes on.
+    """
+    from controller.intake import Refused
+    from controller.recover import run_recovery
+
+    try:
+        result = run_recovery(directory, sign=sign, reason=reason)
+    except Refused as refused:
+        _refuse(refused.reasons, as_json)
+    if as_json:
+        typer.echo(json.dumps(result.report(), indent=2))
+    else:
+        for line in result.lines():
+            typer.echo(line)
+    raise typer.Exit(EXIT_ENDED_EARLY if result.locked else EXIT_DELIVERED)
+
+
+@app.command()
 def check(
     plan: PlanArgument,
     facility: FacilityOption = "asan",
