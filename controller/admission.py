@@ -182,7 +182,7 @@ def output_objections(output: Path) -> list[str]:
 
 
 def make_output(options: TreatOptions, label: str) -> Path | None:
-    """Make the directory of the outputs.
+    """Make the directory of the outputs; its absolute path, because the ledger names it.
 
     Raises:
         Refused: it cannot be made, or somebody was faster.
@@ -190,8 +190,8 @@ def make_output(options: TreatOptions, label: str) -> Path | None:
     try:
         if options.output is not None:
             options.output.mkdir(parents=True, exist_ok=True)
-            return options.output
-        return new_directory(options.output_parent, label) if options.output_parent is not None else None
+            return options.output.resolve()
+        return new_directory(options.output_parent.resolve(), label) if options.output_parent is not None else None
     except OSError as error:
         where = options.output or options.output_parent
         raise Refused([f"--output {where}: cannot be made: {error.strerror or error}"]) from None

@@ -175,11 +175,10 @@ class Fraction:
     async def run(self) -> None:
         """Treat the beams in the plan's order; the first that does not complete ends the fraction. See `outcomes`."""
         for beam, schedule in zip(self._intake.beams, self._intake.schedules, strict=True):
-            if self._stopped:
-                break
-            await self._treat(beam, schedule)
-            if self.outcomes[-1].status is not Status.COMPLETE:
-                break
+            if self._stopped or (self.outcomes and self.outcomes[-1].status is not Status.COMPLETE):
+                self.outcomes.append(self._unbegun(beam))
+            else:
+                await self._treat(beam, schedule)
 
     async def _treat(self, beam: Beam, schedule: BeamSchedule) -> None:
         intake = self._intake
@@ -321,15 +320,15 @@ class Fraction:
         status, termination = _status(delivered, result, stopped=bool(self._stopped))
         if not closed:
             status, termination = Status.FAULT, Termination.MACHINE
-        intake, before = self._intake, self._before.get(run.beam.number)
-        conversions = [c for _, c in layer_counts(run.beam, intake.facility, intake.room, intake.library)]
+        before = self._before.get(run.beam.number)
+        counts1, counts2 = self._counts_per_meterset(run.beam)
         couch = result.placement.couch_values() if result.placement is not None else {}
         snout, shifters = (result.placement.snout.value, result.placement.range_shifters) if result.placement else (None, ())
         return BeamOutcome(
             beam=run.beam,
             passes=passes,
-            counts1_per_meterset=np.array([c.counts1_per_unit for c in conversions]),
-            counts2_per_meterset=np.array([c.counts1_per_unit * c.counts2_per_count1 for c in conversions]),
+            counts1_per_meterset=counts1,
+            counts2_per_meterset=counts2,
             status=status,
             termination=termination,
             reason=result.reason if status is not Status.COMPLETE else "",
@@ -343,6 +342,31 @@ class Fraction:
             continuation=before is not None and bool(before.upper.any()),
             received_before=before.upper if before is not None else None,
         )
+
+    def _unbegun(self, beam: Beam) -> BeamOutcome:
+        """A beam that was not reached: planned, and nothing given."""
+        counts1, counts2 = self._counts_per_meterset(beam)
+        before, t_ns = self._before.get(beam.number), now_ns()
+        return BeamOutcome(
+            beam=beam,
+            passes=(),
+            counts1_per_meterset=counts1,
+            counts2_per_meterset=counts2,
+            status=Status.REFUSED,
+            termination=Termination.OPERATOR if self._stopped else Termination.MACHINE,
+            reason=f"not begun: {self._stopped or 'an earlier beam was not completed'}",
+            gantry_angle_deg=beam.gantry_angle_deg,
+            t_begin_ns=t_ns,
+            t_end_ns=t_ns,
+            received_before=before.upper if before is not None else None,
+        )
+
+    def _counts_per_meterset(self, beam: Beam) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Counts of monitor 1 and 2 per unit of a beam's meterset, per layer in the plan's order."""
+        intake = self._intake
+        conversions = [c for _, c in layer_counts(beam, intake.facility, intake.room, intake.library)]
+        counts1 = np.array([c.counts1_per_unit for c in conversions])
+        return counts1, np.array([c.counts1_per_unit * c.counts2_per_count1 for c in conversions])
 
 
 def planned_counts(beam: Beam, schedule: BeamSchedule) -> NDArray[np.int64]:

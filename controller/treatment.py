@@ -187,7 +187,7 @@ async def _treat(
     if listener is not None:
         bus.subscribe(listener)
     store: Store = DiskStore() if output is not None else MemoryStore()
-    where = output.resolve() if output is not None else Path("memory")
+    where = output if output is not None else Path("memory")
     real = options.speed == REAL
     run_id = time.time_ns() if real else (options.seed << 8 | (earlier.session + 1) & 0xFF) & 0x7FFF_FFFF_FFFF_FFFF
     world = SimulatedWorld(intake.facility, options.seed, bus, intake.room.name)

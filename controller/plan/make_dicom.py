@@ -31,8 +31,8 @@ _NAMESPACE = uuid.UUID("0b2f2a3c-7a5e-5a0d-8d7c-5f7b7a4b1e90")  # fixed: the sam
 _IMPLEMENTATION = "2.25.186174623091239483920127452013428891733"
 # Where a phantom lies on the table: table-top axes, mm (assumed).
 _TABLE_MM = {"vertical": -120.0, "longitudinal": 350.0, "lateral": 0.0}
-_SNOUT_MM = 250.0  # assumed: a usual distance, inside every shipped room's reach
-_SHIFTER_TO_ISOCENTRE_MM = 300.0  # assumed
+_SNOUT_MM = 375.0  # clears the couch at every gantry angle while the couch looks straight ahead
+_SHIFTER_TO_ISOCENTRE_MM = _SNOUT_MM + 50.0  # behind the snout's face, assumed
 
 
 def write_dicom(

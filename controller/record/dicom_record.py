@@ -38,7 +38,7 @@ _MODE_TYPE = {ScanMode.SPOT: "STATIONARY", ScanMode.RASTER: "LEAPING"}
 def write_records(outcome: FractionOutcome, table: Table, directory: Path) -> list[Path]:
     """Write `record.dcm` (and `record-2.dcm` where beams of one plan count in different units); returns the paths.
 
-    A fraction in which nothing was granted gives no record. Raises OSError.
+    A beam that was begun and got nothing is recorded with zero; when none was begun there is no record. Raises OSError.
     """
     paths = []
     for number, dataset in enumerate(build_records(outcome, table), start=1):
@@ -50,7 +50,7 @@ def write_records(outcome: FractionOutcome, table: Table, directory: Path) -> li
 
 def build_records(outcome: FractionOutcome, table: Table) -> list[Dataset]:
     """The datasets of a fraction, one per dosimeter unit, with file meta information."""
-    begun = [b for b in outcome.beams if b.passes]
+    begun = [b for b in outcome.beams if b.passes or b.status is not Status.REFUSED]
     units = list(dict.fromkeys(b.beam.meterset_unit for b in begun))
     return [
         _record(outcome, [b for b in begun if b.beam.meterset_unit == unit], table, unit, n) for n, unit in enumerate(units, 1)
@@ -195,7 +195,8 @@ def _beam_item(outcome: FractionOutcome, b: BeamOutcome, table: Table, implicit:
         item.BeamDescription = v.text(beam.description, 1024)
     item.BeamType, item.RadiationType, item.ScanMode = beam.beam_type, beam.radiation_type, beam.scan_mode
     if beam.scan_mode.startswith("MODULATED"):  # demanded with MODULATED_SPEC, by dciodvfy with MODULATED too: say how it was
-        item.ModulatedScanModeType = beam.modulated_scan_mode or _MODE_TYPE[b.passes[0].grant.scan_mode]
+        mode = b.passes[0].grant.scan_mode if b.passes else ScanMode.RASTER
+        item.ModulatedScanModeType = beam.modulated_scan_mode or _MODE_TYPE[mode]
     if beam.radiation_type == "ION":
         item.RadiationMassNumber = beam.ion.mass_number
         item.RadiationAtomicNumber = beam.ion.atomic_number
@@ -262,8 +263,11 @@ def _range_shifters(b: BeamOutcome) -> list[tuple[int, str]]:
 
 
 def _control_points(outcome: FractionOutcome, b: BeamOutcome, mine: Table, implicit: bool) -> list[Dataset]:
-    """Pairs of control points of all layers that were begun, in the plan's order; `mine` holds this beam's rows."""
-    begun = sorted({p.grant.layer_index for p in b.passes})
+    """Pairs of control points of all layers that were begun, in the plan's order; `mine` holds this beam's rows.
+
+    Of a beam without a grant it is the first layer, with zero: the standard demands a control point.
+    """
+    begun = sorted({p.grant.layer_index for p in b.passes}) or [0]
     order = np.argsort(mine["t_start_ns"], kind="stable")
     by_layer = {i: order[mine["layer_index"][order] == i] for i in begun}
     n = len(b.beam.layers)
@@ -296,8 +300,8 @@ def _layer_pair(
     layer = b.beam.layers[index]
     n = int(rows["t_start_ns"].size)
     passes = [p for p in b.passes if p.grant.layer_index == index]
-    t_start_ns = int(rows["t_start_ns"][0]) if n else passes[0].t_started_ns
-    t_end_ns = int(rows["t_end_ns"].max()) if n else passes[-1].t_ended_ns
+    t_start_ns = int(rows["t_start_ns"][0]) if n else passes[0].t_started_ns if passes else b.t_end_ns
+    t_end_ns = int(rows["t_end_ns"].max()) if n else passes[-1].t_ended_ns if passes else b.t_end_ns
     specified = [sum(other.meterset_total for other in b.beam.layers[:k]) for k in (index, index + 1)]
     pair = []
     for k, (t_ns, delivered) in enumerate(((t_start_ns, before), (t_end_ns, after))):

@@ -215,11 +215,22 @@ def test_beams_in_different_units_go_to_different_records(tmp_path):
     assert len({d.SOPInstanceUID for d in datasets}) == 2
 
 
-def test_without_a_grant_there_is_no_record(tmp_path):
+def test_what_was_refused_leaves_no_record(tmp_path):
     fraction = make_fraction()
-    fraction = replace(fraction, beams=tuple(replace(b, passes=()) for b in fraction.beams))
+    fraction = replace(fraction, beams=tuple(replace(b, passes=(), status=Status.REFUSED) for b in fraction.beams))
     assert written(fraction, tmp_path) == ([], [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_beam_that_was_begun_and_got_nothing_is_recorded_with_zero(tmp_path):
+    fraction = make_fraction((make_beam(1),))
+    beam = replace(fraction.beams[0], passes=(), status=Status.PARTIAL, termination=Termination.MACHINE, reason="no beam")
+    (dataset,), (path,) = written(replace(fraction, beams=(beam,), status=Status.PARTIAL), tmp_path)
+    item = dataset.TreatmentSessionIonBeamSequence[0]
+    assert (item.TreatmentTerminationStatus, item.NumberOfControlPoints, item.DeliveredPrimaryMeterset) == ("MACHINE", 2, 0.0)
+    assert [p.DeliveredMeterset for p in item.IonControlPointDeliverySequence] == [0.0, 0.0]
+    assert missing_attributes(dataset) == []
+    assert dciodvfy_errors(path) == []
 
 
 def test_equal_runs_give_equal_files_and_other_runs_other_instances(tmp_path):
