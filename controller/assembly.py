@@ -41,6 +41,7 @@ from interlocks.matrix import load as load_limits
 from interlocks.permit import PULSE_REGISTER, RELAY_NODE
 from simulators.clock import PacedLoop, VirtualLoop
 from simulators.faults import TimedFault, inject, read_faults
+from simulators.invariants import CATALOGUE as INVARIANTS
 from simulators.invariants import InvariantMonitor, PrescribedLayer, Prescription, RecordProbe, Violation
 from simulators.people import OperatorFailed, ScriptedOperator
 from simulators.plant import oracle
@@ -212,7 +213,7 @@ class SimulatedWorld:
 
     def watch(self, prescription: Prescription | None = None, record: RecordProbe | None = None) -> InvariantMonitor:
         """Judge every truth event from now on by the invariants."""
-        return InvariantMonitor(self.plant, self._take_violation, prescription, record)
+        return InvariantMonitor(self.plant, self._take_violation, INVARIANTS, prescription, record)
 
     def inject(self, faults: Iterable[TimedFault]) -> None:
         """Plant faults, each at its time."""

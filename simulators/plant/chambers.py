@@ -92,13 +92,17 @@ class Monitor:
         """Mean counts that one ion really makes now."""
         if self._dead:
             return 0.0
+        # Collection falls off quickly below the plateau: linear is enough for a fault (assumed).
+        collected = 1.0 if self._hv_rel >= HV_GOOD_REL else max(self._hv_rel, 0.0)
+        return self.sound_counts_per_ion(token, energy_mev_u) * self._gain_factor * collected
+
+    def sound_counts_per_ion(self, token: int, energy_mev_u: float) -> float:
+        """Mean counts that one ion makes when no fault is planted."""
         key = (token, energy_mev_u)
         if key not in self._cache:
             per_count = self._proton_fc if token == PROTON_TOKEN else self._charge_per_count_fc
             self._cache[key] = chamber_charge_pc(token, energy_mev_u, self._gap_mm) * 1e3 / per_count * self._gain
-        # Collection falls off quickly below the plateau: linear is enough for a fault (assumed).
-        collected = 1.0 if self._hv_rel >= HV_GOOD_REL else max(self._hv_rel, 0.0)
-        return self._cache[key] * self._gain_factor * collected
+        return self._cache[key]
 
     def _tell(self) -> None:
         for watcher in tuple(self._watchers):
