@@ -6,6 +6,7 @@ Sees capabilities only: the same code runs on hardware, a rig or simulators. Not
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from controller.record.entries import BeamClaim, write_claim, write_closed
 from controller.record.journal import Journal
 from controller.record.ledger import BeamKey, Claim, Ledger, Received
 from controller.record.outcome import BeamOutcome, PassOutcome, Status, Termination
+from controller.record.reconcile import BeamReconciliation, reconcile, record_outcomes
 from controller.room.causes import Severity
 from controller.room.machine import Room
 from controller.room.ports import BeamSharing, DeliveryContext, DeliveryResult, Job, OperatorPort, Tuned
@@ -40,6 +42,7 @@ from drivers.hal.events import EventBus
 # stopping power, so the number holds for every ion and energy.
 EXCESS_GY = 0.25
 COUNTS_PER_GY_MM2 = 7.5e3
+LATCH_S = 2.0  # for the unit to tell what it kept of a grant whose results are lost
 EMERGENCY_STOP = "room.estop"  # a fault of the room, which has to be acknowledged, and none of the program
 OPERATOR_DECLINED = "[4307]"
 SPOT_MARGIN = 1.05
@@ -225,7 +228,11 @@ class Fraction:
         delivered = run.delivery.delivered if run.delivery is not None else Delivered()
         closed = True
         try:
-            self._close(run, delivered, result)
+            unsettled = await self._reconcile(delivered)
+            if unsettled is not None:
+                delivered.complete = False
+                result = replace(result, reason="; ".join(filter(None, (result.reason, *unsettled.reasons))))
+            self._close(run, delivered, result, unsettled)
         except BeamlineError as error:  # the disk: ledger and journal then say open, which counts with all that was granted
             closed = False
             self._bus.emit("fraction", "close.failed", beam_number=beam.number, error=str(error))
@@ -288,16 +295,42 @@ class Fraction:
         counts2 = sum(int(r.pieces["counts2"].sum()) for r in delivered.runs)
         return DeliveryResult(delivered.complete, True, counts1, counts2, delivered.reason, delivered)
 
-    def _close(self, run: BeamRun, delivered: Delivered, result: SessionResult) -> None:
-        """Close the beam in journal and ledger: what the pieces say, per spot."""
+    async def _reconcile(self, delivered: Delivered) -> BeamReconciliation | None:
+        """Where results of a grant were lost: what the unit's latch says of it, or the interval up to all of it."""
+        if not delivered.unsettled:
+            return None
+        unit, latch = self._devices.unit, None
+        try:
+            async with asyncio.timeout(LATCH_S):
+                if not unit.status.open_grant_id:
+                    latch = await unit.read_latch()
+        except (BeamlineError, TimeoutError) as error:
+            self._bus.emit("fraction", "latch.unreadable", error=str(error))
+        return reconcile(self._journal.records(), latch)[-1]
+
+    def _close(
+        self, run: BeamRun, delivered: Delivered, result: SessionResult, unsettled: BeamReconciliation | None = None
+    ) -> None:
+        """Close the beam in journal and ledger: what the pieces say, per spot, and for lost ones what bounds them."""
         if run.delivery is None:
             return
+        if unsettled is not None:
+            record_outcomes(self._journal, unsettled)
         status = "complete" if delivered.complete else "partial"
         write_closed(self._journal, run.beam.number, status, result.reason)
         if run.claim is None or self._ledger is None:
             return
-        received = received_counts(run.beam, delivered)
-        self._ledger.close_claim(run.claim, received, received, complete=delivered.complete, reason=result.reason)
+        lower = upper = received_counts(run.beam, delivered)
+        if unsettled is not None:
+            lower, upper = unsettled.received()
+        self._ledger.close_claim(
+            run.claim,
+            lower,
+            upper,
+            complete=delivered.complete,
+            reason=result.reason,
+            needs_signature=unsettled is not None and unsettled.needs_signature,
+        )
 
     def _outcome(self, run: BeamRun, delivered: Delivered, result: SessionResult, *, closed: bool) -> BeamOutcome:
         angle = result.placement.ring.angle.value if result.placement is not None else run.angle_deg

@@ -25,7 +25,7 @@ from controller.record.journal import Journal
 from controller.room.ports import BeamEnded, BeamPermission
 from drivers.hal.capabilities import PIECE_DTYPE, DeliveryUnit, EndReason, Grant, UnitStatus
 from drivers.hal.clock import now_ns
-from drivers.hal.errors import BeamlineError
+from drivers.hal.errors import BeamlineError, CommandRejected
 from drivers.hal.events import EventBus
 
 RESUMABLE = (EndReason.PERMIT_LOST, EndReason.ABORTED)
@@ -70,12 +70,16 @@ class GrantRun:
 
 @dataclass(slots=True)
 class Delivered:
-    """What became of a beam: grants in order, findings, and why it ended. `complete` means nothing is owed."""
+    """What became of a beam: grants in order, findings, and why it ended. `complete` means nothing is owed.
+
+    `unsettled` are ids of grants that are durable and whose results are not: what they gave is not in `runs`.
+    """
 
     runs: list[GrantRun] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     complete: bool = False
     reason: str = ""
+    unsettled: set[int] = field(default_factory=set)
 
 
 class DeliveryEnded(BeamlineError):
@@ -192,7 +196,12 @@ class BeamDelivery:
         await self._settle()
         granted_ns = now_ns()
         write_grant(self._journal, grant, attempt=attempt)
-        crc = await self._unit.submit(grant)
+        self.delivered.unsettled.add(grant.grant_id)
+        try:
+            crc = await self._unit.submit(grant)
+        except CommandRejected:  # the unit said no: nothing of it can be delivered
+            self._settled(grant.grant_id, EndReason.ABORTED, np.zeros(0, dtype=PIECE_DTYPE))
+            raise
         self._bus.emit(
             "delivery",
             "pass.started",
@@ -225,7 +234,7 @@ class BeamDelivery:
         """Pull, journal and judge the results of one grant."""
         run = self.delivered.runs[index]
         pieces = await self._unit.results(run.grant.grant_id)
-        write_done(self._journal, run.grant.grant_id, run.reason, pieces)
+        self._settled(run.grant.grant_id, run.reason, pieces)
         run = self.delivered.runs[index] = replace(run, pieces=pieces)
         result = fold(pieces, run.grant.rows)
         self._tell(run, result)
@@ -242,6 +251,11 @@ class BeamDelivery:
         self.delivered.findings += findings
         for finding in findings:
             self._bus.emit("delivery", "finding", code=finding.code, message=finding.message, hint=finding.hint)
+
+    def _settled(self, grant_id: int, reason: EndReason, pieces: NDArray[np.void]) -> None:
+        """What a grant gave is known and durable."""
+        write_done(self._journal, grant_id, reason, pieces)
+        self.delivered.unsettled.discard(grant_id)
 
     def _tell(self, run: GrantRun, result: RowResult) -> None:
         total = int(result.counts1.sum())

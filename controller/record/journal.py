@@ -218,6 +218,7 @@ class Journal:
     _log: AppendLog
     _lock: Lock
     _head: Anchor
+    _store: Store
     _history: tuple[Record, ...] = ()
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
@@ -255,7 +256,7 @@ class Journal:
                 log.cut(found.good_bytes)
             last = found.records[-1] if found.records else None
             head = Anchor(last.seq, last.sha256) if last else Anchor(0, FIRST_PREVIOUS)
-            journal = cls(boot_id, clock, log, lock, head, found.records)
+            journal = cls(boot_id, clock, log, lock, head, store, found.records)
             journal.append(OPENED, {**(identity or {}), "torn_bytes": found.torn_bytes})
         except BaseException:
             log.close()
@@ -277,6 +278,10 @@ class Journal:
     def history(self) -> tuple[Record, ...]:
         """Records that were there before this process opened the journal."""
         return self._history
+
+    def records(self) -> tuple[Record, ...]:
+        """Everything that is durable in it, read back from the file. Raises DataError, StorageError."""
+        return read_journal(self._store, self.path, anchor=self._head).records
 
     def append(
         self, kind: int, data: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None, *, t_ns: int | None = None
