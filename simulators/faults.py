@@ -174,9 +174,14 @@ def _calibration(_plant: FacilityPlant, room: RoomPlant, value: float) -> None:
     room.magnets.offset_field(_magnet(room), value)
 
 
-@_register("magnets-swapped", 98, "supplies of the first two dipoles are exchanged", "refused, or first spots off: terminated")
+@_register(
+    "magnets-swapped",
+    98,
+    "supplies of the first dipole and its quadrupole are exchanged",
+    "no beam or first spots off: terminated",
+)
 def _magnets_swapped(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
-    room.magnets.swap(0, 1)
+    room.magnets.swap(0, len(room.magnets.names))
 
 
 @_register("quench", 24, "a gantry magnet quenches", "beam off within 10 ms, coils dumped, latched; partial record")

@@ -54,6 +54,9 @@ class ScriptedOperator:
         pace: how long things take.
         answers: answer to each kind of prompt; any other prompt is answered yes.
 
+    Attributes:
+        overlooks: people who are not seen in a search; everybody else who is found is sent out.
+
     Hooks (`hook`) run at the moments ``"before search"``, ``"searched"``, ``"secured"``, ``"entered"``: a scenario may forget
     a person inside, press an E-stop, or come back through the door.
     """
@@ -70,6 +73,7 @@ class ScriptedOperator:
         self.room = room
         self.name = name
         self.pace = pace or Pace()
+        self.overlooks: set[str] = set()
         self._sync = sync
         self._answers = dict(answers or {})
         self._hooks: dict[str, list[Hook]] = {}
@@ -97,7 +101,7 @@ class ScriptedOperator:
         await self._moment("entered")
 
     async def secure_room(self) -> None:
-        """Search, leave, close the door and wait for the warning to end.
+        """Search, send out whoever is found, leave, close the door and wait for the warning to end.
 
         Raises:
             OperatorFailed: the room is not secured afterwards (a contact, an E-stop, someone came in).
@@ -107,10 +111,13 @@ class ScriptedOperator:
         access = self.room.access
         await self.enter_room()
         await self._moment("before search")
+        for other in [person for person in access.people_inside if person != self.name]:
+            await self._after(self.pace.walk_out_s, partial(access.leave, other))
         for button in access.truth.search_buttons:
             await self._after(self.pace.button_s, partial(access.press_search, button))
+        found = [person for person in access.people_inside if person not in self.overlooks and person != self.name]
         await self._moment("searched")
-        await self._after(self.pace.walk_out_s, self._leave)
+        await self._after(self.pace.walk_out_s, partial(self._leave, found))
         await self._after(self.pace.door_s, access.close_door)
         # The warning, and a moment for the second door contact.
         await self._after(access.truth.warning_s + access.truth.door_contact_b_delay_s + 0.1, lambda: None)
@@ -156,10 +163,12 @@ class ScriptedOperator:
         await asyncio.sleep(self.pace.prompt_s)
         return self._answers.get(prompt, True)
 
-    def _leave(self) -> None:
+    def _leave(self, found: Sequence[str]) -> None:
+        """Walk out, and send those out first who were found in the search."""
         access = self.room.access
-        if self.inside:
-            access.leave(self.name)
+        for person in (*found, self.name):
+            if person in access.people_inside:
+                access.leave(person)
 
     async def _after(self, delay_s: float, deed: Callable[[], None]) -> None:
         await asyncio.sleep(delay_s)

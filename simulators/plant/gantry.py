@@ -139,7 +139,10 @@ class GantryRing(RingReadings):
         """A fault is cleared when its cause is gone: encoders agree again, brakes closed when they should be."""
         if self.phase is not Phase.OFF:
             return False
-        return not self.encoders.differing(self.kernel.now_ns) and self.brakes.seen_closed == 2
+        good = not self.encoders.differing(self.kernel.now_ns) and self.brakes.seen_closed == 2
+        if good:
+            self._still.doubt(False)
+        return good
 
     def enable(self, drive: Drive) -> None:
         """Bring torque up against the closed brake and prove it."""
@@ -429,6 +432,7 @@ class GantryRing(RingReadings):
     def _encoders_disagree(self, drives: Sequence[int]) -> None:
         for i in drives:
             self._mark_fault(i, ERROR_ENCODER)
+        self._still.doubt(True)
         self._safe_torque_off()
 
     def _announce(self, moving: bool, **data: float) -> None:

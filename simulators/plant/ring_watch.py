@@ -152,6 +152,8 @@ class LimitSwitches:
 class StandstillWatch:
     """The standstill line (SOS): falls when motion begins, rises when the ring has stood for its window.
 
+    Standstill is proven by encoders that agree: while they were found to differ the line stays down, until the fault is reset.
+
     Args:
         kernel: plant time.
         name: of the line.
@@ -164,7 +166,15 @@ class StandstillWatch:
         self._truth = truth
         self._body = body
         self._timer: Timer | None = None
+        self._doubted = False
         self.line = Line(kernel, name, True)
+
+    def doubt(self, doubted: bool) -> None:
+        """The encoders were found to differ, or their fault was reset."""
+        if doubted != self._doubted:
+            self._doubted = doubted
+            self.line.set(False)
+            self.look_ahead()
 
     def look_ahead(self) -> None:
         """Find when the line will change on the present path."""
@@ -174,7 +184,7 @@ class StandstillWatch:
         rests_at = self._body.rests_at_ns
         if rests_at is None or rests_at > self._kernel.now_ns:
             self.line.set(False)
-        if rests_at is not None and not self.line.value:
+        if rests_at is not None and not self.line.value and not self._doubted:
             window_ns = round(self._truth.standstill_window_s * NS_PER_S)
             self._timer = self._kernel.at(rests_at + window_ns, lambda _t: self.line.set(True))
 

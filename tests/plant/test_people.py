@@ -52,10 +52,20 @@ def test_coming_back_makes_the_room_free_and_it_can_be_secured_again():
     assert with_operator(script) == (True, True)
 
 
+def test_whoever_is_found_in_a_search_is_sent_out():
+    async def script(operator, room, world):
+        room.access.enter("visitor")
+        await operator.secure_room()
+        return room.access.people_inside, operator.secured
+
+    assert with_operator(script) == ((), True)
+
+
 def test_a_person_left_behind_is_in_the_truth():
     async def script(operator, room, world):
         async def forget(_operator):
             room.access._people["visitor"] = None  # hid before the search began
+            operator.overlooks.add("visitor")
 
         operator.hook("before search", forget)
         await operator.secure_room()
