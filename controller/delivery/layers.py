@@ -28,6 +28,8 @@ from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected
 from drivers.hal.events import EventBus
 
+NOT_PERMITTED = 4131  # the unit refuses to start: one of the three contributions is missing
+DECISION_S = 0.1  # twice the room's supervision period
 RESUMABLE = (EndReason.PERMIT_LOST, EndReason.ABORTED)
 ATTEMPTS_MAX = 20  # grants for one pass; more means that beam is lost again and again (assumed)
 
@@ -219,6 +221,13 @@ class BeamDelivery:
             write_started(self._journal, grant.grant_id, crc)
             self._control.beam_on()
             ended = await self._unit.wait_ended(grant.grant_id)
+        except CommandRejected as refusal:
+            if refusal.code != NOT_PERMITTED:
+                raise
+            # The permit fell between two grants. The room sees why within a supervision period, and decides what follows.
+            await self._unit.abort()
+            ended = await self._unit.wait_ended(grant.grant_id)
+            await asyncio.sleep(DECISION_S)
         except asyncio.CancelledError:
             await asyncio.shield(self._end_open(run))
             raise

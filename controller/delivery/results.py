@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from drivers.hal.capabilities import Grant, PieceFlag, ScanMode
 
+SHAPE_SPOTS_MIN = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -21,6 +23,7 @@ class Limits:
     position_mean_mm: float = 0.5  # a bias this large is not noise (assumed)
     position_rms_mm: float = 1.0
     position_max_mm: float = 2.0
+    linear_fraction: float = 0.02  # scale or shear of a slice; 2 mm at the edge of the field (assumed)
     monitors_fraction: float = 0.05
     monitors_counts: int = 20
     sigma_fraction: float = 0.25
@@ -106,6 +109,7 @@ def judge(
     where = f"beam {grant.beam_number} layer {grant.layer_index} painting {grant.painting}"
     for axis, measured, planned_um in (("x", result.x_mm, grant.x_um), ("y", result.y_mm, grant.y_um)):
         findings += _judge_positions(where, axis, measured[done] - planned_um[done] / 1000.0, limits)
+    findings += _judge_shape(where, grant, result, limits)
     findings += _judge_counts(where, grant, result, counts2_per_count1, limits)
     weight = result.counts1[done].astype(np.float64)
     for axis, sigma, expected in (("x", result.sigma_x_mm, sigma_x_mm), ("y", result.sigma_y_mm, sigma_y_mm)):
@@ -140,6 +144,36 @@ def _judge_positions(where: str, axis: str, error_mm: NDArray[np.float64], limit
         )
         for name, value, limit in checks
         if value > limit
+    ]
+
+
+def _judge_shape(where: str, grant: Grant, result: RowResult, limits: Limits) -> list[Finding]:
+    """Fit measured places as a linear map of the planned ones: a scale, shear or mirror stays small near the axis.
+
+    A deviation counts when it is beyond the limit and beyond three standard errors of the fit.
+    """
+    done = result.ended
+    planned = np.stack([grant.x_um[done], grant.y_um[done], np.full(int(done.sum()), 1000.0)], axis=1) / 1000.0
+    measured = np.stack([result.x_mm[done], result.y_mm[done]], axis=1)
+    n = planned.shape[0]
+    if n < SHAPE_SPOTS_MIN or np.linalg.matrix_rank(planned) < planned.shape[1]:
+        return []
+    inverse = np.linalg.inv(planned.T @ planned)
+    fit = inverse @ planned.T @ measured
+    noise_mm = np.sqrt(((measured - planned @ fit) ** 2).sum(axis=0) / (n - 3))
+    deviation = fit[:2] - np.eye(2)
+    error = np.sqrt(np.diag(inverse)[:2, None]) * noise_mm
+    found = np.argwhere(np.abs(deviation) > np.maximum(limits.linear_fraction, 3.0 * error))
+    return [
+        Finding(
+            f"shape.{'xy'[i]}{'xy'[j]}",
+            f"{where}: measured {'xy'[j]} follows planned {'xy'[i]} with {fit[i, j]:.3f} instead of {float(i == j):.0f} "
+            f"(limit {limits.linear_fraction:g})",
+            float(deviation[i, j]),
+            limits.linear_fraction,
+            "do not resume; check scanner scale and polarity against the calibration row, then repeat the QA grid",
+        )
+        for i, j in found
     ]
 
 
