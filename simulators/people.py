@@ -111,8 +111,6 @@ class ScriptedOperator:
         access = self.room.access
         await self.enter_room()
         await self._moment("before search")
-        for other in [person for person in access.people_inside if person != self.name]:
-            await self._after(self.pace.walk_out_s, partial(access.leave, other))
         for button in access.truth.search_buttons:
             await self._after(self.pace.button_s, partial(access.press_search, button))
         found = [person for person in access.people_inside if person not in self.overlooks and person != self.name]

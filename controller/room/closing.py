@@ -15,6 +15,8 @@ from controller.room.proofs import Proofs
 from controller.room.supervision import Timing
 from drivers.hal.capabilities import RoomDevices
 
+EVIDENCE_S = 0.15  # two polls of the interlock system, and some more
+
 
 class Closing:
     """Closes one session out; may be run again, then it tries what is left.
@@ -31,14 +33,20 @@ class Closing:
         self._activities = activities
         self._timing = timing
 
-    async def run(self, delivery: asyncio.Task[Step] | None) -> None:
-        """All steps in order. `delivery` is given time to pull and journal its results before it is cancelled."""
+    async def run(self, delivery: asyncio.Task[Step] | None, *, tripped: bool = False) -> None:
+        """All steps in order. `delivery` is given time to pull and journal its results before it is cancelled.
+
+        After a trip the preset stays for a moment: the interlock system judges most of its rows only while it is armed, and
+        what it saw belongs to the record.
+        """
         proofs = self._proofs
         await self.attempt("request off", self._request_off)
         await self.attempt("quiet the delivery unit", self._activities.quiet_unit)
         if delivery is not None:
             await self._join(delivery)
         await self.attempt("brake the gantry", self._brake)
+        if tripped and proofs.preset_written:
+            await asyncio.sleep(EVIDENCE_S)
         if proofs.preset_written and await self.attempt("take the preset back", self._unpreset):
             proofs.preset_written = False
         lease = proofs.lease

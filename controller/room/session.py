@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -25,6 +25,7 @@ from controller.room.positioning import Placement, Targets
 from controller.room.proofs import Proofs
 from controller.room.states import DEADLINES, ENDED, IRRADIATING, Deadline, RoomFacts, State, Trigger
 from controller.room.supervision import WATCHED, Seen, Timing
+from controller.room.tasks import limited, uninterrupted
 from controller.room.watch import Watch
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import NS_PER_S, now_ns
@@ -35,6 +36,7 @@ from drivers.hal.facility import Room as RoomBelief
 REFUSALS_MAX = 5  # a state whose own event is refused this often does not know where it stands
 REFUSED_PAUSE_S = 0.25
 MOVING = ("position", "image")
+OWN_DOING = "permit.r"  # the request relay falls when the request is dropped
 _DEADLINE_OF: dict[State, Deadline] = {deadline.state: deadline for deadline in DEADLINES}
 
 
@@ -229,7 +231,7 @@ class Session:
                 raise
         finally:
             self._ended = self.room.state
-            await _uninterrupted(self._wind_up(guard))
+            await uninterrupted(self._wind_up(guard))
             unsubscribe()
         return self.result()
 
@@ -276,7 +278,7 @@ class Session:
         for name in wanted:
             if name not in self._tasks:
                 limit_s = self._timing.state_s.get(self.room.state)
-                self._tasks[name] = asyncio.ensure_future(_limited(self._activities.start(name), limit_s))
+                self._tasks[name] = asyncio.ensure_future(limited(self._activities.start(name), limit_s))
 
     async def _wait(self, guard: asyncio.Task[None]) -> set[asyncio.Future[Any]]:
         self._wake = asyncio.get_running_loop().create_future()
@@ -301,9 +303,19 @@ class Session:
             self._emit("refused", {"state": state.value, "reason": str(error)})
             self._decline(str(error))
         elif error is not None:
+            if state in IRRADIATING:
+                await self._look_behind()
             self.room.trip(cause_of(error, state.value, now_ns()))
         else:
             await self._fire(task.result(), state)
+
+    async def _look_behind(self) -> None:
+        """An error in beam is often the echo of something not seen yet: request off, then see what it is and name it first."""
+        self._devices.access.request_beam(False)
+        seen = await self._watch.refresh(with_ring=True)
+        for cause in self._causes(self.room.state, seen):
+            if cause.name != OWN_DOING:
+                self._act(cause)
 
     async def _fire(self, step: Step, state: State) -> None:
         if step.trigger is Trigger.END_EARLY:
@@ -442,7 +454,7 @@ class Session:
             await self._cancel(name)
         if self.room.state not in (State.STANDBY, *ENDED):
             self.room.trip(Cause("session.left", Severity.FAULT, "the session ended without an end", t_ns=now_ns()))
-        await self._closing.run(self._tasks.pop("irradiate", None))
+        await self._closing.run(self._tasks.pop("irradiate", None), tripped=bool(self.room.causes))
         self._tripped = self.room.causes
         if self.room.state in (State.COMPLETE, State.PARTIAL) and not self.room.fire(Trigger.RELEASE):
             self._closing.problems.append(str(self.room.refusal))
@@ -475,22 +487,3 @@ class Session:
 
     def _emit(self, kind: str, data: dict[str, Any]) -> None:
         self._bus.emit(f"room.{self.room.name}", kind, **data)
-
-
-async def _limited(activity: Awaitable[Step], limit_s: float | None) -> Step:
-    async with asyncio.timeout(limit_s):
-        return await activity
-
-
-async def _uninterrupted(work: Awaitable[None]) -> None:
-    """Run to the end even when the caller is cancelled meanwhile; the cancellation is delivered after it."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    task.result()
