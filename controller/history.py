@@ -42,7 +42,7 @@ class History:
         return tuple((e.t_ns, float(e.data["angle_deg"])) for e in self.events if e.kind == "gantry.angle")
 
     def interlocks(self) -> tuple[Interlock, ...]:
-        """Trips of the room and of the interlock system in order of time; in each episode the first is the first-out.
+        """Trips of room and interlock system, and findings on slices, in order of time; the first of an episode is first-out.
 
         An episode ends when the room resumes, starts anew or is free again, and, before anything tripped the room, when the
         interlock system says that its own next trip is a first-out.
@@ -55,6 +55,10 @@ class History:
                 tripped = False
             elif e.kind == "trip":
                 found.append(_of_room(e, first_out=not tripped))
+                tripped = True
+            elif e.kind == "finding":
+                name, advice = f"slice.{e.data['code']}", f"{e.data['message']}; {e.data['hint']}"
+                found.append(Interlock(e.t_ns, name, advice, e.source, first_out=not tripped))
                 tripped = True
             elif e.kind == "interlock.trip":
                 if e.data["id"] == BOOT and not started:  # every interlock system starts tripped: no cause of anything
