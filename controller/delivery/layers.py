@@ -23,15 +23,18 @@ from controller.plan.schedule import Pass
 from controller.record.entries import write_done, write_grant, write_started
 from controller.record.journal import Journal
 from controller.room.ports import BeamEnded, BeamPermission
-from drivers.hal.capabilities import PIECE_DTYPE, DeliveryUnit, EndReason, Grant, UnitStatus
+from controller.room.tasks import uninterrupted
+from drivers.hal.capabilities import PIECE_DTYPE, DeliveryUnit, EndReason, Grant, Hold, PieceFlag, UnitState, UnitStatus
 from drivers.hal.clock import now_ns
-from drivers.hal.errors import BeamlineError, CommandRejected
+from drivers.hal.errors import BeamlineError, CommandRejected, DataError
 from drivers.hal.events import EventBus
 
-NOT_PERMITTED = 4131  # the unit refuses to start: one of the three contributions is missing
-DECISION_S = 0.1  # twice the room's supervision period
 RESUMABLE = (EndReason.PERMIT_LOST, EndReason.ABORTED)
 ATTEMPTS_MAX = 20  # grants for one pass; more means that beam is lost again and again (assumed)
+NOT_BEGUN = (4126, 4131)  # the unit has the grant and does not begin: too old meanwhile, or beam is not permitted now
+END_S = 2.0  # for the unit to end a grant that nobody waits for any more, and to tell its results (assumed)
+HOLD_POLL_S = 0.1
+NOTHING = np.zeros(0, dtype=PIECE_DTYPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ class GrantRun:
     started_ns: int
     ended_ns: int = 0
     reason: EndReason = EndReason.NONE
-    pieces: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=PIECE_DTYPE))
+    rows_finished: int = 0
+    pieces: NDArray[np.void] = field(default_factory=lambda: NOTHING)
 
     def received(self) -> NDArray[np.int64]:
         """Counts of monitor 1 per row of the pass, shape (rows of the pass,)."""
@@ -169,6 +173,7 @@ class BeamDelivery:
                 return True
             await self._settle()
             received = received + self.delivered.runs[-1].received()
+            self._control.lost()
             if run.reason not in RESUMABLE:
                 words = run.reason.name.lower().replace("_", " ")
                 raise DeliveryEnded(
@@ -196,13 +201,23 @@ class BeamDelivery:
             counts2_per_count1=expected.counts2_per_count1,
         )
         await self._settle()
-        granted_ns = now_ns()
+        run = GrantRun(grant, scheduled, rows, attempt, now_ns(), 0)
         write_grant(self._journal, grant, attempt=attempt)
         self.delivered.unsettled.add(grant.grant_id)
         try:
+            run, ended = await self._carry_out(run)
+        except asyncio.CancelledError:
+            await uninterrupted(self._end_open(run))
+            raise
+        return self._close(run, ended, expected if run.started_ns else None)
+
+    async def _carry_out(self, run: GrantRun) -> tuple[GrantRun, UnitStatus]:
+        """Send, start and await a journalled grant. One that the unit does not begin for now is ended unused."""
+        grant, scheduled = run.grant, run.scheduled
+        try:
             crc = await self._unit.submit(grant)
         except CommandRejected:  # the unit said no: nothing of it can be delivered
-            self._settled(grant.grant_id, EndReason.ABORTED, np.zeros(0, dtype=PIECE_DTYPE))
+            self._settled(grant.grant_id, EndReason.ABORTED, NOTHING)
             raise
         self._bus.emit(
             "delivery",
@@ -210,31 +225,46 @@ class BeamDelivery:
             beam_number=scheduled.beam_number,
             layer=scheduled.layer_index,
             painting=scheduled.painting,
-            attempt=attempt,
+            attempt=run.attempt,
             grant_id=grant.grant_id,
             energy_mev_u=scheduled.energy_mev_u,
             rows=grant.rows,
         )
-        run = GrantRun(grant, scheduled, rows, attempt, granted_ns, now_ns())
         try:
             await self._unit.start(grant.grant_id, crc)
-            write_started(self._journal, grant.grant_id, crc)
-            self._control.beam_on()
-            ended = await self._unit.wait_ended(grant.grant_id)
-        except CommandRejected as refusal:
-            if refusal.code != NOT_PERMITTED:
-                raise
-            # The permit fell between two grants. The room sees why within a supervision period, and decides what follows.
+        except CommandRejected as refused:
             await self._unit.abort()
             ended = await self._unit.wait_ended(grant.grant_id)
-            await asyncio.sleep(DECISION_S)
-        except asyncio.CancelledError:
-            await asyncio.shield(self._end_open(run))
-            raise
-        return self._close(run, ended, expected)
+            if refused.code not in NOT_BEGUN:
+                self._close(run, ended, None)
+                raise
+            return run, ended
+        run = replace(run, started_ns=now_ns())
+        write_started(self._journal, grant.grant_id, crc)
+        self._control.beam_on()
+        holds = asyncio.create_task(self._tell_holds(), name="holds")
+        try:
+            return run, await self._unit.wait_ended(grant.grant_id)
+        finally:
+            holds.cancel()
+
+    async def _tell_holds(self) -> None:
+        """Tell the room when the unit holds the beam by itself (spill, energy, gate) and when it goes on."""
+        told = Hold(0)
+        while True:
+            await asyncio.sleep(HOLD_POLL_S)
+            status = self._unit.status
+            hold = status.hold if status.state is UnitState.HELD else Hold(0)
+            if hold == told:
+                continue
+            told = hold
+            if hold:
+                self._control.held((hold.name or str(int(hold))).lower().replace("_", " ").replace("|", ", "))
+            else:
+                self._control.beam_on()
 
     def _close(self, run: GrantRun, ended: UnitStatus, expected: Expected | None) -> GrantRun:
-        run = replace(run, ended_ns=now_ns(), reason=ended.reason)
+        run = replace(run, ended_ns=now_ns(), reason=ended.reason, rows_finished=ended.rows_finished)
         self.delivered.runs.append(run)
         self._pending = asyncio.create_task(self._collect(len(self.delivered.runs) - 1, expected), name="results")
         return run
@@ -243,6 +273,14 @@ class BeamDelivery:
         """Pull, journal and judge the results of one grant."""
         run = self.delivered.runs[index]
         pieces = await self._unit.results(run.grant.grant_id)
+        finished = int(np.count_nonzero(pieces["flags"] & int(PieceFlag.ROW_ENDED)))
+        if finished != run.rows_finished:
+            raise DataError(
+                f"grant {run.grant.grant_id}: the unit finished {run.rows_finished} rows, its results show {finished}",
+                code=5123,
+                device=self._unit.name,
+                hint="what it gave is bounded by the unit's latch",
+            )
         self._settled(run.grant.grant_id, run.reason, pieces)
         run = self.delivered.runs[index] = replace(run, pieces=pieces)
         result = fold(pieces, run.grant.rows)
@@ -297,7 +335,18 @@ class BeamDelivery:
             await pending
 
     async def _end_open(self, run: GrantRun) -> None:
-        """Cancelled while a grant was open: end it and fetch what it delivered, because the record needs it."""
-        await self._unit.abort()
-        self._close(run, await self._unit.wait_ended(run.grant.grant_id), None)
-        await self._settle()
+        """Cancelled while a grant was open: end it and fetch what it delivered, because the record needs it.
+
+        What cannot be fetched in time stays unsettled.
+        """
+        grant_id = run.grant.grant_id
+        try:
+            async with asyncio.timeout(END_S):
+                await self._unit.abort()
+                if (await self._unit.read_latch()).grant_id < grant_id:  # it never arrived
+                    self._settled(grant_id, EndReason.ABORTED, NOTHING)
+                    return
+                self._close(run, await self._unit.wait_ended(grant_id), None)
+                await self._settle()
+        except (BeamlineError, TimeoutError) as error:
+            self._bus.emit("delivery", "grant.unsettled", grant_id=grant_id, error=str(error))

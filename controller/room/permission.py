@@ -35,6 +35,7 @@ class Permission:
         self._timing = timing
         self._changed = asyncio.Event()
         self.answered = False  # the request line is up and beam was seen enabled since
+        self._doubted = False  # ... and the unit has lost it meanwhile
 
     @property
     def ended(self) -> bool:
@@ -54,6 +55,10 @@ class Permission:
         """The beam is held without an operator."""
         self._post(Trigger.HOLD, why)
 
+    def lost(self) -> None:
+        """The unit lost the beam: the answer to the request has to be seen anew."""
+        self._doubted = True
+
     def state_changed(self, state: State) -> None:
         """Called by the session after every change."""
         if state not in IRRADIATING:
@@ -65,7 +70,7 @@ class Permission:
         while True:
             if self.ended:
                 raise BeamEnded(self._room.cause)
-            if self._room.state in IRRADIATING and (self.answered or await self._wait_answer()):
+            if self._room.state in IRRADIATING and ((self.answered and not self._doubted) or await self._wait_answer()):
                 return
             self._changed.clear()
             if self._room.state is State.INTERRUPTED:
@@ -78,7 +83,7 @@ class Permission:
                 while self._room.state in IRRADIATING:
                     status = await self._access.refresh()
                     if status.beam_enabled and self._room.state in IRRADIATING:
-                        self.answered = True
+                        self.answered, self._doubted = True, False
                         return True
                     await asyncio.sleep(ANSWER_POLL_S)
         except TimeoutError:

@@ -129,6 +129,10 @@ class BeamPermission(Protocol):
         """Tell the room that the beam is held without an operator: gate shut, end of spill, energy step, refill."""
         ...
 
+    def lost(self) -> None:
+        """Tell the room that the unit lost the beam: the next `permission` waits until beam is seen enabled again."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeliveryContext:

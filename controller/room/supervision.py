@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 
 from controller.room.causes import Cause, Severity
 from controller.room.states import State
-from drivers.hal.capabilities import COUCH_AXES, DoseMonitorStatus, InterlockStatus, RingState, RoomStatus, UnitStatus
+from drivers.hal.capabilities import (
+    COUCH_AXES,
+    DoseMonitorStatus,
+    EndReason,
+    Hold,
+    InterlockStatus,
+    RingState,
+    RoomStatus,
+    UnitStatus,
+)
 from drivers.hal.clock import NS_PER_MS
 from drivers.hal.frames import wrap_angle_deg
 from drivers.hal.reading import Reading
@@ -24,12 +33,15 @@ DOSE_UNIT_TRIPPED = 2
 FIRST_OUT_NONE = 0
 
 # Elements of chain A by bit of docs/wires.md, register 11; door and search are judged by the room status itself.
+# The dose units come last, after their own words: they latch on what happens elsewhere.
 _CHAIN: tuple[tuple[int, str, Severity, str, str], ...] = (
-    (4, "chain.dose_1", Severity.TERMINATE, "dose unit 1 is not healthy", "physicist: reconcile, then reset the unit"),
-    (8, "chain.dose_2", Severity.TERMINATE, "dose unit 2 is not healthy", "physicist: reconcile, then reset the unit"),
     (16, "chain.standstill", Severity.TERMINATE, "the gantry's safe standstill was lost", "service: check drives and brakes"),
     (32, "chain.torque_off", Severity.TERMINATE, "the drives' safe torque off was lost", "service: check drives and brakes"),
     (64, "chain.quench", Severity.TERMINATE, "a gantry magnet quenched or lost cooling", "service: magnet recovery"),
+)
+_DOSE_CHAIN: tuple[tuple[int, str, Severity, str, str], ...] = (
+    (4, "chain.dose_1", Severity.TERMINATE, "dose unit 1 is not healthy", "physicist: reconcile, then reset the unit"),
+    (8, "chain.dose_2", Severity.TERMINATE, "dose unit 2 is not healthy", "physicist: reconcile, then reset the unit"),
 )
 
 
@@ -169,10 +181,9 @@ def in_beam(seen: Seen, timing: Timing, reference: Reference, *, requested: bool
         requested: whether the request line is up and was answered, so that beam enabled is expected.
     """
     now = seen.now_ns
-    for bit, name, severity, message, hint in _CHAIN:
-        if not seen.access.chain_a_bits & bit:
-            yield Cause(name, severity, message, device="chain A", value="open", limit="closed", hint=hint, t_ns=now)
+    yield from _lost(_CHAIN, seen)
     yield from _units(seen)
+    yield from _lost(_DOSE_CHAIN, seen)
     if seen.ring is not None:
         yield from ring_moved(seen.ring, reference.angle_deg, now)
     if seen.couch is not None:
@@ -194,15 +205,30 @@ def in_beam(seen: Seen, timing: Timing, reference: Reference, *, requested: bool
         yield Cause("permit.r", Severity.PAUSE, "the request relay fell", hint="the controller was late; resume", t_ns=now)
 
 
+def _lost(elements: tuple[tuple[int, str, Severity, str, str], ...], seen: Seen) -> Iterator[Cause]:
+    for bit, name, severity, message, hint in elements:
+        if not seen.access.chain_a_bits & bit:
+            yield Cause(name, severity, message, device="chain A", value="open", limit="closed", hint=hint, t_ns=seen.now_ns)
+
+
 def _units(seen: Seen) -> Iterator[Cause]:
     unit, dose, now = seen.unit, seen.dose, seen.now_ns
-    if unit.latched:
+    if unit.latched and not (unit.reason is EndReason.SECOND_UNIT and dose.state == DOSE_UNIT_TRIPPED):
         yield Cause(
             "unit.latched",
             Severity.TERMINATE,
             f"the delivery unit latched: {unit.reason.name.lower().replace('_', ' ')}",
             value=f"grant {unit.last_grant_id}, row {unit.open_row}",
             hint="physicist: reconcile, then reset the unit",
+            t_ns=now,
+        )
+    elif unit.hold & Hold.PAUSE_LIMIT:
+        yield Cause(
+            "unit.paused",
+            Severity.PAUSE,
+            "the delivery unit paused: position or rate beyond its pause limit",
+            value=f"grant {unit.open_grant_id}, row {unit.open_row}",
+            hint="look at the last spots; resume when they are in place",
             t_ns=now,
         )
     if dose.state == DOSE_UNIT_TRIPPED:
