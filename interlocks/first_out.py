@@ -36,10 +36,9 @@ class Trip(NamedTuple):
     @property
     def cause(self) -> str:
         """What happened, the values, and the limit, in one line."""
-        values = ", ".join(
-            f"{name} {'missing' if v is None else v}{'' if ok else ' (not valid)'}" for name, v, ok in self.states
-        )
-        return f"{self.what}: {values or 'internal'}" + (f"; limit {self.limit}" if self.limit else "")
+        seen = [f"{name} {'missing' if v is None else v}{'' if ok else ' (not valid)'}" for name, v, ok in self.states]
+        limit = self.limit.removeprefix("limit ").removeprefix("value ")
+        return f"{self.what}: {', '.join(seen) or 'internal'}{'; limit ' if limit else ''}{limit}"
 
 
 class Episode(NamedTuple):

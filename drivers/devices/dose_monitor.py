@@ -19,8 +19,21 @@ from drivers.hal.reading import Reading
 from drivers.wire.channels import Channels
 
 IDLE, WATCHING, TRIPPED = 0, 1, 2
+TRIPS = {
+    1: "the field's ceiling was reached",
+    2: "a spot's ceiling was reached",
+    3: "high voltage of monitor 2 is out of its band",
+    4: "the signal of monitor 2 stands still",
+    5: "counts without a ceiling",
+    6: "a chamber does not answer the injected charge within 2 %, or lacks its voltage",
+}
 COMMAND_TIMEOUT_S = 2.0
 SELF_TEST_TIMEOUT_S = 15.0  # assumed
+
+
+def trip_words(reason: int) -> str:
+    """Why the unit tripped, in words (docs/wires.md)."""
+    return TRIPS.get(reason, f"reason {reason}")
 
 
 def decode_status(words: Sequence[int], t_ns: int) -> DoseMonitorStatus:
@@ -99,7 +112,7 @@ class SecondDoseUnit:
             status = self._link.require_fresh()
             if status.state == TRIPPED:
                 raise CommandRejected(
-                    f"the second dose unit stays tripped (reason {status.trip_reason})",
+                    f"the second dose unit stays tripped: {trip_words(status.trip_reason)}",
                     code=4151,
                     device=self._name,
                     hint="remove the cause, then run the dose self-test",
@@ -130,7 +143,10 @@ class SecondDoseUnit:
         self._healthy(status)
         if status.state == TRIPPED:
             raise DeviceError(
-                f"the dose self-test failed (reason {status.trip_reason})", code=3132, device=self._name, hint="call physics"
+                f"the dose self-test failed: {trip_words(status.trip_reason)}",
+                code=3132,
+                device=self._name,
+                hint="no treatment; physics compares both monitors",
             )
         self._bus.emit(self._name, "self_test", passed=True)
 
