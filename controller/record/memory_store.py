@@ -87,6 +87,13 @@ class MemoryStore:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         return bytes(self._names[path].cached[start:])
 
+    def read_durable(self, path: Path, start: int = 0) -> bytes:
+        """What a power cut now would leave of a file; empty when its name would be lost."""
+        content = self._durable_names.get(path)
+        if content is None:
+            return b""
+        return bytes(content.cached[start : content.synced_bytes]) if content.before_cut is None else content.durable[start:]
+
     def open(self, path: Path, *, empty: bool = False) -> RawFile:
         if path not in self._names or empty:
             self._step()

@@ -1,16 +1,29 @@
 """What the disk holds of a journal, read back by itself: which grants are durable, what is done, what may still be open.
 
-Follows the file as it grows. For whoever must judge the record from outside (the simulated plant's invariants): it shares the
-file with the journal's writer and nothing of its memory. Not responsible for recovery (`reconcile`).
+Follows the file as it grows; where the disk tells its platter from its cache (a memory store does), it reads the platter. For
+whoever must judge the record from outside (the simulated plant's invariants): it shares the file with the journal's writer
+and nothing of its memory. Not responsible for recovery (`reconcile`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from controller.record.entries import Kind, read_done, read_grant
 from controller.record.journal import Anchor, scan
 from controller.record.store import Store
+
+# What a grant may give beyond its counts: a reaction quantum (200 us of beam), and when the first element does not stop the
+# beam what flows until the next one has: 500 us and 200 us (hardware rows of the interlocks' limits).
+CUTOFF_QUANTA = 4
+
+
+@runtime_checkable
+class Platter(Protocol):
+    """A store that knows what a power cut would leave."""
+
+    def read_durable(self, path: Path, start: int = 0) -> bytes: ...
 
 
 class JournalProbe:
@@ -23,6 +36,7 @@ class JournalProbe:
 
     def __init__(self, store: Store, path: Path) -> None:
         self._store = store
+        self._read = store.read_durable if isinstance(store, Platter) else store.read
         self._path = path
         self._offset = 0
         self._anchor: Anchor | None = None
@@ -42,14 +56,14 @@ class JournalProbe:
         return self._done
 
     def open_counts1(self) -> int:
-        """Most counts that durable grants without a DONE may have delivered, reaction quantum included."""
+        """Most counts that durable grants without a DONE may have delivered, the reaction included."""
         self._follow()
         return sum(self._open.values())
 
     def _follow(self) -> None:
         if not self._store.exists(self._path):
             return
-        data = self._store.read(self._path, self._offset)
+        data = self._read(self._path, self._offset)
         if not data:
             return
         found = scan(data, str(self._path), after=self._anchor)
@@ -57,7 +71,7 @@ class JournalProbe:
             self._anchor = Anchor(record.seq, record.sha256)
             if record.kind == Kind.GRANT:
                 grant = read_grant(record)
-                most = int(grant.counts1_max.sum()) + grant.quantum_counts
+                most = int(grant.counts1_max.sum()) + CUTOFF_QUANTA * grant.quantum_counts
                 self._grants[grant.unit_boot_id, grant.grant_id] = most
                 self._open[grant.grant_id] = most
             elif record.kind == Kind.DONE:
