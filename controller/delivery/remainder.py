@@ -63,7 +63,7 @@ def _owed_of_layer(passes: Sequence[Pass], received: Counts) -> list[Counts]:
         np.add.at(planned, p.spot_index, p.counts1)
     scan = np.concatenate([p.spot_index for p in passes if p.painting == passes[0].painting])
     left = np.zeros(received.shape, np.int64)
-    left[scan] = carried_rest(planned[scan] - received[scan], quantum)
+    left[scan] = carried_rest(planned[scan], received[scan], quantum)
     owed: list[Counts] = []
     for p in reversed(passes):  # what was received went to the first paintings, so what is left belongs to the last
         taken = np.minimum(left[p.spot_index], p.counts1 + quantum)
@@ -72,18 +72,19 @@ def _owed_of_layer(passes: Sequence[Pass], received: Counts) -> list[Counts]:
     return owed[::-1]
 
 
-def carried_rest(rest: Counts, quantum_counts: int) -> Counts:
-    """What to deliver for planned-less-received `rest` along the scan, shape (n,), each zero or above one quantum.
+def carried_rest(planned: Counts, received: Counts, quantum_counts: int) -> Counts:
+    """What to deliver to each spot along the scan; all of shape (n,). Each is zero or above one quantum, and at most the plan.
 
-    The running difference is carried from spot to spot while it stays within a quantum either way; above it, it is owed at the
-    spot where it was found. So no spot is owed more than its own rest and one quantum.
+    The difference of planned and received is carried from spot to spot while it stays within a quantum either way; above that
+    it is owed at the spot where it was found. So no spot is owed more than its own rest and one quantum.
     """
-    owed = np.zeros(rest.shape, np.int64)
+    owed = np.zeros(planned.shape, np.int64)
     carry = 0
-    for k, missing in enumerate(rest.tolist()):
+    for k, (whole, missing) in enumerate(zip(planned.tolist(), (planned - received).tolist(), strict=True)):
         want = missing + carry
         if want > quantum_counts:
-            owed[k], carry = want, 0
+            owed[k] = min(want, whole)
+            carry = want - int(owed[k])
         else:
             carry = max(want, -quantum_counts)
     return owed
