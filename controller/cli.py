@@ -320,11 +320,26 @@ def make_plan_file(
         _refuse([str(error)], as_json)
     except OSError as error:
         _refuse([f"{output}: cannot be written: {error.strerror or error}"], as_json)
+    objections = _objections_to(file, facility, spec.room)
     if as_json:
-        typer.echo(json.dumps({"status": "written", "file": str(file), "facility": where.name, "room": spec.room}, indent=2))
-    else:
-        elsewhere = f" --facility {facility}" if facility != "asan" else ""
-        typer.echo(f"{file}: written; see it with `iongantry check {file}{elsewhere}`")
+        written = {"status": "written", "file": str(file), "facility": where.name, "room": spec.room}
+        typer.echo(json.dumps({**written, "deliverable": not objections, "reasons": objections}, indent=2))
+        return
+    elsewhere = f" --facility {facility}" if facility != "asan" else ""
+    typer.echo(f"{file}: written; see it with `iongantry check {file}{elsewhere}`")
+    for objection in objections:
+        typer.echo(f"  cannot be delivered as it is: {objection}")
+
+
+def _objections_to(plan: Path, facility: str, room: str) -> list[str]:
+    """Why a plan that was just written could not be delivered where it was made for; written all the same."""
+    from controller.intake import Refused, take_in
+
+    try:
+        take_in(plan, facility, room, (), {})
+    except Refused as refused:
+        return list(refused.reasons)
+    return []
 
 
 @app.command("check-config")

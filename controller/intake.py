@@ -46,23 +46,22 @@ class Intake:
     overridden: tuple[Refusal, ...]
 
 
-def choose_room(facility: Facility, plan: Plan, wanted: str | None) -> Room:
-    """The room asked for, or the one that the plan's beams name, or the only one there is."""
+def choose_room(facility: Facility, beams: Sequence[Beam], wanted: str | None) -> Room | str:
+    """The room asked for, or the one that the beams name, or the only one there is; else why there is none."""
     if wanted is not None:
-        return facility.room(wanted)
-    named = {facility.machine_names.get(beam.machine_name) for beam in plan.beams}
+        known = ", ".join(facility.rooms)
+        return facility.rooms.get(wanted) or f"--room {wanted}: facility {facility.name} has no such room; its rooms: {known}"
+    named = {facility.machine_names.get(beam.machine_name) for beam in beams}
     room = named.pop() if len(named) == 1 else None
     if room is None and len(facility.rooms) == 1:
         room = next(iter(facility.rooms))
-    if room is None:
-        machines = ", ".join(sorted({beam.machine_name or "(none)" for beam in plan.beams}))
-        raise Refused(
-            [
-                f"the plan's treatment machine {machines} is no room of facility {facility.name}; "
-                f"name one with --room: {', '.join(facility.rooms)}"
-            ]
-        )
-    return facility.room(room)
+    if room is not None:
+        return facility.room(room)
+    machines = ", ".join(sorted({beam.machine_name or "(none)" for beam in beams}))
+    return (
+        f"the plan's treatment machine {machines} is no room of facility {facility.name}; "
+        f"name one with --room: {', '.join(facility.rooms)}"
+    )
 
 
 def take_in(
@@ -82,18 +81,19 @@ def take_in(
     from controller.beam.library_file import load_library
     from controller.plan.deliverability import check, overridden
     from controller.plan.errors import PlanRefused
-    from controller.plan.reading import read_plan
     from controller.plan.schedule import schedule
 
+    facility, plan = _loaded(path, facility_name)
     try:
-        facility = load_facility(facility_name)
-        plan = read_plan(path)
-        room = choose_room(facility, plan, room_name)
-        library = load_library(facility, library_path, keys_dir)
         numbers = set(beams) or None
-        refusals = check(plan, facility, room, library, tuple(overrides), numbers)
         chosen = plan.selected(numbers)
-        reasons = [str(refusal) for refusal in refusals]
+        library = load_library(facility, library_path, keys_dir)
+        room = choose_room(facility, chosen or plan.beams, room_name)
+        if isinstance(room, str):
+            rooms = facility.rooms.values()
+            everywhere = shared_refusals([check(plan, facility, each, library, tuple(overrides), numbers) for each in rooms])
+            raise Refused([room, *map(str, everywhere)])
+        reasons = [str(refusal) for refusal in check(plan, facility, room, library, tuple(overrides), numbers)]
         if not reasons:
             reasons = [reason for beam in chosen for reason in placement_reasons(beam, room)]
         if reasons:
@@ -105,6 +105,37 @@ def take_in(
     except BeamlineError as error:
         raise Refused([str(error)]) from None
     return Intake(facility, room, plan, chosen, schedules, library, lifted)
+
+
+def _loaded(path: Path, facility_name: str) -> tuple[Facility, Plan]:
+    """Facility and plan; what is wrong with both is told together. Raises Refused."""
+    from controller.plan.errors import PlanRefused
+    from controller.plan.reading import read_plan
+
+    reasons: list[str] = []
+    facility: Facility | None = None
+    plan: Plan | None = None
+    try:
+        facility = load_facility(facility_name)
+    except BeamlineError as error:
+        reasons.append(str(error))
+    try:
+        plan = read_plan(path)
+    except PlanRefused as refused:
+        reasons += [str(reason) for reason in refused.reasons]
+    if facility is None or plan is None:
+        raise Refused(reasons)
+    return facility, plan
+
+
+def shared_refusals(by_room: Sequence[Sequence[Refusal]]) -> list[Refusal]:
+    """Of the refusals in every room, those that no choice of a room would lift, in the words of the first room."""
+    kinds = [{(refusal.why, refusal.where) for refusal in refusals} for refusals in by_room]
+    return [
+        refusal
+        for refusal in by_room[0]
+        if refusal.override != "machine" and all((refusal.why, refusal.where) in kind for kind in kinds)
+    ]
 
 
 def placement_reasons(beam: Beam, room: Room) -> list[str]:

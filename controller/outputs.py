@@ -7,6 +7,7 @@ responsible for the contents (`controller.record`), nor for journal and ledger, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from controller.admission import TreatOptions
     from controller.record.outcome import BeamOutcome
     from controller.treatment import Ran
+    from simulators.invariants import Violation
 
 
 def outcome_of(intake: Intake, ran: Ran, options: TreatOptions, wall_s: float) -> FractionOutcome:
@@ -28,16 +30,7 @@ def outcome_of(intake: Intake, ran: Ran, options: TreatOptions, wall_s: float) -
     status, termination, reason = _ending(intake, ran)
     interlocks = ran.history.interlocks()
     if ran.violation is not None:
-        interlocks = (
-            *interlocks,
-            Interlock(
-                ran.violation.t_ns,
-                f"invariant {ran.violation.name}",
-                ran.violation.message,
-                "invariants",
-                first_out=not interlocks,
-            ),
-        )
+        interlocks = _with_violation(interlocks, ran.violation)
     room = intake.room
     return FractionOutcome(
         plan=intake.plan,
@@ -97,6 +90,14 @@ def _ending(intake: Intake, ran: Ran) -> tuple[Status, Termination, str]:
         reason = reason or ran.stopped
     untouched = all(status is Status.REFUSED for status in statuses)
     return Status.REFUSED if untouched else Status.PARTIAL, termination, reason
+
+
+def _with_violation(trips: tuple[Interlock, ...], violation: Violation) -> tuple[Interlock, ...]:
+    """A violated invariant among the trips, at its time: what came after it followed from it."""
+    before = [trip for trip in trips if trip.t_ns < violation.t_ns]
+    after = [replace(trip, first_out=False) for trip in trips if trip.t_ns >= violation.t_ns]
+    own = Interlock(violation.t_ns, f"invariant {violation.name}", violation.message, "invariants", first_out=not before)
+    return (*before, own, *after)
 
 
 def write_outputs(output: Path | None, outcome: FractionOutcome, events: Sequence[Event]) -> tuple[dict[str, Any], list[str]]:
