@@ -141,7 +141,7 @@ def iongantry(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 def make_plan(
-    path: Path, *, angles: Sequence[float] = (30.0,), paintings: int | None = None, diameter_mm: float = 24.0
+    path: Path, *, angles: Sequence[float] = (30.0,), paintings: int | None = None, diameter_mm: float = 20.0
 ) -> Path:
     from controller.plan.make import PlanSpec, write_plan
 
