@@ -331,6 +331,30 @@ def test_a_full_disk_is_told_and_changes_nothing_that_matters(dead: Path, monkey
     assert run_recovery(dead).locked
 
 
+def test_a_resumed_session_that_dies_is_recovered_and_all_sessions_count(one_beam: Path, tmp_path: Path) -> None:
+    run, dead = tmp_path / "run", tmp_path / "dead"
+
+    def die() -> None:
+        shutil.copytree(run, dead)
+        truth_then.append(truth.with_beam_on())
+        made[-1].stop("the copy is made")
+
+    truth_then: list[PlantTruth] = []
+    with watching(truth_of(one_beam)) as truth, fractions() as made:
+        treat(one_beam, run, "mu1-gain:1.2@beam+1.0")
+        first = received(run)
+        run_resume(ResumeOptions(run), at_pass(2, 0.1, die))
+    recovered = run_recovery(dead)
+    known, true = received(dead), truth_then[0].flat(1)
+    assert recovered.locked and known.claims == 2
+    assert (first.lower <= known.lower).all() and (known.lower <= true * 1.02 + 12).all()
+    assert known.lower.sum() < true.sum() < known.upper.sum()
+    (salvage,) = recovered.salvage
+    assert salvage == dead / "resume-1" / "salvage"
+    record = pydicom.dcmread(salvage / "record.dcm").TreatmentSessionIonBeamSequence[0]
+    assert record.TreatmentDeliveryType == "CONTINUATION"
+
+
 def test_a_process_that_died_before_beam_left_everything_to_do(one_beam: Path, tmp_path: Path) -> None:
     def die(event) -> None:
         if event.kind == "room.state" and event.data["state"] == "ready.armed":
