@@ -102,11 +102,10 @@ def prescription_of(intake: Intake, before: Mapping[int, Received] | None = None
         counts = planned_counts(beam, intake.facility, intake.room, intake.library)
         for layer, (counts1, _) in zip(beam.layers, counts, strict=True):
             layers[beam.number, layer.index] = PrescribedLayer(
-                layer.energy_mev_u, layer.x_mm, layer.y_mm, counts1.astype(np.float64)
+                beam.ion.token, layer.energy_mev_u, layer.x_mm, layer.y_mm, counts1.astype(np.float64)
             )
     return Prescription(
         plan_hash=intake.plan.plan_hash,
-        species_token=intake.beams[0].ion.token,
         room=intake.room.name,
         gantry_angle_deg={beam.number: beam.gantry_angle_deg for beam in intake.beams},
         layers=layers,

@@ -177,11 +177,15 @@ class Fraction:
 
     async def run(self) -> None:
         """Treat the beams in the plan's order; the first that does not complete ends the fraction. See `outcomes`."""
-        for beam, schedule in zip(self._intake.beams, self._intake.schedules, strict=True):
-            if self._stopped or (self.outcomes and self.outcomes[-1].status is not Status.COMPLETE):
-                self.outcomes.append(self._unbegun(beam))
-            else:
+        try:
+            for beam, schedule in zip(self._intake.beams, self._intake.schedules, strict=True):
+                if self._stopped:
+                    break
                 await self._treat(beam, schedule)
+                if self.outcomes[-1].status is not Status.COMPLETE:
+                    break
+        finally:
+            self.outcomes += [self._unbegun(beam) for beam in self._intake.beams[len(self.outcomes) :]]
 
     async def _treat(self, beam: Beam, schedule: BeamSchedule) -> None:
         intake = self._intake

@@ -27,6 +27,7 @@ TICK_NS = 50 * NS_PER_MS  # ... and this long has passed while beam or motion is
 class PrescribedLayer:
     """One layer as prescribed; arrays of shape (spots,) in the plan's order, isocentre plane, IEC gantry axes."""
 
+    species_token: int
     energy_mev_u: float
     x_mm: Floats
     y_mm: Floats
@@ -38,7 +39,6 @@ class Prescription:
     """What was prescribed for one fraction, handed to the invariants by whoever starts the run."""
 
     plan_hash: int
-    species_token: int
     room: str
     gantry_angle_deg: Mapping[int, float]  # by beam number
     layers: Mapping[tuple[int, int], PrescribedLayer]  # by (beam number, layer index)

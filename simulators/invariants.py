@@ -187,8 +187,8 @@ def energy_as_planned(truth: Truth, event: TruthEvent, _room: RoomPlant, _known:
     true = float(event.data["energy_mev_u"])
     if abs(true - layer.energy_mev_u) > 0.002 * layer.energy_mev_u + 0.26:
         return f"true energy {true:.2f} MeV/u, prescribed {layer.energy_mev_u:.2f}"
-    if int(event.data["species"]) != truth.prescription.species_token:
-        return f"true species {int(event.data['species'])}, prescribed {truth.prescription.species_token}"
+    if int(event.data["species"]) != layer.species_token:
+        return f"true species {int(event.data['species'])}, prescribed {layer.species_token}"
     return None
 
 
@@ -310,8 +310,8 @@ def plan_unaltered(truth: Truth, event: TruthEvent, room: RoomPlant, _known: Roo
         return f"grant for beam {int(data['beam'])} layer {int(data['layer'])}, which is not prescribed"
     if abs(int(data["kev_u"]) / 1000.0 - layer.energy_mev_u) > 0.26:
         return f"grant at {int(data['kev_u']) / 1000.0} MeV/u, prescribed {layer.energy_mev_u}"
-    if event.kind == "grant.accepted" and int(data["species"]) != prescription.species_token:
-        return f"grant for ion {int(data['species'])}, prescribed is {prescription.species_token}"
+    if event.kind == "grant.accepted" and int(data["species"]) != layer.species_token:
+        return f"grant for ion {int(data['species'])}, prescribed is {layer.species_token}"
     spots = data["spot_index"]
     if spots.size and int(spots.max()) >= layer.counts1.size:
         return f"grant for spot {int(spots.max())} of {layer.counts1.size}"
