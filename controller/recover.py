@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.delivery.remainder import remaining_schedule
 from controller.intake import Intake, Refused, take_in
 from controller.record.entries import Kind, beam_histories, write_closed, write_done
 from controller.record.journal import Anchor, Journal, Record, Scan, read_journal
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 RECOVERY = "recovery.bin"
 SUMMARY = "summary.json"
 RECONCILED = "reconciled"
+SPENT = "nothing is left that could be delivered"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,16 +124,18 @@ def run_recovery(directory: Path, *, sign: str = "", reason: str = "", survived:
         raise Refused(["--reason needs a --sign: say who signs"])
     request = read_request(directory)
     found = sessions(directory)
+    intake, notes = _intake(request, directory)
     try:
         with open_state(request, directory) as ledger:
             closed = [_Session(path, ledger, request).close(survived if path == found[-1] else None) for path in found]
             _refuse_foreign(ledger, request, directory)
             if sign.strip():
                 _sign(ledger, request, sign.strip(), reason.strip())
+            if intake is not None:
+                _complete_spent(ledger, request, intake)
             received = received_of(ledger, request)
     except BeamlineError as error:
         raise Refused([str(error)]) from None
-    intake, notes = _intake(request, directory)
     salvage = []
     if intake is not None:
         for number, (path, records, bounds) in enumerate(zip(found, *zip(*closed, strict=True), strict=True)):
@@ -268,6 +272,11 @@ def _refuse_foreign(ledger: Ledger, request: Request, directory: Path) -> None:
     for number in request.beams:
         received = ledger.delivered(request.plan_uid, request.fraction, number)
         if received.state is BeamState.OPEN:
+            claim = ledger.adopt(received.key)
+            if not claim.claimed_counts1.any():  # from `_complete_spent`, cut short
+                ledger.close_claim(claim, claim.claimed_counts1, claim.claimed_counts1, complete=True, reason=SPENT)
+                continue
+            claim.lock.release()
             raise DataError(
                 f"{received.key}: its open claim was made with journal {received.journal}; no journal in {directory} holds it",
                 code=5151,
@@ -280,6 +289,19 @@ def _sign(ledger: Ledger, request: Request, name: str, reason: str) -> None:
         key = BeamKey(request.plan_uid, request.fraction, number)
         if ledger.delivered(key.plan_uid, key.fraction, number).state is BeamState.LOCKED:
             ledger.sign(key, name, reason)
+
+
+def _complete_spent(ledger: Ledger, request: Request, intake: Intake) -> None:
+    """A partly delivered beam of which nothing is left that could be delivered is complete: there will be no other session."""
+    for beam, schedule in zip(intake.beams, intake.schedules, strict=True):
+        received = ledger.delivered(request.plan_uid, request.fraction, beam.number)
+        if received.state is not BeamState.PARTIAL or received.planned.sum() != schedule.counts1:
+            continue
+        if remaining_schedule(beam, schedule, received.upper).passes:
+            continue
+        nothing = np.zeros_like(received.planned)
+        claim = ledger.claim(received.key, nothing, journal=received.journal, resume=True, after_claims=received.claims)
+        ledger.close_claim(claim, nothing, nothing, complete=True, reason=SPENT)
 
 
 def _intake(request: Request, directory: Path) -> tuple[Intake | None, list[str]]:

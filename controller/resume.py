@@ -190,7 +190,10 @@ def _left(intake: Intake, received: Mapping[int, Received]) -> Intake:
             beams.append(beam)
             schedules.append(schedule)
     if not beams and not reasons:
-        reasons.append("what is left of the beams is within a reaction quantum of each spot and cannot be delivered")
+        reasons.append(
+            "what is left of the beams is within a reaction quantum of each spot and cannot be delivered; `iongantry recover` "
+            "closes them as complete"
+        )
     if reasons:
         raise Refused(reasons)
     return replace(intake, beams=tuple(beams), schedules=tuple(schedules))

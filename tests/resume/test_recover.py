@@ -23,7 +23,7 @@ import controller.recover
 from controller.intake import Refused
 from controller.record.entries import Kind, beam_histories
 from controller.record.journal import read_journal
-from controller.record.ledger import BeamState
+from controller.record.ledger import BeamState, Ledger
 from controller.record.memory_store import PowerCut
 from controller.record.store import DiskStore
 from controller.recover import Survived, ask_unit, run_recovery
@@ -329,6 +329,32 @@ def test_a_full_disk_is_told_and_changes_nothing_that_matters(dead: Path, monkey
         with pytest.raises(Refused, match="No space left"):
             run_recovery(dead)
     assert run_recovery(dead).locked
+
+
+def test_a_beam_that_died_with_its_last_grant_is_complete_once_signed(one_beam: Path, tmp_path: Path) -> None:
+    run, dead = tmp_path / "run", tmp_path / "dead"
+    last = len(truth_of(one_beam).intake.schedules[0].passes)
+    treat(one_beam, run, listener=at_pass(last, 0.02, lambda: shutil.copytree(run, dead)))
+    assert run_recovery(dead).locked
+    cut_short = shutil.copytree(dead, tmp_path / "cut")
+    for directory in (dead, cut_short):
+        with pytest.MonkeyPatch.context() as patch:
+            if directory == cut_short:
+                patch.setattr(Ledger, "close_claim", lambda *_, **__: (_ for _ in ()).throw(PowerCut))
+                with pytest.raises(PowerCut):
+                    run_recovery(directory, sign="A. Physicist", reason="film")
+                patch.undo()
+                release_claims(directory)
+            signed = run_recovery(directory, sign="A. Physicist", reason="film")
+        assert [b.state for b in signed.beams] == [BeamState.COMPLETE]
+        with pytest.raises(Refused, match="nothing is left to deliver"):
+            run_resume(ResumeOptions(directory))
+
+
+def release_claims(directory: Path) -> None:
+    """What the end of a process does: its locks are gone. Here a new file takes the place of the locked one."""
+    for path in (directory / "state" / "ledger" / "claims").iterdir():
+        path.unlink()
 
 
 def test_a_resumed_session_that_dies_is_recovered_and_all_sessions_count(one_beam: Path, tmp_path: Path) -> None:
