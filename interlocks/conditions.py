@@ -154,19 +154,21 @@ def window(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdic
     then was counted since, so each is summed on its own and one that keeps falling to zero still shows as a difference.
     Memory: (values as read, sums, history of sums).
     """
-    last, sums, history = memory or (tuple(values), (0, 0), ())
-    gained = (new - old if new >= old else new for new, old in zip(values, last, strict=True))
-    sum1, sum2 = sums = tuple(s + g for s, g in zip(sums, gained, strict=True))
+    (old1, old2), (sum1, sum2), history = memory or (values, (0, 0), ())
+    new1, new2 = values
+    sum1 += new1 - old1 if new1 >= old1 else new1
+    sum2 += new2 - old2 if new2 >= old2 else new2
     window_ns = p["window_ms"] * NS_PER_MS
-    history = slide(history, now_ns, sums, window_ns)
+    history = slide(history, now_ns, (sum1, sum2), window_ns)
     share, floor, ratio = p["percent"] / 100.0, p["floor"], p.get("ratio", 1.0)
 
     def differ(base: tuple[int, ...]) -> bool:
         gain1, gain2 = (sum1 - base[0]) * ratio, sum2 - base[1]
         return bool(abs(gain1 - gain2) > max(share * max(gain1, gain2), floor))
 
-    bad, due_ns = judge_window(history, window_ns, differ)
-    return Verdict(bad, (tuple(values), sums, history), due_ns)
+    gap = max([abs((sum1 - base1) * ratio - (sum2 - base2)) for _, (base1, base2) in history])
+    bad, due_ns = judge_window(history, window_ns, differ) if gap > floor else (False, NEVER_NS)
+    return Verdict(bad, ((new1, new2), (sum1, sum2), history), due_ns)
 
 
 CHANNEL: Mapping[str, Callable[[Params, int, bool, int], bool]] = {"equal": equal, "limit": limit, "band": band}

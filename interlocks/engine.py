@@ -16,7 +16,7 @@ from interlocks.first_out import FirstOut, State, Trip
 from interlocks.inputs import Image, Sample
 from interlocks.matrix import PHASES, Action, Interlock, Limits, wanted
 
-OWN_INPUTS = ("armed", "permit_r", "beam_present", "standstill", "service_mode")  # what phases, bypasses and resets look at
+OWN_INPUTS = frozenset({"armed", "permit_r", "beam_present", "standstill", "service_mode"})  # phases, bypasses, resets
 
 
 class Decision(NamedTuple):
@@ -41,13 +41,13 @@ class _Row:
     """A row and its state."""
 
     __slots__ = (
-        *("row", "wanted", "debounce_ns", "hold_ns", "memory", "since_ns", "held_ns", "due_ns"),
+        *("row", "wanted", "joint", "debounce_ns", "hold_ns", "memory", "since_ns", "held_ns", "due_ns"),
         *("bad", "active", "withheld", "latched", "by_value", "latched_ns", "trip"),
     )
 
     def __init__(self, row: Interlock) -> None:
         self.row = row
-        self.wanted = wanted(row)
+        self.wanted, self.joint = wanted(row), JOINT.get(row.kind)
         self.debounce_ns, self.hold_ns = round(row.debounce_ms * NS_PER_MS), round(row.hold_ms * NS_PER_MS)
         self.memory: Any = None  # of the condition
         self.since_ns: int | None = None  # begin of the raw cause, for the debounce
@@ -78,14 +78,12 @@ class Engine:
         self._rows = [_Row(row) for row in limits.software]
         self._by_id = {r.row.id: r for r in self._rows}
         self._kind = {r.row.kind: r for r in self._rows}  # used for kinds of which there is one row each
-        self._users: dict[str, list[_Row]] = {name: list(self._rows) for name in OWN_INPUTS}  # a phase concerns every row
-        for r in self._rows:
-            for name in r.row.inputs:
-                self._users.setdefault(name, []).append(r)
-        self._samples: dict[str, Sample] = {}
+        self._concerned: dict[tuple[str, ...], list[_Row]] = {}  # rows in file order, by the inputs that changed together
+        self._values: dict[str, int] = {}
+        self._times_ns: dict[str, int] = {}
         self._number = 0  # of the last image after which every input was believed; 0 when one is not
         self._seen_ns = 0  # when every input was last seen by such an image
-        self._valid: dict[str, bool] = dict.fromkeys(self._users, False)
+        self._valid = dict.fromkeys([*OWN_INPUTS, *(name for r in self._rows for name in r.row.inputs)], False)
         self._phase = {**dict.fromkeys(PHASES, True), "never": False}  # nothing is known yet
         self._requested = False
         self._last_ns: int | None = None
@@ -107,7 +105,6 @@ class Engine:
         Returns the decision and the latest time for the next step. Time must never fall; if it does, that is a stall.
         """
         new: list[Trip] = []
-        dirty, self._pending = self._pending, set()
         if self._last_ns is None:
             for r in self._rows:
                 if r.row.id in self._boot_latches:
@@ -117,19 +114,19 @@ class Engine:
         self._last_ns = now_ns
         changed = self._take(now_ns, samples)
         if changed:
-            self.first_out.note(now_ns, tuple(self._state(name) for name in changed))
-            for name in changed:
-                dirty.update(self._users.get(name, ()))
-            self._judge_phases()
+            self.first_out.note(now_ns, tuple([self._state(name) for name in changed]))
+            if not OWN_INPUTS.isdisjoint(changed):
+                self._judge_phases()
         if self.bypasses and any(now_ns >= bypass.expires_ns for bypass in self.bypasses.values()):
             self.bypasses = {name: bypass for name, bypass in self.bypasses.items() if now_ns < bypass.expires_ns}
-            dirty.update(self._rows)
-        if now_ns >= self._due_ns:
-            dirty.update(r for r in self._rows if r.due_ns <= now_ns)
-        if dirty:
-            for r in self._rows:  # in file order: of causes seen together the first row is the first-out
-                if r in dirty:
-                    self._judge(r, now_ns, new)
+            self._pending.update(self._rows)
+        rows = self._rows_of(changed)
+        if self._pending or now_ns >= self._due_ns:
+            dirty, self._pending = self._pending.union(rows), set()
+            rows = [r for r in self._rows if r in dirty or r.due_ns <= now_ns]
+        for r in rows:  # in file order: of causes seen together the first row is the first-out
+            self._judge(r, now_ns, new)
+        if rows:
             self._due_ns = min([r.due_ns for r in self._rows])
         if self._decision_due:
             self._decide()
@@ -137,37 +134,42 @@ class Engine:
         decision = self._decision._replace(new=tuple(new)) if new else self._decision
         return decision, min(self._expiry_ns, self._due_ns, now_ns + self._poll_ns)
 
-    def _take(self, now_ns: int, samples: Mapping[str, Sample]) -> list[str]:
+    def _rows_of(self, changed: tuple[str, ...]) -> list[_Row]:
+        """Rows that look at one of these inputs; a phase concerns every row."""
+        rows = self._concerned.get(changed)
+        if rows is None:
+            names, every = set(changed), not OWN_INPUTS.isdisjoint(changed)
+            rows = self._concerned[changed] = [r for r in self._rows if every or not names.isdisjoint(r.row.inputs)]
+        return rows
+
+    def _take(self, now_ns: int, samples: Mapping[str, Sample]) -> tuple[str, ...]:
         """Store samples; the names of inputs whose value or validity changed."""
         image = samples if isinstance(samples, Image) else None
         if image is not None and self._follows(image, now_ns):
             self._number, self._seen_ns, self._expiry_ns = image.number, image.t_ns, image.t_ns + self._stale_ns + 1
-            self._samples.update((name, image[name]) for name in image.changed)
-            return list(image.changed)
+            self._values = image.now
+            return image.changed
         changed: list[str] = []
-        known, valid = self._samples, self._valid
-        for name, sample in samples.items():
-            old = known.get(name)
-            known[name] = sample
-            value, good, t_ns, _ = sample
+        values, times_ns, valid = {**self._values}, self._times_ns, self._valid
+        for name, (value, good, t_ns, _) in samples.items():
             believed = good and not stale(t_ns, now_ns, self._stale_ns)
-            if old is None or value != old.value or believed != valid[name]:
+            if name not in values or value != values[name] or believed != valid[name]:
                 changed.append(name)
-            valid[name] = believed
+            values[name], times_ns[name], valid[name] = value, t_ns, believed
             if believed:
                 self._expiry_ns = min(self._expiry_ns, t_ns + self._stale_ns + 1)
         if now_ns >= self._expiry_ns:
-            seen_ns = {name: max(sample.t_ns, self._seen_ns) for name, sample in known.items() if valid[name]}
+            seen_ns = {name: max(t_ns, self._seen_ns) for name, t_ns in times_ns.items() if valid[name]}
             late = [name for name, t_ns in seen_ns.items() if stale(t_ns, now_ns, self._stale_ns)]
             changed += late
             valid.update(dict.fromkeys(late, False))
             self._expiry_ns = min((t_ns + self._stale_ns + 1 for n, t_ns in seen_ns.items() if valid[n]), default=NEVER_NS)
+        self._values = values
         if image is not None:
-            whole = len(image) == len(known) and all(valid[name] for name in known)
-            self._number, self._seen_ns = (image.number, image.t_ns) if whole else (0, 0)
+            self._number, self._seen_ns = (image.number, image.t_ns) if all(valid.values()) else (0, 0)
         elif changed:
             self._number = 0
-        return changed
+        return tuple(changed)
 
     def _follows(self, image: Image, now_ns: int) -> bool:
         """Whether a sound image comes next after one of which everything was, and is, believed: only what differs is news."""
@@ -177,11 +179,10 @@ class Engine:
 
     def _is(self, name: str, value: int) -> bool:
         """Whether an input is believed and has this value."""
-        return self._valid[name] and self._samples[name].value == value
+        return self._valid[name] and self._values[name] == value
 
     def _state(self, name: str) -> State:
-        sample = self._samples.get(name)
-        return name, None if sample is None else sample.value, self._valid[name]
+        return name, self._values.get(name), self._valid[name]
 
     def _judge_phases(self) -> None:
         """When rows matter. What is not known counts as the phase in which more matters."""
@@ -229,12 +230,15 @@ class Engine:
         if kind == "bypass":
             bad = bool(self.bypasses) and not self._is("service_mode", 1)
             return bad, bad, NEVER_NS
+        if r.joint is not None and (self._number or all([self._valid[name] for name in row.inputs])):
+            bad, r.memory, due_ns = r.joint(row.params, [self._values[name] for name in row.inputs], r.memory, now_ns)
+            return bad, bad, due_ns
         valid = [self._valid[name] for name in row.inputs]
         if kind in CHANNEL:
             was = r.memory or (False,) * len(valid)
             judge, needed = CHANNEL[kind], row.params.get("vote", 1)
             flags = tuple(
-                judge(row.params, self._samples[name].value, w, good) if ok else w
+                judge(row.params, self._values[name], w, good) if ok else w
                 for name, ok, w, good in zip(row.inputs, valid, was, r.wanted, strict=True)
             )
             r.memory = flags
@@ -243,11 +247,7 @@ class Engine:
         if not all(valid):
             r.memory = None
             return True, False, NEVER_NS
-        if kind in JOINT:
-            values = [self._samples[name].value for name in row.inputs]
-            bad, r.memory, due_ns = JOINT[kind](row.params, values, r.memory, now_ns)
-            return bad, bad, due_ns
-        bad = kind == "feedback" and self._samples[row.inputs[0]].value == 1 and not self._decision.permit
+        bad = kind == "feedback" and self._values[row.inputs[0]] == 1 and not self._decision.permit
         return bad, bad, NEVER_NS  # boot and stall are latched by `step`; stale inputs are dealt with above
 
     def _latch(self, r: _Row, now_ns: int, new: list[Trip]) -> None:

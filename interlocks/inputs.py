@@ -8,7 +8,7 @@ are fetched (`modbus`), nor for what a value means (`conditions`, `engine`).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 VENDOR, PRODUCT = 0x1009, 0x51  # registers 0 and 1 of the room safety node
@@ -111,7 +111,7 @@ class Image(Mapping[str, Sample]):
 
     __slots__ = ("changed", "good", "now", "number", "seq", "t_ns")
 
-    def __init__(self, now: Mapping[str, int], changed: Collection[str], good: bool, t_ns: int, seq: int, number: int) -> None:
+    def __init__(self, now: dict[str, int], changed: tuple[str, ...], good: bool, t_ns: int, seq: int, number: int) -> None:
         self.now, self.changed, self.number = now, changed, number
         self.good, self.t_ns, self.seq = good, t_ns, seq
 
@@ -125,17 +125,17 @@ class Image(Mapping[str, Sample]):
         return len(self.now)
 
 
-BLOCKS = tuple(  # (first register, end, signals there): decoded when one of its registers has changed
-    (first, first + words, tuple((name, signal) for name, signal in SIGNALS.items() if signal.register == first))
-    for first, words in sorted({(signal.register, signal.words) for signal in SIGNALS.values()})
-)
+AT: dict[int, list[tuple[str, Signal]]] = {}  # signals by every register that they take
+for _name, _signal in SIGNALS.items():
+    for _register in range(_signal.register, _signal.register + _signal.words):
+        AT.setdefault(_register, []).append((_name, _signal))
 
 
 class ImageReader:
     """Turns images into samples. Keeps the last image, to see the counter run and to decode only what changed."""
 
     def __init__(self) -> None:
-        self._image = array("H")
+        self._image: list[int] = []
         self._values: dict[str, int] = dict.fromkeys(SIGNALS, 0)
         self._alive_ns: int | None = None
         self._number = 0
@@ -146,26 +146,23 @@ class ImageReader:
         While the counter stands still the samples keep the time of its last step, so they become stale.
         """
         self._number += 1
+        old, new = self._image, list(image)
+        sound = len(new) == IMAGE_SIZE and new[0] == VENDOR and new[1] == PRODUCT
+        news = [register for register in AT if not old or old[register] != new[register]] if sound else []
         try:
-            new = array("H", image)
-        except (OverflowError, TypeError):
-            new = array("H")
-        if len(new) != IMAGE_SIZE or new[0] != VENDOR or new[1] != PRODUCT:
+            array("H", [new[register] for register in (COUNTER_REGISTER, *news)])  # what is no register is no news
+        except (OverflowError, TypeError, IndexError):
+            sound = False
+        if not sound:
             alive_ns = now_ns if self._alive_ns is None else self._alive_ns
             return Image(self._values, (), False, alive_ns, 0, self._number)
-        old, self._image = self._image, new
+        self._image = new
         seq = new[COUNTER_REGISTER]
         steps = (seq - old[COUNTER_REGISTER]) & 0xFFFF if old else 1
         if steps or self._alive_ns is None:
             self._alive_ns = now_ns
         good = steps < 0x8000  # more than half way round is a step back: the node restarted, or an old answer was replayed
-        changed = {}
-        for first, end, signals in BLOCKS:
-            if old[first:end] != new[first:end]:
-                for name, signal in signals:
-                    value = value_of(signal, new)
-                    if value != self._values[name] or not old:
-                        changed[name] = value
-        if changed:
-            self._values = {**self._values, **changed}
+        now = {name: value_of(signal, new) for register in news for name, signal in AT[register]}
+        changed = tuple([name for name, value in now.items() if value != self._values[name] or not old])
+        self._values = {**self._values, **now}
         return Image(self._values, changed, good, self._alive_ns, seq, self._number)
