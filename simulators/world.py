@@ -84,9 +84,13 @@ class World:
         """Advance the plant to the loop's time. Servers call this before each request."""
         if self._advancing:
             return
+        kernel, now_ns = self.kernel, self.now_ns
+        if self._armed_ns is not None and now_ns < self._armed_ns:  # nothing is due
+            kernel.now_ns = max(kernel.now_ns, now_ns)
+            return
         self._advancing = True
         try:
-            self.kernel.advance_to(self.now_ns)
+            kernel.advance_to(now_ns)
         finally:
             self._advancing = False
         next_ns = self.kernel.next_ns

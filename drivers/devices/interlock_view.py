@@ -45,8 +45,7 @@ class InterlockStatusLine:
         self._identity = table["identity"]
         self._first = table["pulse"]
         self._at = {key: address - self._first for key, address in table.items()}
-        self._count = self._at["active_trips"] + 1
-        self._relay = table["relay_closed"]
+        self._count = self._at["relay_closed"] + 1
         self._status = UNKNOWN
         self._pulse: int | None = None
         self._connection = Connection(name, bus, self._establish)
@@ -95,9 +94,8 @@ class InterlockStatusLine:
 
     async def _read(self) -> InterlockStatus:
         unit = self._config.unit_ids[0]
-        words = await self._client.read(unit, self._first, self._count)
-        (relay,) = await self._client.read(unit, self._relay, 1)
-        pulse, closed = words[0], bool(relay)
+        words = await self._client.read(unit, self._first, self._count)  # one answer: trips and relay of one instant
+        pulse, closed = words[0], bool(words[-1])
         before = self._status
         fresh = pulse != self._pulse or not closed
         self._pulse = pulse

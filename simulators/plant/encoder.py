@@ -43,6 +43,7 @@ class Encoder:
         self._jump_from_ns = 0
         self._drift_mdeg_s = 0.0
         self._drift_from_ns = 0
+        self._known: tuple[float, int, float] = (math.nan, 0, 0.0)  # angle, sign, reading without noise: shafts mostly rest
 
     @property
     def bound_mdeg(self) -> float:
@@ -66,13 +67,16 @@ class Encoder:
         """Reading at a true angle, mdeg."""
         if self._frozen_mdeg is not None and t_ns >= self._frozen_from_ns:
             return self._frozen_mdeg
-        truth = self.truth
-        value = (
-            self.sign * truth.scale * angle_deg * 1000.0
-            + truth.offset_mdeg
-            + truth.runout_mdeg * math.sin(math.radians(angle_deg) - self._phase_rad)
-            + self._noise_list[t_ns // NS_PER_MS * 1657 % _TABLE]
-        )
+        known_deg, known_sign, value = self._known
+        if angle_deg != known_deg or self.sign != known_sign:
+            truth = self.truth
+            value = (
+                self.sign * truth.scale * angle_deg * 1000.0
+                + truth.offset_mdeg
+                + truth.runout_mdeg * math.sin(math.radians(angle_deg) - self._phase_rad)
+            )
+            self._known = angle_deg, self.sign, value
+        value += self._noise_list[t_ns // NS_PER_MS * 1657 % _TABLE]
         if self._jump_mdeg and t_ns >= self._jump_from_ns:
             value += self._jump_mdeg
         if self._drift_mdeg_s and t_ns > self._drift_from_ns:

@@ -113,8 +113,8 @@ def split64(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 def words64(value: int) -> list[int]:
     """High and low word of one 64-bit integer, both as signed int32."""
-    high, low = split64(np.array([value], dtype=np.int64))
-    return [int(high[0]), int(low[0])]
+    low = value & LOW_WORD
+    return [value >> 32, low - (1 << 32) if low >= 1 << 31 else low]
 
 
 def decode_grant(words: Int32s) -> GrantMessage | Refusal:

@@ -80,14 +80,18 @@ class Kernel:
 
     def advance_to(self, t_ns: int) -> None:
         """Run every action due up to and including `t_ns`, in order of time then of registration."""
-        while (due := self.next_ns) is not None and due <= t_ns:
-            timer = heapq.heappop(self._heap)[2]
-            self.now_ns = timer.t_ns
-            timer.action(timer.t_ns)
+        heap = self._heap
+        while heap and heap[0][0] <= t_ns:
+            timer = heapq.heappop(heap)[2]
+            if not timer.cancelled:
+                self.now_ns = timer.t_ns
+                timer.action(timer.t_ns)
         self.now_ns = max(self.now_ns, t_ns)
 
     def emit(self, source: str, kind: str, /, **data: Any) -> None:
         """Tell every truth listener what just happened."""
+        if not self._listeners:
+            return
         event = TruthEvent(self.now_ns, source, kind, data)
         for listener in tuple(self._listeners):
             listener(event)

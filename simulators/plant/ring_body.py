@@ -22,6 +22,7 @@ from simulators.plant.kernel import Kernel
 from simulators.plant.motion_truth import GantryTruth
 
 NS_PER_S = 1_000_000_000
+NEVER_NS = 1 << 62
 FREE_STEP_S = 0.05  # a ring without torque or brake is followed in pieces of constant acceleration this long
 
 
@@ -45,16 +46,23 @@ class RingBody:
         self._play0_deg = truth.initial_deg
         self._direction = 0
         self._t0_ns = kernel.now_ns
+        self._rest_ns = NEVER_NS  # from then on the ring stands: at `_rest` of the motors, `_rest_deg` of the ring
+        self._rest, self._rest_deg = State(truth.initial_deg), truth.initial_deg
         self.path: Trajectory = rest(truth.initial_deg)
+        self._settle()
 
     # --- where things are ---------------------------------------------------------------------------------------
 
     def motor(self, t_ns: int) -> State:
         """Motor position deg, speed deg/s, acceleration deg/s2."""
+        if t_ns >= self._rest_ns:
+            return self._rest
         return self.path.at((t_ns - self._t0_ns) / NS_PER_S)
 
     def angle_deg(self, t_ns: int) -> float:
         """True angle of the ring."""
+        if t_ns >= self._rest_ns:
+            return self._rest_deg
         q = self._engaged(self.path.position((t_ns - self._t0_ns) / NS_PER_S))
         return q - self._sag_deg * math.sin(math.radians(q) - self._sag_phase_rad)
 
@@ -121,12 +129,14 @@ class RingBody:
         self._direction = motion * self._sign
         self._t0_ns = now_ns
         self.path = path
+        self._settle()
 
     def reverse_axis(self) -> None:
         """From now on the motors turn the ring the other way."""
         motor_deg = self.motor(self._kernel.now_ns).position
         self._ring0_deg, self._motor0_deg = self._ring_of(motor_deg), motor_deg
         self._sign = -self._sign
+        self._settle()
 
     def unbalance_deg_s2(self, t_ns: int) -> float:
         """Acceleration of the motors' coordinate that the unbalance alone would give."""
@@ -141,6 +151,13 @@ class RingBody:
         if speed == 0.0:
             return 0.0 if abs(pull) <= self._friction_deg_s2 else pull - math.copysign(self._friction_deg_s2, pull)
         return pull - math.copysign(self._friction_deg_s2, speed)
+
+    def _settle(self) -> None:
+        """Work out where the present path ends: a ring rests for most of its life, and is asked for its angle all the time."""
+        rests_at_ns, self._rest_ns = self.rests_at_ns, NEVER_NS
+        if rests_at_ns is not None:
+            self._rest, self._rest_deg = self.motor(rests_at_ns), self.angle_deg(rests_at_ns)
+            self._rest_ns = rests_at_ns
 
     def _ring_of(self, motor_deg: float) -> float:
         return self._ring0_deg + self._sign * (motor_deg - self._motor0_deg)

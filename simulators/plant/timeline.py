@@ -13,6 +13,7 @@ Not responsible for permission, trips or bookkeeping (`delivery_unit`, `unit_che
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,15 +172,19 @@ class Stretch:
 class Running:
     """A stretch under way, for readings at any instant: sums are made once, a reading costs one search.
 
+    Sums and times are kept as lists: one number is wanted at a time, and thousands of times.
+
     Attributes:
         worst_mm: largest measured position error up to each row, shape (n,).
     """
 
     def __init__(self, stretch: Stretch, error_mm: Floats) -> None:
         self.worst_mm = np.maximum.accumulate(error_mm) if stretch.size else error_mm
-        self._stretch = stretch
+        self._starts_ns: list[int] = stretch.t_start_ns.tolist()
+        self._ends_ns: list[int] = stretch.t_end_ns.tolist()
         columns = np.array([stretch.counts1, stretch.counts2, stretch.ions], dtype=np.float64)
-        self._sums = np.concatenate([np.zeros((3, 1)), np.cumsum(columns, axis=1)], axis=1)
+        sums = np.concatenate([np.zeros((3, 1)), np.cumsum(columns, axis=1)], axis=1)
+        self._sums: list[list[float]] = sums.T.tolist()  # counts 1, counts 2, ions before each row
         self._seen_ns = -1
         self._seen: tuple[int, float, float, float] = (0, 0.0, 0.0, 0.0)
 
@@ -190,13 +195,13 @@ class Running:
         return self._seen
 
     def _look(self, t_ns: int) -> tuple[int, float, float, float]:
-        stretch = self._stretch
-        done = int(stretch.t_end_ns.searchsorted(t_ns, side="right"))
-        sums = self._sums[:, done]
-        if done < stretch.size and t_ns > (begun := int(stretch.t_start_ns[done])):
-            part = (t_ns - begun) / (int(stretch.t_end_ns[done]) - begun)
-            sums = sums + part * (self._sums[:, done + 1] - sums)
-        return done, float(sums[0]), float(sums[1]), float(sums[2])
+        done = bisect_right(self._ends_ns, t_ns)
+        c1, c2, ions = self._sums[done]
+        if done < len(self._ends_ns) and t_ns > (begun := self._starts_ns[done]):
+            part = (t_ns - begun) / (self._ends_ns[done] - begun)
+            next1, next2, next_ions = self._sums[done + 1]
+            return done, c1 + part * (next1 - c1), c2 + part * (next2 - c2), ions + part * (next_ions - ions)
+        return done, c1, c2, ions
 
 
 _ARRAYS = (

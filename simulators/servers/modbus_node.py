@@ -32,7 +32,8 @@ class ModbusRefusal(Exception):
 
 def words32(value: int) -> tuple[int, int]:
     """A signed 32-bit number as two registers, high word first; clipped to what fits."""
-    value = max(-0x8000_0000, min(value, 0x7FFF_FFFF))
+    if not -0x8000_0000 <= value <= 0x7FFF_FFFF:
+        value = 0x7FFF_FFFF if value > 0 else -0x8000_0000
     return value >> 16 & 0xFFFF, value & 0xFFFF
 
 
@@ -89,11 +90,13 @@ class ModbusNode:
         if self._block:
             self._areas.append((written, written + len(self._block), lambda: self._block))
         self._snapshot: list[tuple[int, int, Image]] | None = None
+        self._found: dict[tuple[int, int], tuple[Image, slice]] = {}  # where spans that were read before lie
         self.silent = False
 
     def add_area(self, first: int, length: int, image: Image) -> None:
         """Registers `first` on can be read; `image` makes all `length` of them."""
         self._areas.insert(0, (first, first + length, image))
+        self._found.clear()
 
     @property
     def frozen(self) -> bool:
@@ -102,6 +105,7 @@ class ModbusNode:
 
     @frozen.setter
     def frozen(self, value: bool) -> None:
+        self._found.clear()
         if not value:
             self._snapshot = None
         elif self._snapshot is None:
@@ -110,11 +114,8 @@ class ModbusNode:
     def read(self, register: int, count: int) -> list[int]:
         """Registers from `register` on. Raises ModbusRefusal when they are not all in one area."""
         self.heard()
-        end = register + count
-        for first, last, image in self._snapshot or self._areas:
-            if first <= register and end <= last:
-                return list(image()[register - first : end - first])
-        raise ModbusRefusal(ILLEGAL_ADDRESS)
+        image, part = self._found.get((register, count)) or self._find(register, count)
+        return list(image()[part])
 
     def write(self, register: int, values: Words) -> None:
         """Write registers. Raises ModbusRefusal when one is not writable, half a number, or means nothing."""
@@ -132,6 +133,14 @@ class ModbusNode:
         except (ValueError, ModbusRefusal) as error:
             self._block = before
             raise error if isinstance(error, ModbusRefusal) else ModbusRefusal(ILLEGAL_VALUE) from None
+
+    def _find(self, register: int, count: int) -> tuple[Image, slice]:
+        end = register + count
+        for first, last, image in self._snapshot or self._areas:
+            if first <= register and end <= last:
+                found = self._found[register, count] = image, slice(register - first, end - first)
+                return found
+        raise ModbusRefusal(ILLEGAL_ADDRESS)
 
     def heard(self) -> None:
         """The node was addressed: its device's supervision wants to know."""

@@ -18,6 +18,7 @@ from simulators.servers.modbus_node import ModbusNode, ModbusRefusal, word16, wo
 
 DRIVE, ENCODER, COUCH, NOZZLE, SAFETY_IO, PERMIT_RELAY = 0xD1, 0xE1, 0xC1, 0x41, 0x51, 0x52
 SAFETY_CYCLE_S = 0.01
+UNUSED = (0,) * 12  # registers of the permit relay between what is written and what it is
 MICRO = 1000.0  # um per mm, mdeg per deg
 
 
@@ -161,6 +162,7 @@ class SafetyNode(ModbusNode):
         self._room = room
         super().__init__(room.kernel, SAFETY_IO, f"{room.name}-safety", SAFETY_CYCLE_S, 128, [0] * 7, (130, 132))
         self.add_area(8, 30, self._inputs)
+        self.add_area(8, 5, self._state)  # all that is asked for with most pulses
 
     def accept(self, register: int, end: int) -> None:
         if register <= 134 < end and self.word(134) > 1:
@@ -173,45 +175,46 @@ class SafetyNode(ModbusNode):
         if register == 128:
             chain.pulse_r(self.word(128))
 
-    def _inputs(self) -> Sequence[int]:
+    def _state(self) -> tuple[int, int, int, int, int]:
+        """Counter, room bits, contributions, elements of chain A, state of the search."""
         room = self._room
-        access, chain, ring = room.access, room.chain, room.gantry
-        now = room.kernel.now_ns
-        unit, unit2, magnets = room.unit, room.unit2, room.magnets
-        room_bits = _bits(
-            access.contact_a,
-            access.contact_b,
-            chain.search_ok.value,
-            chain.estop_ok.value,
-            access.lamp_lit,
-            room.stopper_closed,
-            room.beam_present,
-        )
-        elements = _bits(
-            chain.estop_ok.value,
-            chain.door_ok.value and chain.search_ok.value,
-            chain.dose1_ok.value,
-            chain.dose2_ok.value,
-            chain.standstill_ok.value,
-            chain.torque_off_ok.value,
-            chain.quench_ok.value,
-        )
-        contributions = _bits(chain.permit_a.value, chain.permit_b.value, chain.permit_r.value, chain.beam_enable.value)
-        health = 0
-        if unit is not None:
-            health |= _bits(unit.monitor.hv_good, unit.monitor.fresh)
-        if unit2 is not None:
-            health |= _bits(unit2.monitor.hv_good, unit2.monitor.fresh) << 2
+        access, chain = room.access, room.chain
+        search_ok, estop_ok = chain.search_ok.value, chain.estop_ok.value
         return (
             self.counter,
-            room_bits,
-            contributions,
-            elements,
+            access.contact_a
+            | access.contact_b << 1
+            | search_ok << 2
+            | estop_ok << 3
+            | access.lamp_lit << 4
+            | room.stopper_closed << 5
+            | room.beam_present << 6,
+            chain.permit_a.value | chain.permit_b.value << 1 | chain.permit_r.value << 2 | chain.beam_enable.value << 3,
+            estop_ok
+            | (chain.door_ok.value and search_ok) << 1
+            | chain.dose1_ok.value << 2
+            | chain.dose2_ok.value << 3
+            | chain.standstill_ok.value << 4
+            | chain.torque_off_ok.value << 5
+            | chain.quench_ok.value << 6,
             int(access.state),
+        )
+
+    def _inputs(self) -> Sequence[int]:
+        room = self._room
+        ring, unit, unit2, magnets = room.gantry, room.unit, room.unit2, room.magnets
+        now = room.kernel.now_ns
+        health = 0
+        if unit is not None:
+            health |= unit.monitor.hv_good | unit.monitor.fresh << 1
+        if unit2 is not None:
+            health |= unit2.monitor.hv_good << 2 | unit2.monitor.fresh << 3
+        return (
+            *self._state(),
             0,
             *words32(ring.load_encoder2_mdeg(now)),
             *words32(ring.motor_encoder_mdeg(0, now)),
-            int(chain.standstill_ok.value),
+            int(room.chain.standstill_ok.value),
             0,
             *words64(unit.field_counts1() if unit is not None else 0),
             *words64(unit2.total if unit2 is not None else 0),
@@ -220,30 +223,21 @@ class SafetyNode(ModbusNode):
             *words32(room.measured_species()),
             *words32(unit.signal_permille() if unit is not None else 1000),
             health,
-            int(access.service_key),
+            int(room.access.service_key),
         )
 
 
 class PermitRelayNode(ModbusNode):
-    """Permit relay of the interlock system: pulse, boot id, first-out, trips at 16 to 19 written; relay at 32 read."""
+    """Permit relay of the interlock system: pulse, boot id, first-out, trips at 16 to 19 written; relay at 32 only read."""
 
     def __init__(self, room: RoomPlant) -> None:
         self._chain = room.chain
         super().__init__(room.kernel, PERMIT_RELAY, f"{room.name}-permit-relay", SAFETY_CYCLE_S, 16, [0] * 4)
-        self.add_area(32, 1, lambda: (int(self._chain.permit_b.value),))
+        self.add_area(16, 17, lambda: (*self._block, *UNUSED, int(self._chain.permit_b.value)))
 
     def accept(self, register: int, end: int) -> None:
         if register == 16:
             self._chain.pulse_b(self.word(16))
-
-
-def _bits(*values: bool) -> int:
-    """Booleans as bits, the first one lowest."""
-    word = 0
-    for i, value in enumerate(values):
-        if value:
-            word |= 1 << i
-    return word
 
 
 def motion_nodes(room: RoomPlant) -> dict[int, ModbusNode]:
