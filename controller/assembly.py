@@ -48,7 +48,7 @@ from simulators.plant import oracle
 from simulators.plant.facility import FacilityPlant
 from simulators.plant.kernel import Kernel
 from simulators.plant.truth import TruthError
-from simulators.servers.modbus import ModbusNodes, serve_stream
+from simulators.servers.modbus import ModbusNodes, responder
 from simulators.servers.process_variables import PvTable, facility_pvs
 from simulators.servers.room_nodes import motion_nodes, safety_nodes
 from simulators.world import World
@@ -207,7 +207,6 @@ class SimulatedWorld:
         self.limits: Limits = load_limits()
         self.simulated = self._build_room(room)
         self.violation: Violation | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self._violated: asyncio.Event | None = None
 
     def watch(self, prescription: Prescription | None = None, record: RecordProbe | None = None) -> InvariantMonitor:
@@ -232,20 +231,15 @@ class SimulatedWorld:
         self.world.start()
         room = self.simulated
         plant = self.plant.rooms[self.room]
-        for line, job in (
-            (room.motion, serve_stream(room.motion.server, motion_nodes(plant), self.world.sync, "rtu")),
-            (room.safety, serve_stream(room.safety.server, room.safety_nodes, self.world.sync, "tcp")),
-        ):
-            self._tasks.append(asyncio.create_task(job, name=f"serve {line.name}"))
+        room.motion.server.serve(responder(motion_nodes(plant), self.world.sync, "rtu"))
+        room.safety.server.serve(responder(room.safety_nodes, self.world.sync, "tcp"))
         self.world.add(f"{self.room}-interlocks", room.interlock.step)
 
     async def stop(self) -> None:
         """Take everything down; no task is left."""
         await self.simulated.operator.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        for line in (self.simulated.motion, self.simulated.safety):
+            line.server.shut()
         await self.channels.close()
         self.world.stop()
 

@@ -37,6 +37,7 @@ MAX_READ_WRITE_WRITE = 121
 MAX_RTU_FRAME = 256
 _ADDRESSES = 0x10000
 _BUFFER_MAX = 2048
+READS_KNOWN = 64
 
 _HEADER = struct.Struct(">HHHB")  # MBAP: transaction, protocol 0, length, unit
 _TWO = struct.Struct(">HH")
@@ -77,6 +78,8 @@ class Query(NamedTuple):
     body: int  # bytes of the answer's unit, function and data
     registers: int
     transaction: int
+    begins: bytes  # first bytes of the answer's frame
+    size: int  # of the answer's frame
 
 
 def _crc_table() -> tuple[int, ...]:
@@ -100,7 +103,7 @@ def crc16(data: bytes | bytearray) -> int:
     return crc
 
 
-def _sound(buffer: bytearray, start: int, size: int) -> bool:
+def _sound(buffer: bytes | bytearray, start: int, size: int) -> bool:
     """Whether the RTU frame of `size` bytes at `start` has a good checksum."""
     end = start + size - 2
     return crc16(buffer[start:end]) == buffer[end] | buffer[end + 1] << 8
@@ -188,6 +191,13 @@ class ClientFramer:
             self.garbage += len(data)
             return None
         buffer = self._buffer
+        if not buffer and len(data) == query.size and data.startswith(query.begins):  # nearly always: the answer alone
+            if self.kind == "tcp":
+                self._query = None
+                return _answer(data, 6, query, refused=False)
+            if _sound(data, 0, len(data)):
+                self._query = None
+                return _answer(data, 0, query, refused=False)
         buffer += data
         found = self._find(buffer, query)
         if found is None:
@@ -203,15 +213,19 @@ class ClientFramer:
 
     def _query_of(self, body: bytes, head: bytes, answer_body: int, registers: int) -> Query:
         refusal = bytes((body[0], body[1] | 0x80))
-        frame = body if self.kind == "tcp" else _wrap("rtu", body, 0)
-        return Query(frame, head, refusal, answer_body, registers, 0)
+        if self.kind == "rtu":
+            return Query(_wrap("rtu", body, 0), head, refusal, answer_body, registers, 0, head, answer_body + 2)
+        begins = b"\0\0" + answer_body.to_bytes(2, "big") + head
+        return Query(body, head, refusal, answer_body, registers, 0, begins, answer_body + 6)
 
     def _numbered(self, query: Query) -> Query:
         """Give a TCP query its transaction number; RTU has none."""
         if self.kind == "rtu":
             return query
-        self._transaction = self._transaction % 0xFFFF + 1
-        return query._replace(frame=_wrap("tcp", query.frame, self._transaction), transaction=self._transaction)
+        self._transaction = number = self._transaction % 0xFFFF + 1
+        body, head, refusal, answer_body, registers, _, begins, size = query
+        frame = _wrap("tcp", body, number)
+        return Query(frame, head, refusal, answer_body, registers, number, frame[:2] + begins, size)
 
     def _find(self, buffer: bytearray, query: Query) -> tuple[int, int, Answer] | None:
         """Where the answer lies in the buffer, and what it says."""
@@ -232,7 +246,7 @@ class ClientFramer:
         return None
 
 
-def _answer(buffer: bytearray, start: int, query: Query, *, refused: bool) -> Answer:
+def _answer(buffer: bytes | bytearray, start: int, query: Query, *, refused: bool) -> Answer:
     if refused:
         return Answer((), buffer[start + 2])
     if not query.registers:
@@ -257,9 +271,12 @@ class ServerFramer:
         self.garbage = 0
         self._units = frozenset(units) if units is not None else None
         self._buffer = bytearray()
+        self._reads: dict[bytes, Request] = {}  # requests to read that were understood before: RTU repeats them bit by bit
 
     def feed(self, data: bytes) -> list[Request]:
         """Take what arrived; every complete and sound request in it, in order."""
+        if not self._buffer and (request := self._single(data)) is not None:
+            return [request]
         buffer = self._buffer
         buffer += data
         requests: list[Request] = []
@@ -293,6 +310,23 @@ class ServerFramer:
             buffer.clear()
         return requests
 
+    def _single(self, data: bytes) -> Request | None:
+        """The request when `data` is one sound frame for us and nothing else, as nearly always; None sends it the long way."""
+        known = self._reads.get(data)
+        if known is not None:
+            return known
+        if self._size(data, 0) != len(data) or not data:
+            return None
+        rtu = self.kind == "rtu"
+        if rtu and not _sound(data, 0, len(data)):
+            return None
+        request = self._parse(data[:-2] if rtu else data)
+        if self._units is not None and request.unit not in self._units:
+            return None
+        if rtu and request.function == READ_HOLDING and len(self._reads) < READS_KNOWN:
+            self._reads[bytes(data)] = request
+        return request
+
     def idle(self) -> None:
         """The line was silent for longer than a frame allows: an unfinished frame will never be finished."""
         self.garbage += len(self._buffer)
@@ -318,11 +352,11 @@ class ServerFramer:
             return b""
         return _wrap(self.kind, bytes((request.unit, request.function | 0x80, exception)), request.transaction)
 
-    def _size(self, buffer: bytearray, start: int) -> int | None:
+    def _size(self, buffer: bytes | bytearray, start: int) -> int | None:
         """Size of the frame that begins at `start`; 0 when too few bytes are there to tell, None when none can begin here."""
         return self._rtu_size(buffer, start) if self.kind == "rtu" else _tcp_size(buffer, start)
 
-    def _rtu_size(self, buffer: bytearray, start: int) -> int | None:
+    def _rtu_size(self, buffer: bytes | bytearray, start: int) -> int | None:
         left = len(buffer) - start
         if left < 2:
             return 0
@@ -386,7 +420,7 @@ def _fault(address: int, count: int, limit: int) -> int:
     return ILLEGAL_ADDRESS if address + count > _ADDRESSES else 0
 
 
-def _tcp_size(buffer: bytearray, start: int) -> int | None:
+def _tcp_size(buffer: bytes | bytearray, start: int) -> int | None:
     """Size of a TCP frame at `start`; 0 when too few bytes are there, None when none can begin here.
 
     Out of step (away from the start) only frames of our functions with consistent lengths are believed: TCP has no checksum.

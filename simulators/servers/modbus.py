@@ -12,7 +12,7 @@ from drivers.wire.framing import DEVICE_FAILURE, Request, ServerFramer
 from simulators.servers.modbus_node import ModbusNode, ModbusRefusal
 from simulators.servers.room_nodes import motion_nodes, safety_nodes
 
-__all__ = ["ByteStream", "ModbusNodes", "answer", "motion_nodes", "safety_nodes", "serve_stream"]
+__all__ = ["ByteStream", "ModbusNodes", "answer", "motion_nodes", "responder", "safety_nodes", "serve_stream"]
 
 ModbusNodes = Mapping[int, ModbusNode]
 
@@ -43,24 +43,38 @@ def answer(framer: ServerFramer, nodes: ModbusNodes, request: Request) -> bytes:
     return framer.answer(request, registers)
 
 
-async def serve_stream(
-    stream: ByteStream, nodes: ModbusNodes, before: Callable[[], None], kind: Literal["rtu", "tcp"] = "rtu"
-) -> None:
-    """Answer requests on one connection until the other side is gone.
+def responder(
+    nodes: ModbusNodes, before: Callable[[], None], kind: Literal["rtu", "tcp"] = "rtu"
+) -> Callable[[bytes], list[bytes]]:
+    """What a line says to bytes that arrive: a frame for each request in them that somebody answers.
 
     Args:
-        stream: bytes in and out.
         nodes: who answers here, by node number.
         before: called before each request; advances the plant to now.
         kind: framing of the line.
     """
     framer = ServerFramer(kind, tuple(nodes))
-    while data := await stream.read():
+
+    def respond(data: bytes) -> list[bytes]:
+        replies = []
         for request in framer.feed(data):
             before()
             reply = answer(framer, nodes, request)
             if reply:
-                try:
-                    await stream.write(reply)
-                except ConnectionError:  # the client has gone while it waited; what it asked for has happened
-                    break
+                replies.append(reply)
+        return replies
+
+    return respond
+
+
+async def serve_stream(
+    stream: ByteStream, nodes: ModbusNodes, before: Callable[[], None], kind: Literal["rtu", "tcp"] = "rtu"
+) -> None:
+    """Answer requests on one connection until the other side is gone; arguments as for `responder`."""
+    respond = responder(nodes, before, kind)
+    while data := await stream.read():
+        for reply in respond(data):
+            try:
+                await stream.write(reply)
+            except ConnectionError:  # the client has gone while it waited; what it asked for has happened
+                break

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from drivers.wire.memory.fifo import Fifo
 
@@ -19,7 +19,7 @@ BITS_PER_BYTE = 11  # start, 8 data, parity, stop: Modbus over Serial Line V1.02
 class MemoryStream:
     """One end of a `MemoryLine`; fulfils `drivers.wire.stream.Stream`."""
 
-    __slots__ = ("_arrived", "_line", "_open", "_reader", "name", "peer")
+    __slots__ = ("_arrived", "_line", "_open", "_reader", "_respond", "name", "peer")
 
     def __init__(self, line: MemoryLine, name: str) -> None:
         self.name = name
@@ -28,6 +28,14 @@ class MemoryStream:
         self._open = True
         self._arrived = bytearray()
         self._reader: asyncio.Future[None] | None = None
+        self._respond: Callable[[bytes], Iterable[bytes]] | None = None
+
+    def serve(self, respond: Callable[[bytes], Iterable[bytes]]) -> None:
+        """From now on write here what `respond` answers to whatever arrives, in the instant in which it does.
+
+        A server without a task of its own. One that raises answers no more, as a task would.
+        """
+        self._respond = respond
 
     async def read(self, n: int = 4096, timeout_s: float | None = None) -> bytes:
         """Between 1 and `n` bytes; ``b""`` when the other side is gone; TimeoutError after `timeout_s` seconds of nothing."""
@@ -90,9 +98,16 @@ class MemoryStream:
 
     def arrive(self, data: bytes) -> None:
         """Bytes reach this end."""
-        if self._open:
+        if not self._open:
+            return
+        if self._respond is None:
             self._arrived += data
             _resolve(self._reader)
+            return
+        respond, self._respond = self._respond, None
+        for reply in respond(data):
+            self._line.carry(self, reply)
+        self._respond = respond
 
 
 def _resolve(future: asyncio.Future[None] | None) -> None:
