@@ -383,7 +383,7 @@ class Session:
     async def _supervise(self) -> None:
         while True:
             period_s = self._timing.period_s(self.room.state)
-            await asyncio.sleep(period_s)
+            await asyncio.sleep(self._watch.pause_s(period_s))
             seen = await self._watch.refresh(with_ring=self.room.state in WATCHED, period_s=period_s)
             state = self.room.state
             if state in ENDED or self._over:

@@ -19,6 +19,7 @@ from drivers.hal.errors import BeamlineError
 from drivers.hal.reading import Reading
 
 FRESH_SHARE = 0.8  # a status younger than this share of the period is not read again: its driver reads it by itself
+AFTER_MS = 3.0  # a look follows a driver's own reading by this: a transaction takes 1 ms (assumed: three)
 STALLED_S = 30.0  # beam on without a count for this long: nobody knows what the delivery waits for (assumed)
 
 
@@ -50,6 +51,14 @@ class Watch:
         return Seen(
             now_ns(), d.access.status, d.interlock.status, d.unit.status, d.dose_monitor.status, self._ring, self._couch
         )
+
+    def pause_s(self, period_s: float) -> float:
+        """How long to sleep until the next look: a period, or less so that it follows the driver's own reading of the room.
+
+        In step with it the status is milliseconds old when it is judged, and nothing is read twice.
+        """
+        age_s, after_s = (now_ns() - self.devices.access.status.t_ns) / NS_PER_S, AFTER_MS / 1000.0
+        return min(period_s, max(after_s, period_s + after_s - age_s)) if age_s < 1.5 * period_s else period_s
 
     async def refresh(self, *, with_ring: bool = False, period_s: float = 0.0) -> Seen:
         """Read what is older than it need be, and return what is known then.
