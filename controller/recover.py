@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.admission import library_in
 from controller.delivery.remainder import remaining_schedule
 from controller.intake import Intake, Refused, take_in
 from controller.record.entries import Kind, beam_histories, write_closed, write_done
@@ -27,7 +28,7 @@ from controller.record.journal import Anchor, Journal, Record, Scan, read_journa
 from controller.record.ledger import BeamKey, BeamState, Claim, Counts, Ledger, Received
 from controller.record.reconcile import BeamReconciliation, reconcile, record_outcomes
 from controller.record.store import DiskStore, write_atomic
-from controller.request import JOURNAL, Request, kept_plan, read_request, session_directory, sessions
+from controller.request import JOURNAL, Request, kept_plan, read_request, session_directory, sessions, under_its_name
 from controller.standing import BeamStanding, open_state, received_of, standings
 from drivers.hal.capabilities import EndReason, UnitLatch
 from drivers.hal.errors import BeamlineError, DataError
@@ -306,20 +307,18 @@ def _complete_spent(ledger: Ledger, request: Request, intake: Intake) -> None:
 
 def _intake(request: Request, directory: Path) -> tuple[Intake | None, list[str]]:
     """Plan and library for the salvage record; without them recovery is done all the same."""
-    state = request.state_directory(directory)
-    library = state / "library.json"
     try:
-        return take_in(
+        intake = take_in(
             kept_plan(request, directory),
             request.facility,
             request.room,
             request.beams,
             request.overrides,
-            library if library.exists() else None,
-            state / "keys" if library.exists() else None,
-        ), []
+            *library_in(request.state_directory(directory)),
+        )
     except Refused as refused:
         return None, [f"no salvage record: {reason}" for reason in refused.reasons]
+    return under_its_name(intake, request), []
 
 
 def _salvage(

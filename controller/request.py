@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ class Request:
         plan_file: name of the plan's copy in the treatment's directory; empty when none was kept.
         session: 0 for `treat`, n for the n-th `resume` of it.
         started_utc: date at the opening record's time, ISO 8601.
+        plan_called: name of the plan file as it was given; a raster file has no other name.
     """
 
     facility: str
@@ -55,6 +56,7 @@ class Request:
     plan_sha256: str
     session: int
     started_utc: str
+    plan_called: str = ""
 
     def identity(self) -> dict[str, Any]:
         """Values for the journal's opening record."""
@@ -124,6 +126,16 @@ def read_request(root: Path) -> Request:
     if request.session:
         raise Refused([f"{root}: is session {request.session} of a treatment; give the directory of the treatment itself"])
     return request
+
+
+def under_its_name(intake: Intake, request: Request) -> Intake:
+    """An intake of the plan's copy, called as the original: a raster file takes label and beam name from its file's name."""
+    if intake.plan.kind != "rst" or not request.plan_called:
+        return intake
+    label = Path(request.plan_called).stem
+    beams = {beam.number: replace(beam, name=label) for beam in intake.plan.beams}
+    plan = replace(intake.plan, label=label, name=request.plan_called, beams=tuple(beams.values()))
+    return replace(intake, plan=plan, beams=tuple(beams[beam.number] for beam in intake.beams))
 
 
 def plan_name(intake: Intake) -> str:

@@ -19,7 +19,7 @@ from controller.intake import Intake, Refused, take_in
 from controller.record.journal import read_journal
 from controller.record.ledger import BeamState, Received
 from controller.record.store import DiskStore
-from controller.request import JOURNAL, Earlier, Request, kept_plan, read_request, session_directory, sessions
+from controller.request import JOURNAL, Earlier, Request, kept_plan, read_request, session_directory, sessions, under_its_name
 from controller.standing import BeamStanding, open_state, received_of, standings
 from controller.treatment import TreatResult, treat_admitted
 from drivers.hal.errors import BeamlineError
@@ -108,7 +108,8 @@ def run_resume(
     faults = _faults(options, request, reasons)
     if reasons:
         raise Refused(list(dict.fromkeys(reasons)))
-    intake = _left(take_in(plan, request.facility, request.room, treat.beams, request.overrides, *library_in(state)), received)
+    intake = take_in(plan, request.facility, request.room, treat.beams, request.overrides, *library_in(state))
+    intake = _left(under_its_name(intake, request), received)
     before = {n: r for n, r in received.items() if r.state is BeamState.PARTIAL}
     output = _make(session_directory(root, session))
     treated = treat_admitted(

@@ -308,6 +308,7 @@ def _request(options: TreatOptions, intake: Intake, earlier: Earlier, started: d
         plan_sha256=intake.plan.sha256,
         session=earlier.session,
         started_utc=started.isoformat(),
+        plan_called=intake.plan.name if intake.plan.kind == "rst" else options.plan.name,
     )
 
 

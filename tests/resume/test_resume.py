@@ -237,3 +237,15 @@ def lose_results(monkeypatch: pytest.MonkeyPatch, grant_id: int) -> None:
         return await results(self, wanted)
 
     monkeypatch.setattr(DeliveryUnitClient, "results", losing)
+
+
+def test_a_raster_file_keeps_its_name_and_its_overrides_in_the_next_session(shared_plans: Path, tmp_path: Path) -> None:
+    plan = shared_plans / "pytrip" / "tst003001.rst"
+    reasons = {"machine": "made elsewhere", "approval": "a phantom"}
+    early = treat(plan, tmp_path / "run", "estop@beam+0.5", facility="research", overrides=reasons, seed=3)
+    with fractions() as made:
+        resumed = run_resume(ResumeOptions(tmp_path / "run"), at_pass(2, 0.1, lambda: made[-1].stop("enough")))
+    first, second = early.outcome, resumed.treated.outcome
+    assert (second.plan.uid, second.plan.label) == (first.plan.uid, first.plan.label) == (first.plan.uid, "tst003001")
+    assert [b.beam.name for b in second.beams] == [b.beam.name for b in first.beams]
+    assert {o.name: o.reason for o in second.overrides} == reasons
