@@ -26,7 +26,7 @@ from controller.record.entries import BeamClaim, write_claim, write_closed
 from controller.record.journal import Journal
 from controller.record.ledger import BeamKey, Claim, Ledger, Received
 from controller.record.outcome import BeamOutcome, PassOutcome, Status, Termination
-from controller.record.reconcile import BeamReconciliation, reconcile, record_outcomes
+from controller.record.reconcile import BeamReconciliation, believed_counts, reconcile, record_outcomes
 from controller.room.causes import Severity
 from controller.room.machine import Room
 from controller.room.ports import BeamSharing, DeliveryContext, DeliveryResult, Job, OperatorPort, Tuned
@@ -237,8 +237,9 @@ class Fraction:
                 delivered.complete = False
                 result = replace(result, reason="; ".join(filter(None, (result.reason, *unsettled.reasons))))
             self._close(run, delivered, result, unsettled)
-        except BeamlineError as error:  # the disk: ledger and journal then say open, which counts with all that was granted
+        except Exception as error:  # noqa: BLE001 - then ledger and journal say open, which counts with all that was granted
             closed = False
+            broken = broken if isinstance(error, BeamlineError) else broken or error
             self._bus.emit("fraction", "close.failed", beam_number=beam.number, error=str(error))
             result = replace(result, reason="; ".join(filter(None, (result.reason, str(error)))))
         if broken is None and result.outcome in (Outcome.COMPLETE, Outcome.PARTIAL):
@@ -320,20 +321,31 @@ class Fraction:
             return
         if unsettled is not None:
             record_outcomes(self._journal, unsettled)
-        status = "complete" if delivered.complete else "partial"
-        write_closed(self._journal, run.beam.number, status, result.reason)
-        if run.claim is None or self._ledger is None:
-            return
-        lower = upper = received_counts(run.beam, delivered)
+        if run.claim is not None and self._ledger is not None:
+            self._close_claim(self._ledger, run.claim, run.beam, delivered, result, unsettled)
+        write_closed(self._journal, run.beam.number, "complete" if delivered.complete else "partial", result.reason)
+
+    def _close_claim(
+        self,
+        ledger: Ledger,
+        claim: Claim,
+        beam: Beam,
+        delivered: Delivered,
+        result: SessionResult,
+        unsettled: BeamReconciliation | None,
+    ) -> None:
+        """What was received, in the ledger. Spots that were found wrong wait for a physicist."""
+        counts1, counts2 = self._counts_per_meterset(beam)
+        lower = upper = received_counts(beam, delivered, counts2 / counts1)
         if unsettled is not None:
             lower, upper = unsettled.received()
-        self._ledger.close_claim(
-            run.claim,
+        ledger.close_claim(
+            claim,
             lower,
             upper,
             complete=delivered.complete,
             reason=result.reason,
-            needs_signature=unsettled is not None and unsettled.needs_signature,
+            needs_signature=bool(delivered.findings) or (unsettled is not None and unsettled.needs_signature),
         )
 
     def _outcome(self, run: BeamRun, delivered: Delivered, result: SessionResult, *, closed: bool) -> BeamOutcome:
@@ -415,12 +427,17 @@ def planned_counts(beam: Beam, schedule: BeamSchedule) -> NDArray[np.int64]:
     return flat
 
 
-def received_counts(beam: Beam, delivered: Delivered) -> NDArray[np.int64]:
-    """Counts of monitor 1 received per spot, flat in the plan's order."""
+def received_counts(beam: Beam, delivered: Delivered, counts2_per_count1: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Counts of monitor 1 received per spot, flat in the plan's order.
+
+    `counts2_per_count1` is what the library expects of the monitors, shape (layers,).
+    """
     offsets = np.concatenate([[0], np.cumsum([layer.spots for layer in beam.layers])])
     flat = np.zeros(int(offsets[-1]), dtype=np.int64)
     for run in delivered.runs:
-        np.add.at(flat, offsets[run.scheduled.layer_index] + run.pieces["spot_index"], run.pieces["counts1"])
+        layer = run.scheduled.layer_index
+        counts1 = believed_counts(run.pieces, run.reason, float(counts2_per_count1[layer]))
+        np.add.at(flat, offsets[layer] + run.pieces["spot_index"], counts1)
     return flat
 
 

@@ -147,12 +147,19 @@ def _standing_objections(received: Mapping[int, Received], root: Path) -> list[s
             reasons.append(f"{r.key} is open: it is being treated now, or its program died; `iongantry recover {root}` first")
         elif r.state is BeamState.LOCKED:
             reasons.append(
-                f"{r.key} is locked: its dose is known only between {int(r.lower.sum())} and {int(r.upper.sum())} counts "
-                f"({r.reason}); a physicist must sign: `iongantry recover {root} --sign NAME --reason TEXT`"
+                f"{r.key} is locked: {_bounds(r)} ({r.reason}); "
+                f"a physicist must sign: `iongantry recover {root} --sign NAME --reason TEXT`"
             )
     if all(r.state is BeamState.COMPLETE for r in received.values()):
         reasons.append(f"{root}: every beam that was asked for is complete; nothing is left to deliver")
     return reasons
+
+
+def _bounds(received: Received) -> str:
+    low, high = int(received.lower.sum()), int(received.upper.sum())
+    if low == high:
+        return f"it received {low} counts, and something was wrong with them"
+    return f"its dose is known only between {low} and {high} counts"
 
 
 def _faults(options: ResumeOptions, request: Request, reasons: list[str]) -> list[TimedFault]:

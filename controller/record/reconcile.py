@@ -21,11 +21,25 @@ from numpy.typing import NDArray
 
 from controller.record.entries import BeamClaim, BeamHistory, Kind, beam_histories
 from controller.record.journal import Journal, Record
-from drivers.hal.capabilities import Grant, ScanMode, UnitLatch
+from drivers.hal.capabilities import EndReason, Grant, ScanMode, UnitLatch
 
 CARRIED_MARGIN_COUNTS = 2  # rounding of counts (assumed)
 MONITORS_FRACTION = 0.05  # monitors may differ by 5 % or 20 counts (starting values of the limits file)
 MONITORS_COUNTS = 20
+
+
+MONITORS_DOUBTED = (EndReason.MONITORS_DISAGREE, EndReason.MONITOR_DEAD)
+
+
+def believed_counts(pieces: NDArray[np.void], reason: EndReason, counts2_per_count1: float) -> NDArray[np.int64]:
+    """Counts of monitor 1 that each piece stands for, shape (pieces,).
+
+    Where a grant ended because a monitor was not to be trusted, the one that counted more is believed.
+    """
+    counts1 = pieces["counts1"].astype(np.int64)
+    if reason in MONITORS_DOUBTED:
+        counts1 = np.maximum(counts1, np.ceil(pieces["counts2"] / counts2_per_count1).astype(np.int64))
+    return counts1
 
 
 class How(Enum):
@@ -145,11 +159,13 @@ def _beam(
     outcomes: dict[int, GrantOutcome] = {}
     for grant_id, grant in history.grants.items():
         if grant_id in history.done:
-            outcomes[grant_id] = _from_pieces(grant, history.done[grant_id].pieces, How.DONE)
+            done = history.done[grant_id]
+            counts1 = believed_counts(done.pieces, done.reason, history.claim.counts2_per_count1)
+            outcomes[grant_id] = _from_pieces(grant, done.pieces, counts1, How.DONE)
         elif grant_id in history.reconciled:
             outcomes[grant_id] = _from_record(grant, history.reconciled[grant_id])
         elif grant_id in kept and kept_boot_id in (None, grant.unit_boot_id):
-            outcomes[grant_id] = _from_pieces(grant, kept[grant_id], How.RESULTS)
+            outcomes[grant_id] = _from_pieces(grant, kept[grant_id], kept[grant_id]["counts1"], How.RESULTS)
     open_ids = [grant_id for grant_id in history.grants if grant_id not in outcomes]
     known1 = sum(int(o.lower.sum()) for o in outcomes.values())
     known2 = sum(o.counts2 for o in outcomes.values())
@@ -159,9 +175,9 @@ def _beam(
     return BeamReconciliation(history.claim, ordered, _unexplained(history, ordered, latch), history.closed)
 
 
-def _from_pieces(grant: Grant, pieces: NDArray[np.void], how: How) -> GrantOutcome:
+def _from_pieces(grant: Grant, pieces: NDArray[np.void], counts1: NDArray[np.int64], how: How) -> GrantOutcome:
     counts = np.zeros(grant.rows, np.int64)
-    np.add.at(counts, pieces["row"], pieces["counts1"])
+    np.add.at(counts, pieces["row"], counts1)
     return GrantOutcome(grant, how, counts, counts, int(pieces["counts2"].sum()), "", how is How.DONE)
 
 

@@ -249,3 +249,25 @@ def test_a_raster_file_keeps_its_name_and_its_overrides_in_the_next_session(shar
     assert (second.plan.uid, second.plan.label) == (first.plan.uid, first.plan.label) == (first.plan.uid, "tst003001")
     assert [b.beam.name for b in second.beams] == [b.beam.name for b in first.beams]
     assert {o.name: o.reason for o in second.overrides} == reasons
+
+
+@pytest.mark.parametrize("fault", ["mu1-dead@beam+0.8", "mu1-gain:0.7@beam+0.8"])
+def test_a_monitor_that_counted_too_little_is_not_believed_for_what_it_did_not_see(one_beam, tmp_path, fault: str) -> None:
+    run = tmp_path / "run"
+    with watching(truth_of(one_beam)) as truth:
+        assert treat(one_beam, run, fault).status == "partial"
+        assert received(run)[1].upper.sum() >= truth.flat(1).sum() * 0.999
+        assert run_resume(ResumeOptions(run)).status == "complete"
+    truth.assert_as_planned(1)
+    truth.assert_never_over(1)
+
+
+def test_spots_in_the_wrong_place_need_a_physicist_before_anything_follows(one_beam: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    early = treat(one_beam, run, "scanner-scale:1.02")
+    assert early.status == "partial"
+    text = reasons_of(run)
+    assert "is locked" in text and "something was wrong" in text
+    signed = iongantry("recover", str(run), "--sign", "A. Physicist", "--reason", "within tolerance, supply repaired")
+    assert signed.returncode == 0, signed.stderr
+    assert received(run)[1].state is BeamState.PARTIAL
