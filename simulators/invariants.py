@@ -317,10 +317,9 @@ def plan_unaltered(truth: Truth, event: TruthEvent, room: RoomPlant, _known: Roo
         return f"grant for spot {int(spots.max())} of {layer.counts1.size}"
     if (data["counts1_max"] > layer.counts1[spots] + 1.0).any():
         return "a grant permits more counts than the spot has in the plan"
-    if event.kind == "delivery.segment":
-        off = np.hypot(data["planned_x_mm"] - layer.x_mm[spots], data["planned_y_mm"] - layer.y_mm[spots])
-        if off.size and off.max() > 0.002:
-            return f"a granted place is {off.max():.3f} mm from the plan's"
+    off = np.hypot(data["planned_x_mm"] - layer.x_mm[spots], data["planned_y_mm"] - layer.y_mm[spots])
+    if off.size and off.max() > 0.002:
+        return f"a granted place is {off.max():.3f} mm from the plan's"
     return None
 
 

@@ -183,6 +183,8 @@ def accepted_data(grant: GrantMessage, room: str) -> dict[str, Any]:
         "kev_u": grant.kev_u,
         "rows": grant.rows,
         "spot_index": grant.spot_index,
+        "planned_x_mm": grant.x_mm,
+        "planned_y_mm": grant.y_mm,
         "counts1_max": grant.counts1_max,
         "counts2_max": grant.counts2_max,
         "quantum_counts": grant.quantum_counts,

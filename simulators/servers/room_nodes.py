@@ -168,10 +168,8 @@ class SafetyNode(ModbusNode):
         if register <= 134 < end and self.word(134) > 1:
             raise ValueError("armed is 0 or 1")
         chain = self._room.chain
-        chain.room_token = self.word(129)
-        chain.preset_angle_mdeg = self.pair(130)
-        chain.preset_species = self.pair(132)
-        chain.armed = bool(self.word(134))
+        if end > 129:
+            chain.select(self.word(129), self.pair(130), self.pair(132), bool(self.word(134)))
         if register == 128:
             chain.pulse_r(self.word(128))
 
