@@ -29,6 +29,7 @@ GANTRY_MOVED_DEG = 0.1  # limits table: from the armed angle
 ENCODER_PAIR_DEG = 0.2  # limits table: load encoder against the drives'
 COUCH_MOVED_MM = 0.5  # assumed
 COUCH_MOVED_DEG = 0.2  # assumed, the couch's own accuracy
+_COUCH_LIMITS = {axis: COUCH_MOVED_MM if axis.endswith("_mm") else COUCH_MOVED_DEG for axis in COUCH_AXES}
 DOSE_UNIT_TRIPPED = 2
 FIRST_OUT_NONE = 0
 
@@ -107,6 +108,7 @@ class Reference:
 
 def stale(seen: Seen, timing: Timing, *, with_ring: bool) -> list[str]:
     """Everything older than its deadline, in words with age and limit. Stale is not good (invariant C1)."""
+    now = seen.now_ns
     rows = [
         ("room status", seen.access.t_ns, timing.access_deadline_ms),
         ("interlock status", seen.interlock.t_ns, timing.interlock_deadline_ms),
@@ -116,9 +118,9 @@ def stale(seen: Seen, timing: Timing, *, with_ring: bool) -> list[str]:
     if with_ring:
         rows.append(("gantry", seen.ring.angle.t_ns if seen.ring is not None else 0, timing.ring_deadline_ms))
     return [
-        f"{name} is {(seen.now_ns - t_ns) / NS_PER_MS:.0f} ms old (limit {limit:.0f} ms)"
+        f"{name} is {(now - t_ns) / NS_PER_MS:.0f} ms old (limit {limit:.0f} ms)"
         for name, t_ns, limit in rows
-        if seen.now_ns - t_ns > limit * NS_PER_MS
+        if now - t_ns > limit * NS_PER_MS
     ]
 
 
@@ -278,7 +280,7 @@ def ring_moved(ring: RingState, armed_deg: float, now_ns: int) -> Iterator[Cause
 def couch_moved(couch: Mapping[str, Reading[float]], armed: Mapping[str, float], now_ns: int) -> Iterator[Cause]:
     """The couch left the place where it was armed."""
     for axis in COUCH_AXES:
-        limit = COUCH_MOVED_MM if axis.endswith("_mm") else COUCH_MOVED_DEG
+        limit = _COUCH_LIMITS[axis]
         moved = abs(couch[axis].value - armed[axis])
         if not moved <= limit:
             unit = axis.rsplit("_", 1)[1]

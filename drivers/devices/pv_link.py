@@ -190,7 +190,7 @@ class PvLink(Generic[S]):
 
     def _take_status(self, sample: Sample) -> None:
         try:
-            words = [int(w) for w in as_int_array(self._status_words.pv, sample, self._status_words.size)]
+            words: list[int] = as_int_array(self._status_words.pv, sample, self._status_words.size).tolist()
             status = self._status_words.decode(words, sample.t_ns)
         except (BeamlineError, ValueError) as error:
             self._set_down(f"its status makes no sense: {error}")
@@ -245,6 +245,8 @@ class PvLink(Generic[S]):
         )
 
     def _wake(self) -> None:
+        if not self._waiters:
+            return
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

@@ -94,6 +94,10 @@ def normalise(name: str, value: PutValue) -> Value:
     Raises:
         DataError: a number beyond int32, a string beyond 39 bytes, or an array that is not one-dimensional numbers.
     """
+    if isinstance(value, np.ndarray) and value.dtype == np.int32 and value.ndim == 1:  # most of what travels
+        copy = value.copy()
+        copy.flags.writeable = False
+        return copy
     if isinstance(value, bool | np.bool_):
         return int(value)
     if isinstance(value, int | np.integer):

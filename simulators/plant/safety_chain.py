@@ -49,7 +49,6 @@ class PulseRelay:
         self._line = line
         self._hold_ns = round(hold_ms * NS_PER_MS)
         self._value = 0
-        self._due_ns = 0
         self._timer: Timer | None = None
         self.changed_ns = kernel.now_ns  # when the value last changed
 
@@ -59,17 +58,14 @@ class PulseRelay:
             return
         self._value = value
         self.changed_ns = self._kernel.now_ns
-        self._due_ns = self._kernel.now_ns + self._hold_ns
-        if self._timer is None:
-            self._timer = self._kernel.at(self._due_ns, self._judge)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._kernel.after(self._hold_ns, self._fall)
         self._line.set(True)
 
-    def _judge(self, t_ns: int) -> None:
-        if t_ns >= self._due_ns:
-            self._timer = None
-            self._line.set(False)
-        else:
-            self._timer = self._kernel.at(self._due_ns, self._judge)
+    def _fall(self, _t_ns: int) -> None:
+        self._timer = None
+        self._line.set(False)
 
 
 class SafetyChain:
@@ -124,14 +120,6 @@ class SafetyChain:
         for which, line in (("A", self.permit_a), ("B", self.permit_b), ("R", self.permit_r)):
             line.watch(lambda _t, value, which=which: self._contribution_changed(which, value))  # type: ignore[misc]
         self.beam_enable.watch(lambda _t, value: self._tell("beam_enable", value))
-
-    def select(self, room_token: int, preset_angle_mdeg: int, preset_species: int, armed: bool) -> None:
-        """Take what the controller has selected; a change is a truth event of its own."""
-        before = (self.room_token, self.preset_angle_mdeg, self.preset_species, self.armed)
-        self.room_token, self.preset_angle_mdeg, self.preset_species = room_token, preset_angle_mdeg, preset_species
-        self.armed = armed
-        if (room_token, preset_angle_mdeg, preset_species, armed) != before:
-            self.kernel.emit(self.device, "selection", room=self.room, armed=armed)
 
     def pulse_b(self, value: int) -> None:
         """The interlock system's pulse: a changed value holds relay B for another 100 ms."""

@@ -11,7 +11,7 @@ Not responsible for the wire, nor for bringing the plant up to the present befor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +59,7 @@ class PvTable:
         self._pvs: dict[str, Pv] = {}
         self._counters: dict[str, int] = {}
         self._posted_ns: dict[str, int] = {}
-        self._listeners: list[Listener] = []
+        self._listeners: list[tuple[Listener, Container[str] | None]] = []
         self._beating = False
 
     # --- what a server needs --------------------------------------------------------------------------------------
@@ -95,14 +95,18 @@ class PvTable:
         pv.put(taken)
         self.post(name)
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener(name, value)` at every post; returns the function that ends it."""
-        self._listeners.append(listener)
+    def subscribe(self, listener: Listener, names: Container[str] | None = None) -> Callable[[], None]:
+        """Call `listener(name, value)` at every post (of one of `names`, a view that may change); returns what ends it.
+
+        A value that nobody is to be told is not read.
+        """
+        entry = listener, names
+        self._listeners.append(entry)
         self._beat()
 
         def cancel() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
+            if entry in self._listeners:
+                self._listeners.remove(entry)
 
         return cancel
 
@@ -123,10 +127,11 @@ class PvTable:
         if name in self._counters:
             self._counters[name] = (self._counters[name] + 1) & INT32_MAX
             self._posted_ns[name] = self._kernel.now_ns
-        if not self._listeners:
+        told = [listener for listener, names in self._listeners if names is None or name in names]
+        if not told:
             return
         value = self._pvs[name].get()
-        for listener in tuple(self._listeners):
+        for listener in told:
             listener(name, value)
 
     def _beat(self) -> None:

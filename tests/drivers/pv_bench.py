@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from drivers.hal.events import Event, EventBus
@@ -68,7 +68,7 @@ class Bench:
         if name in self.on_write:
             self.on_write[name](value)
 
-    def subscribe(self, listener: Callable[[str, Any], None]) -> None:
+    def subscribe(self, listener: Callable[[str, Any], None], _names: Container[str] = ()) -> None:
         self._listeners.append(listener)
 
     def post(self, name: str, value: Any) -> None:

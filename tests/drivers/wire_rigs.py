@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ class Table:
         self.writes.append((name, value))
         self.post(name, value)
 
-    def subscribe(self, listener: Callable[[str, PutValue], None]) -> None:
+    def subscribe(self, listener: Callable[[str, PutValue], None], _names: Container[str] = ()) -> None:
         self._listeners.append(listener)
 
     def post(self, name: str, value: PutValue) -> None:

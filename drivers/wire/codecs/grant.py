@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import google_crc32c
 import numpy as np
@@ -150,10 +151,9 @@ def decode_results(words: Words, *, boot_id: int | None = None) -> Results:
 
 def decode_status(words: Words, t_ns: int) -> UnitReport:
     """The unit's status array (16 words), received at `t_ns`. DataError when it is not one."""
-    array = np.asarray(words)
-    if array.shape != (STATUS_WORDS,):
-        raise DataError(f"unit status: {array.size} words, expected {STATUS_WORDS}", code=5003)
-    w = [int(word) for word in array]
+    w = words if isinstance(words, list) else [int(word) for word in words]
+    if len(w) != STATUS_WORDS:
+        raise DataError(f"unit status: {len(w)} words, expected {STATUS_WORDS}", code=5003)
     try:
         status = UnitStatus(
             t_ns=t_ns,
@@ -163,7 +163,7 @@ def decode_status(words: Words, t_ns: int) -> UnitReport:
             open_grant_id=w[4],
             open_row=w[5],
             reason=EndReason(w[6]),
-            hold=Hold(w[7]),
+            hold=_hold(w[7]),
             counts1_total=_wide(w[8], w[9]),
             counts2_total=_wide(w[10], w[11]),
             rows_finished=w[12],
@@ -172,6 +172,11 @@ def decode_status(words: Words, t_ns: int) -> UnitReport:
     except ValueError as error:
         raise DataError(f"unit status: {error}", code=5004) from None
     return UnitReport(w[0], status, w[13], w[14])
+
+
+@lru_cache(maxsize=64)
+def _hold(bits: int) -> Hold:
+    return Hold(bits)
 
 
 def decode_latch(words: Words) -> UnitLatch:

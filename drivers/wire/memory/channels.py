@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,8 +33,8 @@ class VariableTable(Protocol):
         """Set-point from a client. PermissionError: read only. KeyError: unknown. ValueError or TypeError: does not fit."""
         ...
 
-    def subscribe(self, listener: Callable[[str, PutValue], None], /) -> object:
-        """Call `listener(name, value)` at every post."""
+    def subscribe(self, listener: Callable[[str, PutValue], None], names: Container[str], /) -> object:
+        """Call `listener(name, value)` at every post of one of `names`, a view that changes; of others at will."""
         ...
 
 
@@ -90,7 +90,7 @@ class MemoryChannels:
         self._connected = True
         self._frozen = False
         self._closed = False
-        table.subscribe(self._posted)
+        table.subscribe(self._posted, self._monitors.keys())
 
     async def get(self, name: str, timeout_s: float = 1.0) -> Sample:
         """Ask the server for the present value; see `Channels.get`."""
@@ -204,8 +204,11 @@ class MemoryChannels:
         """The server posts a value."""
         if not self._connected or self._frozen:
             return
-        for monitor in self._monitors.get(name, ()):
-            self._enqueue(monitor, normalise(name, value))
+        monitors = self._monitors.get(name)
+        if monitors:
+            carried = normalise(name, value)
+            for monitor in monitors:
+                self._enqueue(monitor, carried)
 
     def _replay(self, monitor: _Monitor) -> None:
         if self._connected and not self._frozen and monitor.name in self._names:
