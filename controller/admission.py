@@ -18,6 +18,7 @@ from drivers.hal.errors import BeamlineError
 
 if TYPE_CHECKING:
     from controller.assembly import TimedFault
+    from controller.plan.model import Plan
     from controller.record.ledger import Ledger, Received
     from controller.record.store import Store
 
@@ -125,6 +126,7 @@ def admit(options: TreatOptions, objections: Sequence[str] = ()) -> Admitted:
     if options.state is not None:
         reasons += directory_objections("--state", options.state)
     intake: Intake | None = None
+    plan: Plan | None = None
     try:
         intake = take_in(
             options.plan,
@@ -134,12 +136,14 @@ def admit(options: TreatOptions, objections: Sequence[str] = ()) -> Admitted:
             options.overrides,
             *library_in(options.state),
         )
+        plan = intake.plan
     except Refused as refused:
         reasons += refused.reasons
+        plan = refused.plan
+    planned = max(plan.fractions_planned, 1) if plan is not None else options.fraction
+    if options.fraction > planned:
+        reasons.append(f"--fraction {options.fraction}: the plan has {planned} fraction{'s' if planned > 1 else ''}")
     if intake is not None:
-        planned = max(intake.plan.fractions_planned, 1)
-        if options.fraction > planned:
-            reasons.append(f"--fraction {options.fraction}: the plan has {planned} fraction{'s' if planned > 1 else ''}")
         reasons += unsuited_faults(faults, intake.facility.name, intake.room.name)
         if options.state is not None:
             reasons += _ledger_objections(options.state, intake, options.fraction)

@@ -277,11 +277,12 @@ class SimulatedWorld:
             name = f"{self.room}-{suffix}"
             return name, facility.devices[name]
 
+        accelerator = Accelerator("accelerator", facility.devices["accelerator"], self.channels, self.bus, facility)
         gantry: Axis
         if room.gantry is not None:
             gantry = RotatingGantry(*entry("gantry"), room, motion, registers, self.bus)
         else:
-            gantry = FixedPort(f"{self.room}-port", room)
+            gantry = FixedPort(f"{self.room}-port", room, open_route=lambda: accelerator.route)
         patient = self.plant.rooms[self.room].patient
 
         def take_images() -> dict[str, float]:
@@ -293,7 +294,7 @@ class SimulatedWorld:
             couch=SixAxisCouch(*entry("couch"), room, motion, registers, self.bus),
             snout=Nozzle(*entry("nozzle"), room, motion, registers, self.bus),
             magnets=Magnets(*entry("magnets"), self.channels, self.bus),
-            accelerator=Accelerator("accelerator", facility.devices["accelerator"], self.channels, self.bus, facility),
+            accelerator=accelerator,
             unit=DeliveryUnitClient(*entry("delivery-unit"), self.channels, self.bus),
             dose_monitor=SecondDoseUnit(*entry("dose-unit-2"), self.channels, self.bus),
             access=RoomAccessIO(*entry("safety"), safety, registers, self.bus),

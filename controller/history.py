@@ -29,7 +29,7 @@ class History:
     def states(self, end_ns: int) -> tuple[Span, ...]:
         """Room states as spans, the last one up to `end_ns`."""
         changes = [(e.t_ns, str(e.data["state"])) for e in self.events if e.kind == "room.state"]
-        ends = [t_ns for t_ns, _ in changes[1:]] + [end_ns]
+        ends = [*(t_ns for t_ns, _ in changes[1:]), end_ns][: len(changes)]
         return tuple(Span(start, end, state) for (start, state), end in zip(changes, ends, strict=True))
 
     def holds(self, end_ns: int) -> tuple[Span, ...]:

@@ -26,10 +26,12 @@ class Refused(Exception):
 
     Args:
         reasons: one sentence each: what, where, value, limit, what to do.
+        plan: what was refused, when it could be read.
     """
 
-    def __init__(self, reasons: Sequence[str]):
+    def __init__(self, reasons: Sequence[str], plan: Plan | None = None):
         self.reasons = tuple(reasons)
+        self.plan = plan
         super().__init__("; ".join(self.reasons))
 
 
@@ -92,12 +94,12 @@ def take_in(
         if isinstance(room, str):
             rooms = facility.rooms.values()
             everywhere = shared_refusals([check(plan, facility, each, library, tuple(overrides), numbers) for each in rooms])
-            raise Refused([room, *map(str, everywhere)])
+            raise Refused([room, *map(str, everywhere)], plan)
         reasons = [str(refusal) for refusal in check(plan, facility, room, library, tuple(overrides), numbers)]
         if not reasons:
             reasons = [reason for beam in chosen for reason in placement_reasons(beam, room)]
         if reasons:
-            raise Refused(reasons)
+            raise Refused(reasons, plan)
         schedules = tuple(schedule(beam, facility, room, library) for beam in chosen)
         lifted = tuple(overridden(plan, facility, room, library, tuple(overrides), numbers))
     except PlanRefused as refused:

@@ -121,7 +121,7 @@ def _energy(layer: Layer, beam: Beam, offer: SpeciesOffer, place: str, worst: di
         return True
     per_nucleon = energy / beam.ion.mass_number
     hint = f"nearest {nearest:g} MeV/u"
-    if beam.ion.mass_number > 1 and energy > offer.energy_max_mev_u and per_nucleon <= offer.energy_max_mev_u:
+    if beam.ion.mass_number > 1 and offer.energy_min_mev_u <= per_nucleon <= offer.energy_max_mev_u < energy:
         hint = (
             f"NominalBeamEnergy is expected per nucleon; {energy:g} MeV in all would be {per_nucleon:g} MeV/u for "
             f"{beam.ion.symbol}-{beam.ion.mass_number}"

@@ -1,12 +1,13 @@
 """The axis of a fixed room: beam angles that exist, and a refusal for all others.
 
-Nothing moves here. Which port is open is decided and proven by the switchyard's route read-back, not by this axis.
+Nothing moves here. Which port is open is decided by the switchyard and shown by its route read-back, which is the angle that
+this axis reads; while no route leads here it is the port chosen last.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from drivers.hal.capabilities import RingState
 from drivers.hal.clock import now_ns
@@ -23,14 +24,16 @@ class FixedPort:
     Args:
         name: device, for example ``"F1-port"``.
         room: its ports.
+        open_route: the switchyard's read-back, for example ``"F1:90"``.
         simulated: whether the room is.
     """
 
-    def __init__(self, name: str, room: Room, *, simulated: bool = True) -> None:
+    def __init__(self, name: str, room: Room, *, open_route: Callable[[], str] = lambda: "", simulated: bool = True) -> None:
         if not room.ports_deg:
             raise ConfigError("a fixed room needs ports", code=1006, device=name)
         self._name = name
         self._room = room
+        self._open_route = open_route
         self._simulated = simulated
         self._port_deg = room.ports_deg[0]
 
@@ -44,6 +47,12 @@ class FixedPort:
         """The switchyard's name of the port chosen last, for example ``"F1:90"``."""
         return f"{self._room.name}:{self._port_deg:g}"
 
+    @property
+    def angle_deg(self) -> float:
+        """The port on the open route, or the one chosen last."""
+        routes = {f"{self._room.name}:{port:g}": port for port in self._room.ports_deg}
+        return routes.get(self._open_route(), self._port_deg)
+
     async def connect(self) -> None:
         """Nothing to connect."""
 
@@ -51,12 +60,12 @@ class FixedPort:
         """Nothing to close."""
 
     def readings(self) -> Sequence[Reading[object]]:
-        """The angle of the port chosen last."""
-        return (Reading(f"{self._name}.angle", self._port_deg, "deg", now_ns(), simulated=self._simulated),)
+        """The angle of the port."""
+        return (Reading(f"{self._name}.angle", self.angle_deg, "deg", now_ns(), simulated=self._simulated),)
 
     async def read_state(self) -> RingState:
         """A ring that stands at the port, braked for ever."""
-        angle = Reading(f"{self._name}.angle", self._port_deg, "deg", now_ns(), simulated=self._simulated)
+        angle = Reading(f"{self._name}.angle", self.angle_deg, "deg", now_ns(), simulated=self._simulated)
         return RingState(angle, angle, 0.0, enabled=False, brake_applied=True, standstill=True, error_code=0)
 
     async def move_to(self, angle_deg: float) -> RingState:
