@@ -5,12 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import outputs
 import pydicom
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
-import outputs
 
 from controller.admission import TreatOptions
 from controller.plan.make import PlanSpec, make_plan

@@ -50,7 +50,7 @@ class Treated:
         return [event for event in self.events if event["kind"] == kind]
 
     def per_spot(self, number):
-        """Sums over the pieces of every spot of a beam: arrays (layer, spot, x, y, planned, delivered), sorted by layer, spot."""
+        """Sums over the pieces of every spot of a beam: arrays layer, spot, x, y, planned, delivered, by layer and spot."""
         s = self.spots
         mine = s["beam_number"] == number
         keys = np.stack([s["layer_index"][mine], s["spot_index"][mine]], axis=1)
@@ -73,7 +73,7 @@ def assert_as_prescribed(treated):
 
 
 def assert_beam(treated, beam, told):
-    """Meterset within 0.5 %, spots p95 within 3 %, positions within 1 mm rms and free of bias, each spot where the plan has it."""
+    """Meterset within 0.5 %, spots p95 within 3 %, positions within 1 mm rms and free of bias, each where the plan has it."""
     planned = np.concatenate([layer.meterset for layer in beam.layers])
     x_plan, y_plan = (np.concatenate([getattr(layer, axis) for layer in beam.layers]) for axis in ("x_mm", "y_mm"))
     offsets = np.cumsum([0, *(layer.spots for layer in beam.layers)])

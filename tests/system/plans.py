@@ -1,4 +1,4 @@
-"""Edits of a plan dataset that keep it whole, and what a plan says as pydicom reads it, apart from this program's own reader."""
+"""Edits of a plan dataset that keep it whole, and what a plan says as pydicom reads it, apart from our own reader."""
 
 import copy
 from dataclasses import dataclass
@@ -7,10 +7,22 @@ import numpy as np
 from pydicom.valuerep import format_number_as_ds
 
 GEOMETRY = (
-    "GantryAngle GantryRotationDirection PatientSupportAngle PatientSupportRotationDirection TableTopVerticalPosition "
-    "TableTopLongitudinalPosition TableTopLateralPosition TableTopPitchAngle TableTopPitchRotationDirection TableTopRollAngle "
-    "TableTopRollRotationDirection GantryPitchAngle GantryPitchRotationDirection IsocenterPosition SnoutPosition"
-).split()
+    "GantryAngle",
+    "GantryRotationDirection",
+    "PatientSupportAngle",
+    "PatientSupportRotationDirection",
+    "TableTopVerticalPosition",
+    "TableTopLongitudinalPosition",
+    "TableTopLateralPosition",
+    "TableTopPitchAngle",
+    "TableTopPitchRotationDirection",
+    "TableTopRollAngle",
+    "TableTopRollRotationDirection",
+    "GantryPitchAngle",
+    "GantryPitchRotationDirection",
+    "IsocenterPosition",
+    "SnoutPosition",
+)
 
 
 @dataclass
