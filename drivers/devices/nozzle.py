@@ -29,6 +29,7 @@ POLL_DEADLINE_MS = 200.0
 FAULT = 3301
 NOT_ARRIVED = 3303
 STALE = 3306
+SENSORS_DIFFER = 3308
 OUT_OF_LIMITS = 4001
 BUSY = 4002
 NO_SUCH_SHIFTER = 4005
@@ -102,8 +103,14 @@ class Nozzle:
         return [Reading(f"{self._name}.{n}", v, u, t_ns, quality, simulated) for n, v, u in values]
 
     async def read_set_up(self) -> tuple[Reading[float], tuple[str, ...]]:
-        """Snout position and the range shifters in the beam, read now."""
+        """Snout position and the range shifters in the beam, read now.
+
+        Raises:
+            DeviceError: switches and light barriers of the range shifters differ (3308).
+            CommunicationError: silent.
+        """
         await self._node.read()
+        self._sensors_agree()
         return self._set_up()
 
     async def set_up(self, snout_mm: float | None, range_shifters: Sequence[str]) -> None:
@@ -171,6 +178,7 @@ class Nozzle:
             if node.life.quality(now_ns()) is not Quality.GOOD:
                 raise DeviceError("answers with a counter that stands still", code=STALE, device=self._name)
             if self._is_set(snout_mm, mask):
+                self._sensors_agree()
                 return
             if now_ns() >= deadline_ns:
                 raise DeviceError(
@@ -190,6 +198,18 @@ class Nozzle:
             and self._node.word("shifter_mask_actual") == mask
             and (snout_mm is None or abs(self._snout_mm() - snout_mm) <= IN_POSITION_MM)
         )
+
+    def _sensors_agree(self) -> None:
+        """A position is proven by two sensors on different parts: the switch of a slab alone may lie."""
+        node = self._node
+        switches, barriers = node.word("shifter_mask_actual"), node.word("shifter_mask_seen")
+        if switches != barriers and not node.word("status") & NozzleStatus.MOVING:
+            raise DeviceError(
+                f"switches show range shifters {switches:#x} in the beam, light barriers {barriers:#x}",
+                code=SENSORS_DIFFER,
+                device=self._name,
+                hint="look into the nozzle: a slab is not where its switch says",
+            )
 
     def _set_up(self) -> tuple[Reading[float], tuple[str, ...]]:
         snout = Reading(

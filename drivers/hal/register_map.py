@@ -40,6 +40,7 @@ REGISTER_WIDTHS: dict[str, dict[str, int]] = {
         "shifter_mask_actual": 1,
         "snout": 2,
         "ripple_filter": 1,
+        "shifter_mask_seen": 1,
         "counter": 1,
     },
     "safety": {

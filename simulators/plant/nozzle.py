@@ -140,6 +140,11 @@ class Nozzle:
         return sum(1 << i for i, slab in enumerate(self.shifters) if slab.seen_inside)
 
     @property
+    def barrier_mask(self) -> int:
+        """Range shifters in the beam as light barriers beside their switches see them, bit per slab."""
+        return sum(1 << i for i, slab in enumerate(self.shifters) if slab.inside and not slab.moving)
+
+    @property
     def status(self) -> int:
         """In position, moving, fault as bits."""
         slabs = (*self.shifters, self.ripple_filter)

@@ -121,6 +121,14 @@ class SafetyChain:
             line.watch(lambda _t, value, which=which: self._contribution_changed(which, value))  # type: ignore[misc]
         self.beam_enable.watch(lambda _t, value: self._tell("beam_enable", value))
 
+    def select(self, room_token: int, preset_angle_mdeg: int, preset_species: int, armed: bool) -> None:
+        """Take what the controller has selected; a change is a truth event of its own."""
+        before = (self.room_token, self.preset_angle_mdeg, self.preset_species, self.armed)
+        self.room_token, self.preset_angle_mdeg, self.preset_species = room_token, preset_angle_mdeg, preset_species
+        self.armed = armed
+        if (room_token, preset_angle_mdeg, preset_species, armed) != before:
+            self.kernel.emit(self.device, "selection", room=self.room, armed=armed)
+
     def pulse_b(self, value: int) -> None:
         """The interlock system's pulse: a changed value holds relay B for another 100 ms."""
         self._relay_b.pulse(value)

@@ -147,7 +147,7 @@ class NozzleNode(ModbusNode):
             nozzle.mask,
             *words32(round(nozzle.snout_encoder_mm(nozzle.kernel.now_ns) * MICRO)),
             int(nozzle.ripple_filter.seen_inside),
-            0,
+            nozzle.barrier_mask,
             0,
             0,
             0,

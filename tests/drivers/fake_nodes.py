@@ -270,6 +270,7 @@ class FakeNozzle(FakeNode):
         self.fault = False
         self.snout_um = 500_000
         self.mask = 0
+        self.barriers: int | None = None  # what the light barriers see, where it is not what the switches say
         self._since_s = -100.0
         self.registers[18:20] = words32(self.snout_um)
 
@@ -279,6 +280,7 @@ class FakeNozzle(FakeNode):
             self.snout_um, self.mask = value32(self.registers[18:20]), self.registers[16]
         self.registers[32] = (1 if arrived else 2) | (4 if self.fault else 0)
         self.registers[33] = self.mask
+        self.registers[37] = self.mask if self.barriers is None else self.barriers
         self.registers[34:36] = words32(self.snout_um)
 
     def written(self, register: int) -> None:

@@ -246,6 +246,18 @@ def test_snout_and_exactly_the_wanted_range_shifters_are_set() -> None:
     in_a_room(body)
 
 
+def test_a_switch_that_lies_about_a_range_shifter_is_not_believed() -> None:
+    async def body(room: Room) -> None:
+        room.nozzle_node.barriers = 0
+        with pytest.raises(DeviceError, match=r"switches show range shifters 0x2 in the beam, light barriers 0x0") as raised:
+            await room.nozzle.set_up(120.0, ["RS60"])
+        assert raised.value.code == 3308
+        with pytest.raises(DeviceError):
+            await room.nozzle.read_set_up()
+
+    in_a_room(body)
+
+
 def test_the_nozzle_refuses_what_it_does_not_have() -> None:
     async def body(room: Room) -> None:
         with pytest.raises(CommandRejected, match=r"snout 40 mm is outside 50 to 500 mm"):

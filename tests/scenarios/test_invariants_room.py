@@ -224,7 +224,7 @@ def test_s3_a_room_that_is_never_armed(sphere, monkeypatch):
 
 
 def test_c1_a_relay_that_does_not_fall_without_a_pulse(sphere, monkeypatch):
-    monkeypatch.setattr(PulseRelay, "_judge", lambda _self, _t_ns: None)
+    monkeypatch.setattr(PulseRelay, "_fall", lambda _self, _t_ns: None)
     run = treat(sphere, hook=lambda s: at_beam(s, lambda: s.world.world.suspend("G1-interlocks"), 0.25))
     assert caught(run) == "C1"
 
