@@ -251,11 +251,10 @@ def test_a_raster_file_keeps_its_name_and_its_overrides_in_the_next_session(shar
     assert {o.name: o.reason for o in second.overrides} == reasons
 
 
-@pytest.mark.parametrize("fault", ["mu1-dead@beam+0.8", "mu1-gain:0.7@beam+0.8"])
-def test_a_monitor_that_counted_too_little_is_not_believed_for_what_it_did_not_see(one_beam, tmp_path, fault: str) -> None:
+def test_a_monitor_that_counted_too_little_is_not_believed_for_what_it_did_not_see(one_beam: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with watching(truth_of(one_beam)) as truth:
-        assert treat(one_beam, run, fault).status == "partial"
+        assert treat(one_beam, run, "mu1-dead@beam+0.8").status == "partial"
         assert received(run)[1].upper.sum() >= truth.flat(1).sum() * 0.999
         assert run_resume(ResumeOptions(run)).status == "complete"
     truth.assert_as_planned(1)
