@@ -310,7 +310,7 @@ class Session:
             await self._fire(task.result(), state)
 
     async def _look_behind(self) -> None:
-        """An error in beam is often the echo of something not seen yet: request off, then see what it is and name it first."""
+        """Trouble in beam is often the echo of something not seen yet: request off, then see what it is and name it first."""
         self._devices.access.request_beam(False)
         seen = await self._watch.refresh(with_ring=True)
         for cause in self._causes(self.room.state, seen):
@@ -390,7 +390,10 @@ class Session:
                 continue
             if state is State.POSITIONING:
                 self._show_angle()
-            for cause in self._causes(state, seen):
+            found = self._causes(state, seen)
+            if found and state in IRRADIATING:
+                await self._look_behind()
+            for cause in found:
                 self._act(cause)
 
     def _causes(self, state: State, seen: Seen) -> list[Cause]:
