@@ -243,6 +243,12 @@ async def _run(
     from controller.measures import LagProbe
     from simulators.pacing import Pacer
 
+    def unforeseen(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What nobody awaits has failed: a callback, a server, a task that was let go."""
+        _tell_failure(ran, bus, context.get("exception") or RuntimeError(str(context.get("message"))))
+        fraction.stop("a fault of the program")
+
+    asyncio.get_running_loop().set_exception_handler(unforeseen)
     probe, pacer = LagProbe(), Pacer(options.speed) if options.paced else None
     if options.speed == REAL:
         probe.start()
@@ -255,8 +261,7 @@ async def _run(
     except InvariantViolated as violated:
         ran.violation = violated.violation
     except Exception as error:  # noqa: BLE001 - named in the outcome, and the end of this run
-        ran.failure = f"{type(error).__name__}: {error}"
-        bus.emit("treatment", "program.exception", error=ran.failure, trace=traceback.format_exception(error))
+        _tell_failure(ran, bus, error)
     finally:
         for device in devices.all():
             try:
@@ -268,6 +273,13 @@ async def _run(
             pacer.stop()
         await world.stop()
     ran.late_s = pacer.late_s if pacer is not None else probe.late_s
+
+
+def _tell_failure(ran: Ran, bus: EventBus, error: BaseException) -> None:
+    """The first failure names the end of the run; all are in the events, with where they came from."""
+    text = f"{type(error).__name__}: {error}"
+    ran.failure = ran.failure or text
+    bus.emit("treatment", "program.exception", error=text, trace=traceback.format_exception(error))
 
 
 async def _connect(ran: Ran, devices: RoomDevices) -> bool:

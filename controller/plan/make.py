@@ -181,7 +181,7 @@ def _settle(spec: PlanSpec, facility: Facility) -> _Recipe:
         "layer spacing": spec.layer_spacing_mm if spec.layer_spacing_mm is not None else shape.layer_spacing_mm,
         "fractions": spec.fractions if spec.fractions is not None else shape.fractions,
         "scale": spec.scale,
-        "target size": min(min(p.half_mm) for p in parts),
+        "target size": 2.0 * min(min(p.half_mm) for p in parts),
         "meterset per spot": spec.spot_mu,
     }
     for name, value in values.items():
