@@ -67,17 +67,32 @@ class TimedFault:
 
 CATALOGUE: dict[str, Fault] = {}
 
+_AT_REST = "while its brakes hold the ring nothing follows; the next move is refused or stopped"
 _MOTION_EXPECTED = {
-    "load-encoder-frozen": "encoders disagree: drives stop, brakes set; no beam",
-    "load-encoder-jump": "encoders disagree: drives stop, brakes set; no beam",
-    "load-encoder-drift": "noticed at 0.2 deg: brakes set, beam off",
-    "brake-fails-to-set": "drives keep holding torque, fault told; no beam",
-    "drive-fault": "the other drive and the brakes stop the ring; the treatment ends before beam",
-    "drive-ignores-stop": "torque is taken away, brakes stop the ring",
-    "gantry-creeps": "standstill is lost: beam off by chain A, field terminated",
-    "door-contact-welded": "the contacts disagree: chain A and a latched interlock",
-    "door-opened": "beam off by chain A within 1 ms, search void, field terminated",
-    "estop": "beam off and torque off without any program, room in fault",
+    "load-encoder-frozen": f"a move stops where encoders differ by 0.2 deg: brakes set, no beam; {_AT_REST}",
+    "load-encoder-jump": "encoders differ: standstill is not proven, so chain A takes the beam away, the field ends; no move",
+    "load-encoder-drift": "noticed at 0.2 deg: standstill is not proven, beam off by chain A, the field ends",
+    "load-encoder-mirrored": "encoders differ 0.1 deg away from zero: move stopped, brakes set, or beam off by chain A",
+    "motor-encoder-frozen": f"a move stops where encoders differ by 0.2 deg: brakes set, no beam; {_AT_REST}",
+    "motor-encoder-jump": "encoders differ: standstill is not proven, so chain A takes the beam away, the field ends; no move",
+    "safety-encoder-frozen": "the interlock system sees the ring off its preset angle: never armed; while it stands nothing",
+    "safety-encoder-jump": "the interlock system sees encoders differ: never armed, or beam off by relay B within 150 ms",
+    "safety-encoder-drift": "the interlock system notices 0.1 deg from armed, or 0.2 deg of difference: beam off by relay B",
+    "brake-fails-to-set": f"the drives keep holding the ring and tell a fault: the session ends before beam; {_AT_REST}",
+    "brake-fails-to-release": f"no move: brake fault, the session ends before beam; {_AT_REST}",
+    "brake-slow": f"one brake holds; the move ends in a brake fault, the session ends before beam; {_AT_REST}",
+    "brake-drags": f"following error: torque off, brakes set, the session ends before beam; {_AT_REST}",
+    "drive-fault": f"brakes stop the ring, the session ends before beam; {_AT_REST}",
+    "drive-ignores-stop": "no effect until a stop is asked for: then torque is taken away and the brakes stop the ring",
+    "drive-weak": f"its torque is not proven, the brakes stay closed, the session ends before beam; {_AT_REST}",
+    "gantry-axis-mirrored": f"encoders differ as the ring moves: brakes set, no beam; {_AT_REST}",
+    "gantry-creeps": "standstill is lost: beam off by chain A, the field ends; before beam no move is begun",
+    "door-contact-welded": "the contacts disagree while the door is open: latched, never armed; the other contact still acts",
+    "door-contact-bounce": "the search is void and chain A open at once: beam off, the field ends; before a search nothing",
+    "door-opened": "beam off by chain A within 1 ms, search void, the field ends; a visitor found in the search is sent out",
+    "estop": "beam off and torque off without any program; the room waits for an acknowledgement; partial record",
+    "range-shifter-stuck": "not in position within 60 s: the session ends before beam; no effect on plans without it",
+    "range-shifter-switch-lies": "its light barrier differs from its switch: the session ends before beam",
 }
 
 
@@ -100,75 +115,136 @@ for _motion in MOTION_FAULTS.values():
         _motion.title,
         _motion.unit,
         _motion.default,
-        _MOTION_EXPECTED.get(_motion.name, "refused before beam, or beam off and brakes set"),
+        _MOTION_EXPECTED[_motion.name],
         _on_room(_motion.plant),
     )
 
 
-@_register("mu1-dead", 11, "monitor 1 gives no counts", "beam off within 2 ms, latched; partial record")
+@_register("mu1-dead", 11, "monitor 1 gives no counts", "self-test fails, never armed; in beam: off within 2 ms, unit latched")
 def _mu1_dead(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
     room.unit.monitor.dead = True
 
 
-@_register("mu2-dead", 11, "monitor 2 gives no counts", "beam off within 2 ms, latched; partial record")
+@_register("mu2-dead", 11, "monitor 2 gives no counts", "self-test fails, never armed; in beam: off within 2 ms, unit latched")
 def _mu2_dead(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
     room.unit2.monitor.dead = True
 
 
-@_register("mu1-gain", 12, "gain of monitor 1 changes", "monitors disagree: beam off, latched", "factor", 1.2)
+@_register(
+    "mu1-gain", 12, "gain of monitor 1 changes", "self-test fails; in beam monitors disagree: off, unit latched", "factor", 1.2
+)
 def _mu1_gain(_plant: FacilityPlant, room: RoomPlant, value: float) -> None:
     room.unit.monitor.gain_factor = value
 
 
-@_register("mu2-gain", 12, "gain of monitor 2 changes", "monitors disagree: beam off, latched", "factor", 0.8)
+@_register(
+    "mu2-gain", 12, "gain of monitor 2 changes", "self-test fails; in beam monitors disagree: off, unit latched", "factor", 0.8
+)
 def _mu2_gain(_plant: FacilityPlant, room: RoomPlant, value: float) -> None:
     room.unit2.monitor.gain_factor = value
 
 
 @_register(
-    "hv-sag", 14, "high voltage of chamber 1 sags", "beam off, arming refused until a self-test passes", "relative", 0.95
+    "hv-sag",
+    14,
+    "high voltage of chamber 1 sags",
+    "self-test fails, never armed; in beam: off within 2 ms, unit latched",
+    "relative",
+    0.95,
 )
 def _hv_sag(_plant: FacilityPlant, room: RoomPlant, value: float) -> None:
     room.unit.monitor.hv_rel = value
 
 
-@_register("counter-wrap", 15, "shown totals of monitor 1 wrap", "no effect on the record: differences are exact", "bits", 16)
+@_register(
+    "counter-wrap",
+    15,
+    "shown totals of monitor 1 wrap",
+    "no effect: the record comes from the results of each grant",
+    "bits",
+    16,
+)
 def _wrap(_plant: FacilityPlant, room: RoomPlant, value: float) -> None:
     room.unit.wrap_bits = int(value)
 
 
-@_register("stray-counts", 0, "charge arrives with no spot open", "the unit latches; partial record", "counts", 100)
+@_register(
+    "stray-counts",
+    0,
+    "charge arrives with no spot open",
+    "the unit latches: never armed, or beam off; the counts belong to no spot",
+    "counts",
+    100,
+)
 def _stray(_plant: FacilityPlant, room: RoomPlant, value: float) -> None:
     room.unit.leak(int(value), int(value))
 
 
-@_register("scanner-mirrored", 21, "horizontal scanner has the wrong polarity", "first spots off: unit latches, terminated")
+@_register(
+    "scanner-mirrored", 21, "horizontal scanner has the wrong polarity", "the first spots are off: unit latches, the field ends"
+)
 def _mirrored(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
     room.scanner.mirrored_x = True
 
 
-@_register("scanner-swapped", 21, "the scanner supplies feed each other's magnet", "first spots off: unit latches, terminated")
+@_register(
+    "scanner-swapped",
+    21,
+    "the scanner supplies feed each other's magnet",
+    "the first spots are off: unit latches, the field ends",
+)
 def _swapped(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
     room.scanner.swapped = True
 
 
-@_register("scanner-scale", 20, "kick of both scanners changes", "noticed within a slice: terminated", "factor", 1.05)
+@_register(
+    "scanner-scale",
+    20,
+    "kick of both scanners changes",
+    "noticed at the end of a slice, or by spots that are off: the field ends",
+    "factor",
+    1.05,
+)
 def _scale(_plant: FacilityPlant, room: RoomPlant, value: float) -> None:
     room.scanner.scale = value
 
 
-@_register("scanner-stuck", 19, "scanner supplies do not follow", "first spots off: unit latches, terminated")
+@_register("scanner-stuck", 19, "scanner supplies do not follow", "the first spots are off: unit latches, the field ends")
 def _stuck(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
     room.scanner.stuck = True
 
 
-@_register("magnet-off", 22, "dipole supply 5 is off its set-point", "refused or beam off: supply deviates", "relative", 0.005)
+@_register("strips-dead", 17, "the horizontal plane of the position monitor reads zero", "spots look off: paused or latched")
+def _strips_dead(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
+    room.unit.strips.dead_x = True
+
+
+@_register(
+    "strips-swapped", 18, "the planes of the position monitor are exchanged", "spots look off: unit latches, the field ends"
+)
+def _strips_swapped(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
+    room.unit.strips.swapped = True
+
+
+@_register(
+    "magnet-off",
+    22,
+    "dipole supply 5 is off its set-point",
+    "never settles: the session ends before beam; in beam: off, unit latched",
+    "relative",
+    0.005,
+)
 def _magnet_off(_plant: FacilityPlant, room: RoomPlant, value: float) -> None:
     room.magnets.offset_supply(_magnet(room), value)
 
 
 @_register(
-    "calibration-row", 0, "field of dipole 5 per ampere is not the commissioned one", "noticed in a slice", "relative", 0.002
+    "calibration-row",
+    0,
+    "field of dipole 5 per ampere is not the commissioned one",
+    "the first spots are off: unit latches, the field ends",
+    "relative",
+    0.002,
 )
 def _calibration(_plant: FacilityPlant, room: RoomPlant, value: float) -> None:
     room.magnets.offset_field(_magnet(room), value)
@@ -178,48 +254,86 @@ def _calibration(_plant: FacilityPlant, room: RoomPlant, value: float) -> None:
     "magnets-swapped",
     98,
     "supplies of the first dipole and its quadrupole are exchanged",
-    "no beam or first spots off: terminated",
+    "the first spots are off: unit latches, the field ends",
 )
 def _magnets_swapped(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
     room.magnets.swap(0, len(room.magnets.names))
 
 
-@_register("quench", 24, "a gantry magnet quenches", "beam off within 10 ms, coils dumped, latched; partial record")
+@_register(
+    "quench", 24, "a gantry magnet quenches", "no tuning; in beam: off within 10 ms, coils dumped, unit latched; partial record"
+)
 def _quench(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
     room.magnets.quench(_magnet(room))
 
 
-@_register("spill-spike", 25, "one burst of the spill is too intense", "beam paused or off by rate", "factor", 4.0)
+@_register(
+    "spill-spike",
+    25,
+    "one burst of the spill is too intense",
+    "above 3 times the rate the unit latches; above 2 it pauses and the operator may resume",
+    "factor",
+    4.0,
+)
 def _spike(plant: FacilityPlant, _room: RoomPlant, value: float) -> None:
     plant.synchrotron.faults.spike_factor = value
 
 
-@_register("spill-early-end", 26, "only part of each fill comes out", "refills in between; delivered", "fraction", 0.3)
+@_register(
+    "spill-early-end", 26, "only part of each fill comes out", "refills in between: delivered as prescribed", "fraction", 0.3
+)
 def _early_end(plant: FacilityPlant, _room: RoomPlant, value: float) -> None:
     plant.synchrotron.faults.early_end = value
 
 
-@_register("no-spill", 27, "extraction gives nothing", "held, then interrupted and terminated")
+@_register("no-spill", 27, "extraction gives nothing", "nothing is counted for 5 s of beam: unit latches, the field ends")
 def _no_spill(plant: FacilityPlant, _room: RoomPlant, _value: float) -> None:
     plant.synchrotron.faults.no_spill = True
 
 
-@_register("wrong-energy", 28, "the flattop is off the energy asked", "refused before the first ion", "MeV/u", 2.0)
+@_register(
+    "wrong-energy",
+    28,
+    "the flattop is off the energy asked",
+    "told by the measurement before an ion of it is delivered: the field ends",
+    "MeV/u",
+    2.0,
+)
 def _wrong_energy(plant: FacilityPlant, _room: RoomPlant, value: float) -> None:
     plant.synchrotron.faults.energy_offset_mev_u = value
 
 
-@_register("wrong-species", 28, "the source gives helium, and its read-back shows it", "refused before the first ion")
+@_register(
+    "wrong-species",
+    28,
+    "the source gives helium, and its read-back shows it",
+    "told before the first ion; in beam: off by relay B within 150 ms",
+)
 def _wrong_species(plant: FacilityPlant, _room: RoomPlant, _value: float) -> None:
     plant.synchrotron.faults.wrong_species_token = 2004
 
 
-@_register("rfko-stuck", 29, "extraction does not stop when told", "the next element takes the beam away")
+@_register(
+    "rfko-stuck",
+    29,
+    "extraction does not stop when told",
+    "the chopper does; one spot has more than a quantum too much: unit latches",
+)
 def _rfko(plant: FacilityPlant, _room: RoomPlant, _value: float) -> None:
     plant.synchrotron.faults.rfko_stuck_on = True
 
 
-@_register("unit-power-dip", 36, "the delivery unit loses power for 0.2 s", "beam off, latch kept, record says what was given")
+@_register("chopper-slow", 30, "the chopper takes longer", "no effect: extraction stops first", "us", 300.0)
+def _chopper(plant: FacilityPlant, _room: RoomPlant, value: float) -> None:
+    plant.synchrotron.faults.chopper_extra_us = value
+
+
+@_register(
+    "unit-power-dip",
+    36,
+    "the delivery unit loses power for 0.2 s",
+    "beam off, dose memory kept, the record says what was given; no resume",
+)
 def _power(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
     room.unit.power_cycle(0.2)
 

@@ -9,7 +9,7 @@ the beam token given back, or says what it could not do. Not responsible for wha
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -35,6 +35,7 @@ from drivers.hal.facility import Room as RoomBelief
 
 REFUSALS_MAX = 5  # a state whose own event is refused this often does not know where it stands
 REFUSED_PAUSE_S = 0.25
+PAUSES_MAX = 3  # the same cause interrupts a field no oftener: resuming must not become a habit (assumed)
 MOVING = ("position", "image")
 OWN_DOING = "permit.r"  # the request relay falls when the request is dropped
 _DEADLINE_OF: dict[State, Deadline] = {deadline.state: deadline for deadline in DEADLINES}
@@ -140,6 +141,7 @@ class Session:
         self._wake: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._refusals = 0
+        self._pauses: Counter[str] = Counter()
         self._edited = False
         self._over = False
         self._declined = False
@@ -419,6 +421,11 @@ class Session:
         elif cause.severity is Severity.PAUSE and state not in IRRADIATING:
             pass  # an interrupted room stays so; it resumes when this is gone
         elif state not in ENDED:
+            if cause.severity is Severity.PAUSE:
+                self._pauses[cause.name] += 1
+                if self._pauses[cause.name] > PAUSES_MAX:
+                    again = f"{cause.message}, for the {self._pauses[cause.name]}th time in this field"
+                    cause = replace(cause, severity=Severity.TERMINATE, message=again, hint="find its cause before any beam")
             self.room.trip(replace(cause, device=cause.device or self.room.name))
 
     def _show_angle(self) -> None:
