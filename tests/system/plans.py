@@ -137,5 +137,10 @@ def assert_delivered(treated, dataset):
         assert np.quantile(np.abs(delivered / meterset - 1), 0.95) < 0.03
         assert np.sqrt(np.mean(dx**2 + dy**2)) < 1.0 and abs(dx.mean()) < 0.2 and abs(dy.mean()) < 0.2
         mine = spots["beam_number"] == item.BeamNumber
+        rows = list(zip(spots["layer_index"][mine], spots["spot_index"][mine], strict=True))
+        for axis in ("x", "y"):  # where they were sent, to the micrometre of a grant's rows
+            np.testing.assert_allclose(
+                spots[f"{axis}_planned_mm"][mine], [getattr(plan[i], axis)[j] for i, j in rows], atol=1e-3
+            )
         energy = np.array([la.energy for la in plan])[spots["layer_index"][mine]]
         np.testing.assert_allclose(spots["energy_mev_u"][mine], energy, atol=1e-3)
