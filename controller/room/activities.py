@@ -7,6 +7,7 @@ beam; any other error ends the session. Not responsible for order, deadlines or 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ from controller.room.states import State, Trigger
 from controller.room.supervision import Reference, Timing, chain_elements_lost
 from controller.room.watch import Watch
 from drivers.hal.capabilities import RoomDevices
-from drivers.hal.errors import CommandRejected, DeviceError
+from drivers.hal.errors import CommandRejected, CommunicationError, DeviceError
 from drivers.hal.facility import Room as RoomBelief
 
 ARMINGS_MAX = 5  # armed this often without beam-on: somebody should look (assumed)
@@ -318,7 +319,9 @@ class Activities:
     async def _wait_conditions(self) -> None:
         while True:
             if not self._watch.withheld(await self._watch.refresh(with_ring=True)):
-                return
+                with contextlib.suppress(CommunicationError):  # a nozzle that does not answer yet
+                    if (await self._devices.snout.read_set_up())[0].good:
+                        return
             await asyncio.sleep(POLL_S)
 
     async def quiet_unit(self) -> None:

@@ -13,6 +13,7 @@ from controller.room.ports import BeamEnded
 from controller.room.states import IRRADIATING, State, Trigger
 from controller.room.supervision import Timing
 from drivers.hal.capabilities import RoomAccess
+from drivers.hal.clock import now_ns
 from drivers.hal.errors import DeviceError
 
 ANSWER_POLL_S = 0.01
@@ -35,7 +36,7 @@ class Permission:
         self._timing = timing
         self._changed = asyncio.Event()
         self.answered = False  # the request line is up and beam was seen enabled since
-        self._doubted = False  # ... and the unit has lost it meanwhile
+        self._lost_ns: int | None = None  # ... and the unit has lost it since, then
 
     @property
     def ended(self) -> bool:
@@ -57,7 +58,7 @@ class Permission:
 
     def lost(self) -> None:
         """The unit lost the beam: the answer to the request has to be seen anew."""
-        self._doubted = True
+        self._lost_ns = now_ns()
 
     def state_changed(self, state: State) -> None:
         """Called by the session after every change."""
@@ -70,7 +71,7 @@ class Permission:
         while True:
             if self.ended:
                 raise BeamEnded(self._room.cause)
-            if self._room.state in IRRADIATING and ((self.answered and not self._doubted) or await self._wait_answer()):
+            if self._room.state in IRRADIATING and ((self.answered and self._lost_ns is None) or await self._wait_answer()):
                 return
             self._changed.clear()
             if self._room.state is State.INTERRUPTED:
@@ -82,8 +83,10 @@ class Permission:
             async with asyncio.timeout(self._timing.request_answer_s):
                 while self._room.state in IRRADIATING:
                     status = await self._access.refresh()
-                    if status.beam_enabled and self._room.state in IRRADIATING:
-                        self.answered, self._doubted = True, False
+                    # A node that only repeats itself has said nothing since the beam was lost.
+                    heard = self._lost_ns is None or status.t_ns > self._lost_ns
+                    if heard and status.beam_enabled and self._room.state in IRRADIATING:
+                        self.answered, self._lost_ns = True, None
                         return True
                     await asyncio.sleep(ANSWER_POLL_S)
         except TimeoutError:

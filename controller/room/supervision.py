@@ -198,13 +198,19 @@ def in_beam(seen: Seen, timing: Timing, reference: Reference, *, requested: bool
             Severity.PAUSE,
             "the interlock system does not permit beam",
             device="interlock",
-            value=f"first-out code {seen.interlock.first_out_code}, {seen.interlock.active_trips} active",
+            value=_interlock_words(seen.interlock),
             limit="no active trip",
             hint="see the interlock list; reset it there, then resume",
             t_ns=now,
         )
     if requested and not seen.access.permit_r:
         yield Cause("permit.r", Severity.PAUSE, "the request relay fell", hint="the controller was late; resume", t_ns=now)
+
+
+def _interlock_words(status: InterlockStatus) -> str:
+    if status.first_out_code == FIRST_OUT_NONE and not status.active_trips:
+        return "no trip is told: its pulse has stopped"
+    return f"first-out code {status.first_out_code}, {status.active_trips} active"
 
 
 def _lost(elements: tuple[tuple[int, str, Severity, str, str], ...], seen: Seen) -> Iterator[Cause]:
