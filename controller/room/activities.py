@@ -214,6 +214,7 @@ class Activities:
         placement = await self.positioner.verify(targets, with_gantry=True)
         self._placed(placement)
         self._watch.reference = Reference(placement.ring.angle.value, placement.couch_values())
+        proofs.preset_sent = True
         await devices.access.preset(lease.token, targets.gantry_deg, tuned.species_token, True)
         proofs.preset_written = True
         await devices.unit.set_gate(True)
@@ -259,9 +260,10 @@ class Activities:
         """Take the preset back, whenever the room is not armed any more."""
         proofs = self._proofs
         proofs.confirmed = False
-        if proofs.preset_written and not proofs.beam_given:
+        if proofs.preset_sent and not proofs.beam_given:
             proofs.preset_written = False
             await self._devices.access.preset(0, 0.0, 0, False)
+            proofs.preset_sent = False
 
     # --- beam -------------------------------------------------------------------------------------------------------
 

@@ -45,10 +45,10 @@ class Closing:
         if delivery is not None:
             await self._join(delivery)
         await self.attempt("brake the gantry", self._brake)
-        if tripped and proofs.preset_written:
+        if tripped and proofs.preset_sent:
             await asyncio.sleep(EVIDENCE_S)
-        if proofs.preset_written and await self.attempt("take the preset back", self._unpreset):
-            proofs.preset_written = False
+        if proofs.preset_sent and await self.attempt("take the preset back", self._unpreset):
+            proofs.preset_sent = proofs.preset_written = False
         lease = proofs.lease
         if lease is not None and self._beam.holds(lease) and await self.attempt("return the beam token", self._return_token):
             proofs.lease = None

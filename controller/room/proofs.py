@@ -35,6 +35,7 @@ class Proofs:
     route: str = ""
     tuned: Tuned | None = None
     ceilings_loaded: bool = False
+    preset_sent: bool = False  # on its way at least: it has to be taken back, even when nobody saw it arrive
     preset_written: bool = False
     confirmed: bool = False
     moved: bool = False

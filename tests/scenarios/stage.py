@@ -79,6 +79,7 @@ class Stage:
     events: list[Event] = field(default_factory=list)
     truth: list[TruthEvent] = field(default_factory=list)
     probe: Any = None
+    asked_at_beam: int = 0  # callbacks that were asked for when the first beam began
 
     @property
     def room(self) -> RoomPlant:
@@ -190,14 +191,26 @@ Hook = Callable[[Stage], None]
 
 
 @contextmanager
-def _staged(stage: Stage, hook: Hook | None, on_fraction: Hook | None, schedule_seed: int | None, pace: Pace) -> Iterator[None]:
+def _staged(
+    stage: Stage,
+    hook: Hook | None,
+    on_fraction: Hook | None,
+    schedule_seed: int | None,
+    pace: Pace,
+    interrupt: tuple[int, Hook] | None,
+) -> Iterator[None]:
     """The classes that a treatment is made of, replaced by ones that tell the stage."""
+
+    def take(event: TruthEvent) -> None:
+        stage.truth.append(event)
+        if event.kind == "beam.on" and not stage.asked_at_beam:
+            stage.asked_at_beam = stage.loop.asked
 
     class World(controller.assembly.SimulatedWorld):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             stage.world = self
-            self.plant.kernel.observe(stage.truth.append)
+            self.plant.kernel.observe(take)
 
         def watch(self, prescription=None, record=None):
             stage.probe = record
@@ -220,6 +233,8 @@ def _staged(stage: Stage, hook: Hook | None, on_fraction: Hook | None, schedule_
 
     def new_loop() -> StageLoop:
         stage.loop = StageLoop(schedule_seed)
+        if interrupt is not None:
+            stage.loop.interrupt = (interrupt[0], functools.partial(interrupt[1], stage))
         return stage.loop
 
     with ExitStack() as stack:
@@ -240,6 +255,7 @@ def treat(
     on_fraction: Hook | None = None,
     schedule_seed: int | None = None,
     pace: Pace = HURRIED,
+    interrupt: tuple[int, Hook] | None = None,
     **options: Any,
 ) -> Stage:
     """Treat a plan, with faults.
@@ -251,10 +267,11 @@ def treat(
         on_fraction: called when the fraction was made: devices are there, not yet connected.
         schedule_seed: shuffles callbacks that are ready together.
         pace: of the operator.
+        interrupt: (n, act): `act(stage)` runs in the loop right behind the n-th callback that anything asked for.
         options: of `TreatOptions`.
     """
     stage = Stage()
-    with _staged(stage, hook, on_fraction, schedule_seed, pace):
+    with _staged(stage, hook, on_fraction, schedule_seed, pace, interrupt):
         stage.result = run_treatment(TreatOptions(plan=plan, faults=faults, **options), stage.events.append)
     kernel = stage.world.plant.kernel
     kernel.advance_to(kernel.now_ns + AFTERWARDS_NS)
