@@ -6,7 +6,9 @@ Heavy imports happen inside the commands, so `--help` is quick. Not responsible 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -73,6 +75,14 @@ def _refuse(reasons: Sequence[str], as_json: bool = False) -> NoReturn:
         for reason in reasons:
             typer.echo(f"  - {reason}", err=True)
     raise typer.Exit(EXIT_REFUSED)
+
+
+def _say(line: str) -> None:
+    """A line of a result; on a terminal it is wrapped between words."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        line = "\n".join(textwrap.wrap(line, width, subsequent_indent=" " * 12, break_on_hyphens=False)) or line
+    typer.echo(line)
 
 
 def _collected(objections: list[str], parse: Callable[[A], T], argument: A, otherwise: T) -> T:
@@ -143,12 +153,15 @@ def treat(
     except Refused as refused:
         _refuse(refused.reasons, as_json)
     if as_json:
-        typer.echo(json.dumps({**result.summary, "output": str(result.output)}, indent=2))
+        told = {**result.summary, "status": result.status, "output": str(result.output), "failures": list(result.failures)}
+        typer.echo(json.dumps(told, indent=2))
     else:
         for line in verdict_lines(result.outcome, result.summary):
-            typer.echo(line)
+            _say(line)
         where = "report.html" if result.status != "refused" else "events.jsonl"
         typer.echo(f"outputs: {result.output}\nread first: {result.output}/{where}")
+        if result.status == "partial":
+            typer.echo(f"what is left: iongantry resume {result.output}")
     for failure in result.failures:
         typer.echo(f"fault: {failure}; journal and ledger hold what was delivered", err=True)
     raise typer.Exit(EXIT_OF[result.status])
@@ -188,10 +201,10 @@ def resume(
         typer.echo(json.dumps(result.report(), indent=2))
     else:
         for line in verdict_lines(treated.outcome, treated.summary):
-            typer.echo(line)
+            _say(line)
         typer.echo("over all sessions:")
         for beam in result.beams:
-            typer.echo(f"  {beam.line()}")
+            _say(f"  {beam.line()}")
         typer.echo(f"outputs: {treated.output}")
     for failure in treated.failures:
         typer.echo(f"fault: {failure}; journal and ledger hold what was delivered", err=True)

@@ -1,5 +1,6 @@
 """The outputs are a contract: names, keys, columns, units, order, sameness. Also of runs that end early."""
 
+import asyncio
 import itertools
 import json
 import re
@@ -230,6 +231,22 @@ def test_an_error_that_nobody_foresaw_is_a_fault_and_what_was_given_is_recorded(
     assert done.spots["mu_primary"].sum() > 0 and done.record.TreatmentSessionIonBeamSequence
     (told,) = done.of("program.exception")
     assert any("ZeroDivisionError" in line for line in told["data"]["trace"])
+
+
+def test_an_error_that_nobody_awaits_is_a_fault_too(treat, made, monkeypatch):
+    from controller.fraction import Fraction
+
+    original = Fraction.run
+
+    async def run(self):
+        asyncio.get_running_loop().call_later(200.0, lambda: 1 // 0)
+        await original(self)
+
+    monkeypatch.setattr(Fraction, "run", run)
+    done = treat(made())
+    assert done.status == "fault" and done.summary["reason"].startswith("ZeroDivisionError")
+    assert [event["data"]["why"] for event in done.of("room.state") if event["data"].get("event") == "cancel"]
+    assert done.summary["beams"][0]["meterset_delivered_primary"] == 0 and done.record
 
 
 def test_a_file_that_cannot_be_written_does_not_keep_the_others(treat, made, monkeypatch):
