@@ -47,7 +47,7 @@ from simulators.people import OperatorFailed, ScriptedOperator
 from simulators.plant import oracle
 from simulators.plant.facility import FacilityPlant
 from simulators.plant.kernel import Kernel
-from simulators.plant.truth import TruthError
+from simulators.plant.truth import TruthError, load_truth
 from simulators.servers.modbus import ModbusNodes, responder
 from simulators.servers.process_variables import PvTable, facility_pvs
 from simulators.servers.room_nodes import motion_nodes, safety_nodes
@@ -78,7 +78,7 @@ def unsuited_faults(faults: Iterable[TimedFault], facility: str, room: str) -> l
     """Why there is no such simulated room, or which faults cannot be planted in it: tried on a spare plant."""
     found = []
     try:
-        if room not in FacilityPlant.shipped(Kernel(0), facility).rooms:
+        if room not in load_truth(facility).rooms:
             return [f"facility {facility}: its simulated plant has no room {room}"]
         for timed in faults:
             plant = FacilityPlant.shipped(Kernel(0), facility)

@@ -130,20 +130,21 @@ def slide(history: History, now_ns: int, values: tuple[int, ...], window_ns: int
     return history[first:]
 
 
-def judge_window(history: History, window_ns: int, bad_since: Callable[[tuple[int, ...]], bool]) -> tuple[bool, int]:
-    """Verdict over the window, and when it turns into the other one by older values leaving the window alone."""
-    bad = bad_since(history[0][1])
-    for t_ns, values in history[1:]:
-        if bad_since(values) != bad:
-            return bad, t_ns + window_ns
-    return bad, NEVER_NS
+def judge_window(history: History, window_ns: int, bad: list[bool]) -> tuple[bool, int]:
+    """Verdict over the window, and when it turns into the other one by older values leaving the window alone.
+
+    `bad`: the verdict if the window began with each value of the history.
+    """
+    if (not bad[0]) not in bad:
+        return bad[0], NEVER_NS
+    return bad[0], history[bad.index(not bad[0])][0] + window_ns
 
 
 def rate(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
     """Bad when a value changed faster than `limit` per second, on average over `window_ms` (memory: history)."""
     window_ns, allowed = p["window_ms"] * NS_PER_MS, p["limit"] * p["window_ms"]
     history = slide(memory or (), now_ns, tuple(values), window_ns)
-    bad, due_ns = judge_window(history, window_ns, lambda base: abs(values[0] - base[0]) * 1000 > allowed)
+    bad, due_ns = judge_window(history, window_ns, [abs(values[0] - base[0]) * 1000 > allowed for _, base in history])
     return Verdict(bad, history, due_ns)
 
 
@@ -161,13 +162,9 @@ def window(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdic
     window_ns = p["window_ms"] * NS_PER_MS
     history = slide(history, now_ns, (sum1, sum2), window_ns)
     share, floor, ratio = p["percent"] / 100.0, p["floor"], p.get("ratio", 1.0)
-
-    def differ(base: tuple[int, ...]) -> bool:
-        gain1, gain2 = (sum1 - base[0]) * ratio, sum2 - base[1]
-        return bool(abs(gain1 - gain2) > max(share * max(gain1, gain2), floor))
-
-    gap = max([abs((sum1 - base1) * ratio - (sum2 - base2)) for _, (base1, base2) in history])
-    bad, due_ns = judge_window(history, window_ns, differ) if gap > floor else (False, NEVER_NS)
+    gains = [((sum1 - base1) * ratio, sum2 - base2) for _, (base1, base2) in history]
+    differ = [abs(a - b) > floor and abs(a - b) > share * max(a, b) for a, b in gains]
+    bad, due_ns = judge_window(history, window_ns, differ)
     return Verdict(bad, ((new1, new2), (sum1, sum2), history), due_ns)
 
 

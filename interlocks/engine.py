@@ -126,7 +126,7 @@ class Engine:
             rows = [r for r in self._rows if r in dirty or r.due_ns <= now_ns]
         for r in rows:  # in file order: of causes seen together the first row is the first-out
             self._judge(r, now_ns, new)
-        if rows:
+        if self._due_ns < NEVER_NS or any([r.due_ns < NEVER_NS for r in rows]):
             self._due_ns = min([r.due_ns for r in self._rows])
         if self._decision_due:
             self._decide()

@@ -46,6 +46,7 @@ class _Handle(asyncio.Handle):
     """asyncio's handle without its debug mode: a run makes hundreds of thousands of them."""
 
     __slots__ = ()
+    _repr = _source_traceback = None  # what debug mode would keep
 
     def __init__(
         self, callback: Callable[..., object], args: tuple[Any, ...], loop: asyncio.AbstractEventLoop, context: Context | None
@@ -55,7 +56,6 @@ class _Handle(asyncio.Handle):
         self._callback = callback
         self._args = args
         self._cancelled = False
-        self._repr = self._source_traceback = None
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -66,6 +66,8 @@ class _Timer(asyncio.TimerHandle):
     """A timer. Cancelling marks it; the loop drops it when its time has come."""
 
     __slots__ = ()
+    _repr = _source_traceback = None
+    _scheduled = True
 
     def __init__(
         self,
@@ -80,9 +82,7 @@ class _Timer(asyncio.TimerHandle):
         self._callback = callback
         self._args = args
         self._cancelled = False
-        self._repr = self._source_traceback = None
         self._when = when_s
-        self._scheduled = True
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -98,10 +98,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     Args:
         schedule_seed: None keeps the order of registration; a number shuffles callbacks that are ready together.
         start_ns: time at which the loop starts.
+
+    Attributes:
+        now_ns: simulated time in integer ns; nobody else sets it.
     """
 
     def __init__(self, schedule_seed: int | None = None, start_ns: int = 0) -> None:
-        self._now_ns = start_ns
+        self.now_ns = start_ns
         self._shuffle = random.Random(schedule_seed) if schedule_seed is not None else None
         self._timers: list[tuple[int, int, _Timer]] = []
         self._timer_number = 0
@@ -109,12 +112,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.set_task_factory(_task_factory)  # type: ignore[arg-type]
 
     def time(self) -> float:
-        return self._now_ns / NS_PER_S
-
-    @property
-    def now_ns(self) -> int:
-        """Simulated time in integer ns."""
-        return self._now_ns
+        return self.now_ns / NS_PER_S
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
@@ -138,7 +136,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        return self.call_at(self._now_ns / NS_PER_S + delay, callback, *args, context=context)
+        return self.call_at(self.now_ns / NS_PER_S + delay, callback, *args, context=context)
 
     def close(self) -> None:
         super().close()
@@ -154,8 +152,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                     heappop(timers)
                 if not timers:
                     raise VirtualDeadlock("nothing is ready and no timer is pending")
-                self._now_ns = max(self._now_ns, timers[0][0])
-            now_ns = self._now_ns
+                self.now_ns = max(self.now_ns, timers[0][0])
+            now_ns = self.now_ns
             while timers and timers[0][0] <= now_ns:
                 timer = heappop(timers)[2]
                 if not timer._cancelled:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from simulators.clock import VirtualLoop
 from simulators.plant.kernel import Kernel
 
 NS_PER_S = 1_000_000_000
@@ -78,7 +79,7 @@ class World:
         """Loop time in ns."""
         if self._loop is None:
             return self.kernel.now_ns
-        return round(self._loop.time() * NS_PER_S)
+        return self._loop.now_ns if isinstance(self._loop, VirtualLoop) else round(self._loop.time() * NS_PER_S)
 
     def sync(self) -> None:
         """Advance the plant to the loop's time. Servers call this before each request."""

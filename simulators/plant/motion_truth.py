@@ -10,8 +10,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from simulators.plant.truth import TruthError, build
@@ -183,10 +185,10 @@ class MotionTruth:
         Raises:
             TruthError: no such plant, or a table is wrong.
         """
-        shipped = resources.files("simulators") / "plants" / f"{name_or_path}.motion.toml"
-        file: Any = shipped if shipped.is_file() else Path(name_or_path)
+        if (loaded := _shipped(name_or_path)) is not None:
+            return loaded
         try:
-            table = tomllib.loads(file.read_text(encoding="utf-8"))
+            table = tomllib.loads(Path(name_or_path).read_text(encoding="utf-8"))
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise TruthError(f"no motion tables of a plant in {name_or_path!r}: {error}") from None
         return cls.from_table(table)
@@ -203,6 +205,16 @@ class MotionTruth:
         if not rooms:
             raise TruthError("no [rooms.NAME] table")
         return cls(rooms)
+
+
+@cache
+def _shipped(name: str) -> MotionTruth | None:
+    """A shipped plant's, None when there is none of that name; it never changes while the program runs."""
+    file = resources.files("simulators") / "plants" / f"{name}.motion.toml"
+    if not file.is_file():
+        return None
+    truth = MotionTruth.from_table(tomllib.loads(file.read_text(encoding="utf-8")))
+    return MotionTruth(MappingProxyType(dict(truth.rooms)))
 
 
 _PARTS: dict[str, type[Any]] = {

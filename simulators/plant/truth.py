@@ -11,9 +11,10 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 SHIPPED = ("asan", "qst", "research")
@@ -206,13 +207,18 @@ def load_truth(name_or_path: str) -> PlantTruth:
     """
     try:
         if name_or_path in SHIPPED:
-            text = (resources.files("simulators") / "plants" / f"{name_or_path}.toml").read_text(encoding="utf-8")
-        else:
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        raw = tomllib.loads(text)
+            return _shipped(name_or_path)
+        raw = tomllib.loads(Path(name_or_path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TruthError(f"plant {name_or_path!r}: {error}") from None
     return parse_truth(raw)
+
+
+@cache
+def _shipped(name: str) -> PlantTruth:
+    """A shipped file never changes while the program runs; a campaign asks for it thousands of times."""
+    truth = parse_truth(tomllib.loads((resources.files("simulators") / "plants" / f"{name}.toml").read_text(encoding="utf-8")))
+    return dataclasses.replace(truth, rooms=MappingProxyType(dict(truth.rooms)))
 
 
 def parse_truth(raw: Mapping[str, Any]) -> PlantTruth:

@@ -109,10 +109,10 @@ def test_a_sliding_window_keeps_what_held_at_its_beginning():
 
 def test_a_window_is_looked_at_again_when_its_verdict_turns_and_not_before():
     history = ((0, (10,)), (50, (11,)), (90, (3,)), (120, (12,)))
-    assert judge_window(history, 100, lambda base: False) == (False, NEVER_NS)
-    assert judge_window(history, 100, lambda base: base[0] < 5) == (False, 190), "the value 3 begins the window then"
-    assert judge_window(history, 100, lambda base: base[0] < 12) == (True, 220)
-    assert judge_window(history[:1], 100, lambda base: True) == (True, NEVER_NS)
+    assert judge_window(history, 100, [False] * 4) == (False, NEVER_NS)
+    assert judge_window(history, 100, [False, False, True, True]) == (False, 190), "the value 3 begins the window then"
+    assert judge_window(history, 100, [True, True, True, False]) == (True, 220)
+    assert judge_window(history[:1], 100, [True]) == (True, NEVER_NS)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)

@@ -249,7 +249,7 @@ MUTANTS: dict[str, Callable[[], Any]] = {
     "what changed is not said": patched(inputs.ImageReader, "decode", decode_forgets_changes),
     "no news is always good news": patched(Engine, "_follows", lambda self, image, now_ns: self._number > 0),
     "a window is judged only when something comes": patched(
-        conditions, "judge_window", lambda history, window_ns, bad: (bad(history[0][1]), conditions.NEVER_NS)
+        conditions, "judge_window", lambda history, window_ns, bad: (bad[0], conditions.NEVER_NS)
     ),
     "no ring buffer": patched(first_out.FirstOut, "note", note_nothing),
     "the ring never forgets": patched(first_out.FirstOut, "note", note_for_ever),
