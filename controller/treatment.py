@@ -243,12 +243,16 @@ async def _run(
     from controller.measures import LagProbe
     from simulators.pacing import Pacer
 
-    def unforeseen(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def unforeseen(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What nobody awaits has failed: a callback, a server, a task that was let go."""
+        if listening is not None:
+            listening(loop, context)
         _tell_failure(ran, bus, context.get("exception") or RuntimeError(str(context.get("message"))))
         fraction.stop("a fault of the program")
 
-    asyncio.get_running_loop().set_exception_handler(unforeseen)
+    loop = asyncio.get_running_loop()
+    listening = loop.get_exception_handler()
+    loop.set_exception_handler(unforeseen)
     probe, pacer = LagProbe(), Pacer(options.speed) if options.paced else None
     if options.speed == REAL:
         probe.start()

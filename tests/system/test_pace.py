@@ -1,13 +1,17 @@
 """A paced run waits for the wall clock and is otherwise the same run; what the computer cannot hold is measured."""
 
 import asyncio
+import functools
 import time
 
 import pytest
+from outputs import assert_as_prescribed
 
+from controller import assembly
 from controller.measures import LagProbe, lag_of
 from simulators.clock import PacedLoop, run
 from simulators.pacing import CATCH_UP_S, STEP_S, Pacer
+from simulators.people import Pace, ScriptedOperator
 
 
 class Wall:
@@ -99,3 +103,13 @@ def test_lag_of_a_loop_against_the_wall_clock_is_measured():
         lag = runner.run(main())
     assert 30.0 < lag.max_ms < 500.0 and lag.p50_ms <= lag.p99_ms <= lag.max_ms
     assert lag_of(()).max_ms == 0.0
+
+
+@pytest.mark.slow
+def test_a_treatment_against_the_wall_clock_is_delivered_and_its_lag_is_measured(treat, made, monkeypatch):
+    hurried = Pace(button_s=1.0, walk_out_s=1.0, door_s=1.0, walk_in_s=1.0, patient_s=1.0, prompt_s=0.5)
+    monkeypatch.setattr(assembly, "ScriptedOperator", functools.partial(ScriptedOperator, pace=hurried))
+    done = treat(made(diameter_mm=8.0), speed=1.0)
+    assert_as_prescribed(done)
+    assert done.summary["interlocks"] == []
+    assert 0.0 < done.summary["loop_lag_ms"]["p50"] < 5.0
