@@ -271,6 +271,8 @@ class Activities:
         targets = self._targets()
         await self._confirm(Confirm.BEAM_ON, {"gantry_deg": targets.gantry_deg, "version": self._proofs.edit_version})
         await self._watch.refresh(with_ring=True)
+        if self._watch.errors:
+            return Step(Trigger.DISARM, "; ".join(f"{what}: {why}" for what, why in self._watch.errors.items()))
         self._proofs.confirmed = True
         return Step(Trigger.BEAM_ON)
 
@@ -312,7 +314,7 @@ class Activities:
                 return Step(Trigger.END_EARLY, "the operator does not resume")
             await self.positioner.verify(self._targets(), with_gantry=True)
             seen = await self._watch.refresh(with_ring=True)
-            if not self._watch.withheld(seen):
+            if not self._watch.withheld(seen) and not self._watch.errors:
                 break
         await self._devices.unit.set_gate(True)
         self._proofs.confirmed = True

@@ -14,7 +14,7 @@ from controller.room.states import IRRADIATING, State, Trigger
 from controller.room.supervision import Timing
 from drivers.hal.capabilities import RoomAccess
 from drivers.hal.clock import now_ns
-from drivers.hal.errors import DeviceError
+from drivers.hal.errors import CommunicationError, DeviceError
 
 ANSWER_POLL_S = 0.01
 
@@ -35,6 +35,7 @@ class Permission:
         self._post = post
         self._timing = timing
         self._changed = asyncio.Event()
+        self._why = ""  # what the delivery said last: why the beam is held; empty while spots are delivered
         self.answered = False  # the request line is up and beam was seen enabled since
         self._lost_ns: int | None = None  # ... and the unit has lost it since, then
 
@@ -50,10 +51,12 @@ class Permission:
 
     def beam_on(self) -> None:
         """Spots are being delivered."""
+        self._why = ""
         self._post(Trigger.CONTINUE, "")
 
     def held(self, why: str) -> None:
         """The beam is held without an operator."""
+        self._why = why
         self._post(Trigger.HOLD, why)
 
     def lost(self) -> None:
@@ -64,6 +67,8 @@ class Permission:
         """Called by the session after every change."""
         if state not in IRRADIATING:
             self.answered = False
+        if state is State.BEAM_ON and self._why:
+            self._post(Trigger.HOLD, self._why)  # resumed, but the machine is not ready yet
         self._changed.set()
 
     async def permission(self) -> None:
@@ -82,7 +87,11 @@ class Permission:
         try:
             async with asyncio.timeout(self._timing.request_answer_s):
                 while self._room.state in IRRADIATING:
-                    status = await self._access.refresh()
+                    try:
+                        status = await self._access.refresh()
+                    except CommunicationError:  # supervision says so when it lasts
+                        await asyncio.sleep(ANSWER_POLL_S)
+                        continue
                     # A node that only repeats itself has said nothing since the beam was lost.
                     heard = self._lost_ns is None or status.t_ns > self._lost_ns
                     if heard and status.beam_enabled and self._room.state in IRRADIATING:
