@@ -6,6 +6,7 @@ Heavy imports happen inside the commands, so `--help` is quick. Not responsible 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -78,11 +79,14 @@ def _refuse(reasons: Sequence[str], as_json: bool = False) -> NoReturn:
 
 
 def _say(line: str) -> None:
-    """A line of a result; on a terminal it is wrapped between words."""
-    if sys.stdout.isatty():
+    """A result; on a terminal a line is wrapped between words. A reader who has left changes no exit code."""
+    if sys.stdout.isatty() and "\n" not in line:
         width = shutil.get_terminal_size().columns
         line = "\n".join(textwrap.wrap(line, width, subsequent_indent=" " * 12, break_on_hyphens=False)) or line
-    typer.echo(line)
+    try:
+        typer.echo(line)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _collected(objections: list[str], parse: Callable[[A], T], argument: A, otherwise: T) -> T:
@@ -154,14 +158,15 @@ def treat(
         _refuse(refused.reasons, as_json)
     if as_json:
         told = {**result.summary, "status": result.status, "output": str(result.output), "failures": list(result.failures)}
-        typer.echo(json.dumps(told, indent=2))
+        _say(json.dumps(told, indent=2))
     else:
         for line in verdict_lines(result.outcome, result.summary):
             _say(line)
         where = "report.html" if result.status != "refused" else "events.jsonl"
-        typer.echo(f"outputs: {result.output}\nread first: {result.output}/{where}")
+        _say(f"outputs: {result.output}")
+        _say(f"read first: {result.output}/{where}")
         if result.status == "partial":
-            typer.echo(f"what is left: iongantry resume {result.output}")
+            _say(f"what is left: iongantry resume {result.output}")
     for failure in result.failures:
         typer.echo(f"fault: {failure}; journal and ledger hold what was delivered", err=True)
     raise typer.Exit(EXIT_OF[result.status])
@@ -198,14 +203,14 @@ def resume(
         _refuse(refused.reasons, as_json)
     treated = result.treated
     if as_json:
-        typer.echo(json.dumps(result.report(), indent=2))
+        _say(json.dumps(result.report(), indent=2))
     else:
         for line in verdict_lines(treated.outcome, treated.summary):
             _say(line)
-        typer.echo("over all sessions:")
+        _say("over all sessions:")
         for beam in result.beams:
             _say(f"  {beam.line()}")
-        typer.echo(f"outputs: {treated.output}")
+        _say(f"outputs: {treated.output}")
     for failure in treated.failures:
         typer.echo(f"fault: {failure}; journal and ledger hold what was delivered", err=True)
     raise typer.Exit(EXIT_OF[result.status])
@@ -230,7 +235,7 @@ def recover(
     except Refused as refused:
         _refuse(refused.reasons, as_json)
     if as_json:
-        typer.echo(json.dumps(result.report(), indent=2))
+        _say(json.dumps(result.report(), indent=2))
     else:
         for line in result.lines():
             typer.echo(line)
@@ -395,8 +400,7 @@ def faults(as_json: JsonOption = False) -> None:
         return
     typer.echo("NAME[:VALUE][@WHEN]; WHEN is start, t=SECONDS, beam, beam+SECONDS or grant=N\n")
     for entry in CATALOGUE.values():
-        value = f" {entry.arguments}" if entry.arguments else ""
-        typer.echo(f"{entry.name}{value}\n    {entry.does}\n    expected: {entry.expected}")
+        typer.echo(f"{entry.name}{entry.arguments}\n    {entry.does}\n    expected: {entry.expected}")
 
 
 @app.command()
@@ -465,8 +469,6 @@ def main() -> None:
             typer.echo(f"fault: {error}", err=True)
         else:
             typer.echo(f"program fault: {type(error).__name__}: {error} (set IONGANTRY_TRACEBACK=1 to see where)", err=True)
-            import os
-
             if os.environ.get("IONGANTRY_TRACEBACK"):
                 import traceback
 

@@ -101,6 +101,16 @@ def test_an_interrupt_ends_the_fraction_with_a_record_and_says_who_did_it(plan, 
     assert summary["loop_lag_ms"]["max"] > 0
 
 
+def test_a_reader_who_leaves_changes_neither_treatment_nor_exit_code(plan, tmp_path):
+    arguments = [PROGRAM, "treat", plan, "--output", tmp_path / "out"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stderr.readline()
+        process.stdout.close()
+        process.stderr.close()
+        assert process.wait(60) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["status"] == "complete"
+
+
 def test_on_a_terminal_there_is_one_live_panel_and_the_verdict_stays(plan, tmp_path):
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
