@@ -79,6 +79,7 @@ class Stage:
     events: list[Event] = field(default_factory=list)
     truth: list[TruthEvent] = field(default_factory=list)
     probe: Any = None
+    prescription: Any = None
     asked_at_beam: int = 0  # callbacks that were asked for when the first beam began
 
     @property
@@ -213,7 +214,7 @@ def _staged(
             self.plant.kernel.observe(take)
 
         def watch(self, prescription=None, record=None):
-            stage.probe = record
+            stage.prescription, stage.probe = prescription, record
             return super().watch(prescription, record)
 
         async def start(self) -> None:
