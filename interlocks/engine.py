@@ -42,7 +42,7 @@ class _Row:
 
     __slots__ = (
         *("row", "wanted", "joint", "debounce_ns", "hold_ns", "memory", "since_ns", "held_ns", "due_ns"),
-        *("bad", "active", "withheld", "latched", "by_value", "latched_ns", "trip"),
+        *("bad", "active", "withheld", "latched", "by_value", "latched_ns", "trip", "asleep"),
     )
 
     def __init__(self, row: Interlock) -> None:
@@ -52,7 +52,7 @@ class _Row:
         self.memory: Any = None  # of the condition
         self.since_ns: int | None = None  # begin of the raw cause, for the debounce
         self.held_ns: int | None = None  # end of the debounced cause, for the hold
-        self.bad = self.active = self.withheld = self.latched = False
+        self.bad = self.active = self.withheld = self.latched = self.asleep = False
         self.by_value = False  # latched on a value, not only on invalid inputs
         self.latched_ns = 0
         self.trip: Trip | None = None  # the latest
@@ -125,7 +125,8 @@ class Engine:
             dirty, self._pending = self._pending.union(rows), set()
             rows = [r for r in self._rows if r in dirty or r.due_ns <= now_ns]
         for r in rows:  # in file order: of causes seen together the first row is the first-out
-            self._judge(r, now_ns, new)
+            if not r.asleep:
+                self._judge(r, now_ns, new)
         if self._due_ns < NEVER_NS or any([r.due_ns < NEVER_NS for r in rows]):
             self._due_ns = min([r.due_ns for r in self._rows])
         if self._decision_due:
@@ -186,6 +187,8 @@ class Engine:
 
     def _judge_phases(self) -> None:
         """When rows matter. What is not known counts as the phase in which more matters."""
+        for r in self._rows:
+            r.asleep = False
         armed = not self._is("armed", 0)
         self._requested = armed and (self._requested or not self._is("permit_r", 0))
         self._phase.update(armed=armed, requested=self._requested)
@@ -199,7 +202,7 @@ class Engine:
         if in_phase or row.withholds:
             raw, by_value, due_ns = self._condition(r, now_ns)
         else:
-            r.memory = None
+            r.memory, r.asleep = None, not r.bad  # nothing can become of it until a phase changes
         if not raw and not r.bad:  # as it was: nothing below would change anything
             r.since_ns, r.due_ns = None, due_ns
             return

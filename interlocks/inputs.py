@@ -125,6 +125,7 @@ class Image(Mapping[str, Sample]):
         return len(self.now)
 
 
+PARTS = ((9, 13), (14, 18), (18, 38), (128, 135))  # (first, end) of registers that change together, if at all
 AT: dict[int, list[tuple[str, Signal]]] = {}  # signals by every register that they take
 for _name, _signal in SIGNALS.items():
     for _register in range(_signal.register, _signal.register + _signal.words):
@@ -148,7 +149,8 @@ class ImageReader:
         self._number += 1
         old, new = self._image, list(image)
         sound = len(new) == IMAGE_SIZE and new[0] == VENDOR and new[1] == PRODUCT
-        news = [register for register in AT if not old or old[register] != new[register]] if sound else []
+        parts = [part for part in PARTS if old[slice(*part)] != new[slice(*part)]] if sound else []
+        news = [at for part in parts for at in range(*part) if at in AT and (not old or old[at] != new[at])]
         try:
             array("H", [new[register] for register in (COUNTER_REGISTER, *news)])  # what is no register is no news
         except (OverflowError, TypeError, IndexError):

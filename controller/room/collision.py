@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,10 @@ class Box:
     def distance(self, points_mm: Points) -> NDArray[np.float64]:
         """Distance of points (..., 3) from the box, mm; 0 inside."""
         outside = np.maximum(np.array(self.low_mm) - points_mm, points_mm - np.array(self.high_mm))
-        return np.asarray(np.linalg.norm(np.maximum(outside, 0.0), axis=-1), dtype=np.float64)
+        outside = np.maximum(outside, 0.0)
+        return np.asarray(np.sqrt(np.einsum("...i,...i->...", outside, outside)), dtype=np.float64)
 
+    @lru_cache(maxsize=64)  # noqa: B019 - a frozen value, and few of them: a path looks at the same nozzle many times
     def surface(self, spacing_mm: float) -> Points:
         """Points on the five faces that are not the far one in z, no cell larger than `spacing_mm`, shape (n, 3)."""
         low, high = self.low_mm, self.high_mm
@@ -53,7 +56,9 @@ class Box:
         for end in (0, 1):
             faces.append(_face(grid[1], grid[2], 0, (low[0], high[0])[end]))
             faces.append(_face(grid[0], grid[2], 1, (low[1], high[1])[end]))
-        return np.concatenate(faces)
+        points = np.concatenate(faces)
+        points.flags.writeable = False
+        return points
 
 
 def _face(u: Points, v: Points, axis: int, at: float) -> Points:

@@ -82,9 +82,11 @@ class RingBody:
     def speed_deg_s(self, t_ns: int) -> float:
         """True speed of the ring: 0 while the motors only take up play."""
         motor = self.motor(t_ns)
+        if motor.speed == 0.0:
+            return 0.0
         r = self._ring_of(motor.position)
         q = self._engaged(motor.position)
-        if motor.speed == 0.0 or abs(r - q) < self._play_deg / 2.0 - 1e-12:
+        if abs(r - q) < self._play_deg / 2.0 - 1e-12:
             return 0.0
         twist = self._sag_deg * math.cos(math.radians(q) - self._sag_phase_rad) * math.pi / 180.0
         return self._sign * motor.speed * (1.0 - twist)

@@ -186,22 +186,22 @@ class Running:
         sums = np.concatenate([np.zeros((3, 1)), np.cumsum(columns, axis=1)], axis=1)
         self._sums: list[list[float]] = sums.T.tolist()  # counts 1, counts 2, ions before each row
         self._seen_ns = -1
-        self._seen: tuple[int, float, float, float] = (0, 0.0, 0.0, 0.0)
+        self._seen: tuple[int, int, int, float] = (0, 0, 0, 0.0)
 
-    def at(self, t_ns: int) -> tuple[int, float, float, float]:
-        """Rows finished, and counts 1, counts 2 and ions delivered until `t_ns`."""
+    def at(self, t_ns: int) -> tuple[int, int, int, float]:
+        """Rows finished, and counts 1, counts 2 (whole ones) and ions delivered until `t_ns`."""
         if t_ns != self._seen_ns:
             self._seen_ns, self._seen = t_ns, self._look(t_ns)
         return self._seen
 
-    def _look(self, t_ns: int) -> tuple[int, float, float, float]:
+    def _look(self, t_ns: int) -> tuple[int, int, int, float]:
         done = bisect_right(self._ends_ns, t_ns)
         c1, c2, ions = self._sums[done]
         if done < len(self._ends_ns) and t_ns > (begun := self._starts_ns[done]):
             part = (t_ns - begun) / (self._ends_ns[done] - begun)
             next1, next2, next_ions = self._sums[done + 1]
-            return done, c1 + part * (next1 - c1), c2 + part * (next2 - c2), ions + part * (next_ions - ions)
-        return done, c1, c2, ions
+            return done, int(c1 + part * (next1 - c1)), int(c2 + part * (next2 - c2)), ions + part * (next_ions - ions)
+        return done, int(c1), int(c2), ions
 
 
 _ARRAYS = (

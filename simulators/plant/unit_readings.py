@@ -65,5 +65,4 @@ class UnitReadings:
         """Rows finished, counts 1, counts 2 and ions of the running stretch until now."""
         if self._run is None:
             return 0, 0, 0, 0.0
-        rows, c1, c2, ions = self._run.running.at(self._kernel.now_ns)
-        return rows, int(c1), int(c2), ions
+        return self._run.running.at(self._kernel.now_ns)
