@@ -195,7 +195,7 @@ async def _treat(
     ran = Ran(history, started, now_ns(), run_id)
     identity = _request(options, intake, earlier, started).identity()
     _tell_start(options, admitted, bus)
-    with _ledger(options, where, store, run_id) as ledger, quiet_garbage():
+    with _ledger(options, where, store, run_id) as ledger, quiet_garbage(collect=real):
         if reasons := ledger_objections(ledger, intake, options.fraction, earlier.before):
             raise Refused(reasons)
         if output is not None and not earlier.session:
