@@ -55,7 +55,7 @@ def check_ended(run: Stage) -> None:
     assert ENDED & set(run.states) or run.status == "refused" or "standby" in run.states
 
 
-SAMPLES = 14
+SAMPLES = 8
 
 
 @pytest.mark.parametrize("severity", [Severity.TERMINATE, Severity.FAULT])
@@ -71,6 +71,54 @@ def test_a_trip_behind_any_callback(sphere, clean, severity, sample):
     assert run.status in ("partial", "fault") or (run.status == "refused" and not run.happened("motion.start"))
     if severity is Severity.FAULT:
         assert run.status == "fault"
+
+
+STATES = (
+    "preparatory.identified",
+    "preparatory.positioning",
+    "preparatory.imaging",
+    "preparatory.positioned",
+    "preparatory.secured",
+    "preparatory.allocated",
+    "preparatory.tuning",
+    "ready.armed",
+    "irradiating.beam_on",
+    "irradiating.held",
+    "interrupted",
+)
+
+
+@pytest.mark.parametrize("what", ["trip", "stop"])
+@pytest.mark.parametrize("state", STATES)
+def test_a_trip_or_a_stop_in_each_state(turned, state, what):
+    """A moment after the state was entered (its second time, where it comes more than once)."""
+    act, done = (trip(Severity.TERMINATE) if what == "trip" else stop), []
+
+    def hook(stage):
+        kernel, entered = stage.world.plant.kernel, []
+
+        def listen(event):
+            if event.kind != "room.state":
+                return
+            if event.data["state"] == "irradiating.beam_on" and state == "interrupted":
+                kernel.after(30_000_000, lambda _t: pause(stage))
+            if event.data["state"] == state:
+                entered.append(event)
+                if len(entered) == (2 if state.startswith("irradiating") else 1):
+                    kernel.after(1_000_000, strike)
+
+        def strike(_t_ns):
+            done.append(stage.fraction.room.state)
+            act(stage)
+
+        stage.world.bus.subscribe(listen)
+
+    run = treat(turned, hook=hook)
+    assert done
+    check_ended(run)
+    assert run.status == "partial" and run.termination == ("MACHINE" if what == "trip" else "OPERATOR")
+    if what == "trip":
+        assert run.interlocks[0] == "test.trip"
 
 
 @pytest.mark.slow
