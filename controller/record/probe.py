@@ -35,7 +35,6 @@ class JournalProbe:
     """
 
     def __init__(self, store: Store, path: Path) -> None:
-        self._store = store
         self._read = store.read_durable if isinstance(store, Platter) else store.read
         self._path = path
         self._offset = 0
@@ -61,9 +60,10 @@ class JournalProbe:
         return sum(self._open.values())
 
     def _follow(self) -> None:
-        if not self._store.exists(self._path):
+        try:
+            data = self._read(self._path, self._offset)
+        except FileNotFoundError:
             return
-        data = self._read(self._path, self._offset)
         if not data:
             return
         found = scan(data, str(self._path), after=self._anchor)

@@ -55,6 +55,8 @@ class StateChange:
 Listener = Callable[[StateChange], None]
 _BY_SOURCE: dict[tuple[str, str], Transition] = {(source, row.trigger): row for row in TABLE for source in row.sources}
 
+_STATES = {state.value: state for state in State}
+
 
 class _Model:
     """What `transitions` moves; nobody else may call the triggers it hangs on it."""
@@ -140,7 +142,7 @@ class Room:
     @property
     def state(self) -> State:
         """Where the room is. Always a state of the table, never between two."""
-        return State(self._model.state)
+        return _STATES[self._model.state]
 
     @property
     def cause(self) -> Cause | None:

@@ -46,6 +46,8 @@ _NARROW = {"row": 0, "spot_index": 1, "spill": 2, "x_um": 3, "y_um": 4, "sigma_x
 _WIDE = {"counts1": 7, "counts2": 9, "t_start_ns": 11, "t_end_ns": 13}
 
 Words = Sequence[int] | NDArray[np.int32]
+_STATES = {int(state): state for state in UnitState}
+_REASONS = {int(reason): reason for reason in EndReason}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,19 +160,19 @@ def decode_status(words: Words, t_ns: int) -> UnitReport:
         status = UnitStatus(
             t_ns=t_ns,
             boot_id=w[1],
-            state=UnitState(w[2]),
+            state=_STATES[w[2]],
             last_grant_id=w[3],
             open_grant_id=w[4],
             open_row=w[5],
-            reason=EndReason(w[6]),
+            reason=_REASONS[w[6]],
             hold=_hold(w[7]),
             counts1_total=_wide(w[8], w[9]),
             counts2_total=_wide(w[10], w[11]),
             rows_finished=w[12],
             latched=bool(w[15]),
         )
-    except ValueError as error:
-        raise DataError(f"unit status: {error}", code=5004) from None
+    except (KeyError, ValueError) as error:
+        raise DataError(f"unit status: state {w[2]}, reason {w[6]}, hold {w[7]}: {error} is unknown", code=5004) from None
     return UnitReport(w[0], status, w[13], w[14])
 
 
