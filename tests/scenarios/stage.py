@@ -19,8 +19,10 @@ import numpy as np
 
 import controller.assembly
 import controller.fraction
+import controller.record.memory_store
 from controller.record.entries import Kind, read_done
 from controller.record.journal import Record, scan
+from controller.record.memory_store import MemoryStore
 from controller.treatment import TreatOptions, TreatResult, run_treatment
 from drivers.hal.events import Event
 from simulators.clock import VirtualLoop
@@ -78,6 +80,7 @@ class Stage:
     result: TreatResult | None = None
     events: list[Event] = field(default_factory=list)
     truth: list[TruthEvent] = field(default_factory=list)
+    store: Any = None  # the disk, in memory
     probe: Any = None
     prescription: Any = None
     asked_at_beam: int = 0  # callbacks that were asked for when the first beam began
@@ -134,11 +137,11 @@ class Stage:
         return sum(int(p.pieces["counts1"].sum()) for beam in self.result.outcome.beams for p in beam.passes)
 
     def journal(self) -> tuple[Record, ...]:
-        """The journal as it is on the disk."""
-        return scan(self.probe._store.read(self.probe._path), "journal").records
+        """The journal as a power cut would leave it."""
+        return scan(self.journal_bytes(), "journal").records
 
     def journal_bytes(self) -> bytes:
-        return self.probe._store.read(self.probe._path)
+        return self.probe._read(self.probe._path, 0)
 
     def beam_off_after_ns(self, t_ns: int) -> int:
         """How long beam went on after an instant; 0 when there was none then."""
@@ -232,6 +235,10 @@ def _staged(
             if on_fraction is not None:
                 on_fraction(stage)
 
+    def new_store() -> MemoryStore:
+        stage.store = MemoryStore()
+        return stage.store
+
     def new_loop() -> StageLoop:
         stage.loop = StageLoop(schedule_seed)
         if interrupt is not None:
@@ -244,6 +251,7 @@ def _staged(
             (controller.assembly, "ScriptedOperator", functools.partial(ScriptedOperator, pace=pace)),
             (controller.assembly, "VirtualLoop", new_loop),
             (controller.fraction, "Fraction", Fraction),
+            (controller.record.memory_store, "MemoryStore", new_store),
         ):
             stack.enter_context(patch.object(module, name, new))
         yield
