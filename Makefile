@@ -40,7 +40,9 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m bench
 
 docs: $(VENV)/.ready
-	$(BIN)/python -m docs.generate
+	$(BIN)/python -m controller.room.diagram
+	$(BIN)/python -m interlocks.matrix --update docs/interlocks.md
+	$(BIN)/python -m simulators.invariants_table
 
 lock: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet uv

@@ -20,6 +20,7 @@ from controller.intake import Intake
 from controller.plan.deliverability import machine_angle_deg
 from controller.plan.errors import PlanError, Why
 from controller.plan.model import Beam
+from controller.plan.nominal import stopping_power_mev_cm2_g
 from controller.plan.schedule import BeamSchedule, Pass
 from controller.plan.schedule import planned_counts as layer_counts
 from controller.record.entries import BeamClaim, write_claim, write_closed
@@ -37,16 +38,24 @@ from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import EventBus
 
-# Excess allowed by the second unit: 0.25 Gy over one spot (IEC 60601-2-64 as quoted), in counts. A gray in the entrance takes
-# 6.0e5 carbon ions of 430 MeV/u per mm2 (computed), which are 7.5e3 counts of 0.02 pC; counts and dose both scale with the
-# stopping power, so the number holds for every ion and energy.
-EXCESS_GY = 0.25
-COUNTS_PER_GY_MM2 = 7.5e3
+EXCESS_GY = 0.25  # what the second unit allows beyond the plan, over one spot (IEC 60601-2-64 as quoted)
+WATER_I_EV, WATER_Z_OVER_A = 78.0, 0.55508
+GY_MM2_PER_MEV_CM2_G = 1.602177e-8  # dose of one particle per mm2 with a mass stopping power of 1 MeV cm2/g
 LATCH_S = 2.0  # for the unit to tell what it kept of a grant whose results are lost
 EMERGENCY_STOP = "room.estop"  # a fault of the room, which has to be acknowledged, and none of the program
 OPERATOR_DECLINED = "[4307]"
 SPOT_MARGIN = 1.05
 SPOT_MARGIN_COUNTS = 20
+
+
+def counts1_per_gy_mm2(prepared: PreparedBeam) -> float:
+    """Counts of monitor 1 per gray and mm2 in the entrance: counts per ion over the dose that one ion per mm2 gives.
+
+    Carbon of 430 MeV/u: about 6e5 ions per mm2 and gray, 7.5e3 counts of 0.02 pC.
+    """
+    ion, energy = prepared.entry.ion, prepared.entry.energy_kev_u / 1000.0
+    stopping = stopping_power_mev_cm2_g(ion, energy, WATER_I_EV, WATER_Z_OVER_A)
+    return prepared.entry.counts1_per_ion / (GY_MM2_PER_MEV_CM2_G * stopping)
 
 
 @dataclass(slots=True)
@@ -89,7 +98,7 @@ class RoomTuner:
         return Tuned(
             species_token=first.ion.token,
             energy_kev_u=prepared.entry.energy_kev_u,
-            field_counts2_max=math.ceil(ratio * (planned1 + EXCESS_GY * COUNTS_PER_GY_MM2 * area_mm2)),
+            field_counts2_max=math.ceil(ratio * (planned1 + EXCESS_GY * area_mm2 * counts1_per_gy_mm2(prepared))),
             spot_counts2_max=math.ceil(ratio * largest1 * SPOT_MARGIN) + SPOT_MARGIN_COUNTS,
         )
 
@@ -235,7 +244,8 @@ class Fraction:
             unsettled = await self._reconcile(delivered)
             if unsettled is not None:
                 delivered.complete = False
-                result = replace(result, reason="; ".join(filter(None, (result.reason, *unsettled.reasons))))
+                words = (result.reason, *unsettled.reasons, _not_in_the_record(delivered, unsettled))
+                result = replace(result, reason="; ".join(filter(None, words)))
             self._close(run, delivered, result, unsettled)
         except Exception as error:  # noqa: BLE001 - then ledger and journal say open, which counts with all that was granted
             closed = False
@@ -416,6 +426,17 @@ class Fraction:
         conversions = [c for _, c in layer_counts(beam, intake.facility, intake.room, intake.library)]
         counts1 = np.array([c.counts1_per_unit for c in conversions])
         return counts1, np.array([c.counts1_per_unit * c.counts2_per_count1 for c in conversions])
+
+
+def _not_in_the_record(delivered: Delivered, unsettled: BeamReconciliation) -> str:
+    """Dose that ledger and journal state and the record cannot show, because no results of it are left."""
+    shown = sum(int(run.pieces["counts1"].sum()) for run in delivered.runs)
+    lower, upper = (int(counts.sum()) for counts in unsettled.received())
+    if upper <= shown:
+        return ""
+    between = f"{lower - shown}" if lower == upper else f"between {max(0, lower - shown)} and {upper - shown}"
+    grants = ", ".join(str(grant_id) for grant_id in sorted(delivered.unsettled))
+    return f"THIS RECORD LACKS {between} counts of monitor 1 given by grant {grants}, whose results are lost; see the ledger"
 
 
 def planned_counts(beam: Beam, schedule: BeamSchedule) -> NDArray[np.int64]:

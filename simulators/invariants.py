@@ -153,9 +153,9 @@ def field_within_plan(truth: Truth, event: TruthEvent, room: RoomPlant, known: R
 
 
 @invariant("B6", "dose between spots", "stray", grace_ns=HARDWARE_GRACE_NS)
-def stray_counts_latch(_truth: Truth, event: TruthEvent, room: RoomPlant, _known: RoomTruth) -> str | None:
-    """More than 20 counts with no active spot latch the unit within 250 us."""
-    counts = int(event.data["counts1"])
+def stray_counts_latch(_truth: Truth, _event: TruthEvent, room: RoomPlant, known: RoomTruth) -> str | None:
+    """More than 20 counts with no active spot, however they add up, latch the unit within 250 us."""
+    counts = known.stray1
     return f"{counts} stray counts and the unit did not latch" if counts > 20 and not room.unit.latched else None
 
 

@@ -29,6 +29,7 @@ from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected, DataError
 from drivers.hal.events import EventBus
 
+FETCH_S = 3.0  # for results that an error left behind; the room waits 10 s for the delivery to wind up
 RESUMABLE = (EndReason.PERMIT_LOST, EndReason.ABORTED)
 ATTEMPTS_MAX = 20  # grants for one pass; more means that beam is lost again and again (assumed)
 NOT_BEGUN = (4126, 4131)  # the unit has the grant and does not begin: too old meanwhile, or beam is not permitted now
@@ -124,6 +125,7 @@ class BeamDelivery:
         self._fraction = fraction
         self._limits = limits or Limits()
         self._pending: asyncio.Task[None] | None = None
+        self._granted: dict[int, GrantRun] = {}  # by grant id, from the moment it is durable
         self.delivered = Delivered()
 
     async def run(self, passes: Sequence[Pass], received: Callable[[Pass], NDArray[np.int64]] | None = None) -> Delivered:
@@ -149,8 +151,11 @@ class BeamDelivery:
             delivered.reason = str(ended)
         finally:
             pending, self._pending = self._pending, None
-            if pending is not None:
-                await asyncio.shield(pending)
+            try:
+                if pending is not None:
+                    await asyncio.shield(pending)
+            finally:
+                await uninterrupted(self._fetch_lost())
         if delivered.findings:
             delivered.reason = delivered.findings[0].message
         return delivered
@@ -164,7 +169,7 @@ class BeamDelivery:
             await self._control.permission()
             self._control.held("tuning")
             expected = await self._tuner.prepare(scheduled)
-            await self._settle_if_new_energy(scheduled)
+            await self._settle()
             if self.delivered.findings:
                 return False
             await self._control.permission()
@@ -200,10 +205,10 @@ class BeamDelivery:
             fraction=self._fraction,
             counts2_per_count1=expected.counts2_per_count1,
         )
-        await self._settle()
         run = GrantRun(grant, scheduled, rows, attempt, now_ns(), 0)
         write_grant(self._journal, grant, attempt=attempt)
         self.delivered.unsettled.add(grant.grant_id)
+        self._granted[grant.grant_id] = run
         try:
             run, ended = await self._carry_out(run)
         except asyncio.CancelledError:
@@ -321,12 +326,35 @@ class BeamDelivery:
             spill=int(run.pieces["spill"][-1]) if run.pieces.size else 0,
         )
 
-    async def _settle_if_new_energy(self, scheduled: Pass) -> None:
-        """Before a new energy everything delivered is judged; at the same energy the judgement may run beside the beam."""
-        runs = self.delivered.runs
-        new_energy = not runs or runs[-1].scheduled.energy_mev_u != scheduled.energy_mev_u
-        if new_energy or (self._pending is not None and self._pending.done()):
-            await self._settle()
+    async def _fetch_lost(self) -> None:
+        """Ask once more for the results of grants that an error left open: the unit may still hold them."""
+        for grant_id in sorted(self.delivered.unsettled):
+            try:
+                async with asyncio.timeout(FETCH_S):
+                    await self._fetch(grant_id)
+            except (BeamlineError, TimeoutError) as error:
+                self._bus.emit("delivery", "results.lost", grant_id=grant_id, error=str(error))
+
+    async def _fetch(self, grant_id: int) -> None:
+        run, runs = self._granted[grant_id], self.delivered.runs
+        index = next((i for i, known in enumerate(runs) if known.grant.grant_id == grant_id), None)
+        if self._unit.status.open_grant_id == grant_id:
+            await self._unit.abort()
+            await self._unit.wait_ended(grant_id)
+        status = self._unit.status
+        if status.boot_id != run.grant.unit_boot_id or status.last_grant_id != grant_id:
+            return  # restarted, or never taken: its latch decides
+        pieces = await self._unit.results(grant_id)
+        finished = int(np.count_nonzero(pieces["flags"] & int(PieceFlag.ROW_ENDED)))
+        if finished != status.rows_finished:
+            return
+        run = replace(run, ended_ns=now_ns(), reason=status.reason, rows_finished=finished, pieces=pieces)
+        self._settled(grant_id, run.reason, pieces)
+        if index is None:
+            runs.append(run)
+        else:
+            runs[index] = run
+        self._tell(run, fold(pieces, run.grant.rows))
 
     async def _settle(self) -> None:
         """Wait for the results that are being pulled."""

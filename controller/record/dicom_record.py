@@ -70,6 +70,7 @@ def _record(outcome: FractionOutcome, beams: Sequence[BeamOutcome], table: Table
         outcome.machine.room,
         outcome.started_utc.isoformat(),
         outcome.run_id,
+        tuple(beam.beam.number for beam in outcome.beams),
         number,
     )
     ds = Dataset()

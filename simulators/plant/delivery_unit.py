@@ -123,6 +123,8 @@ class DeliveryUnitPlant(UnitReadings):
         self._progress: Timer | None = None
         self._closing = False
         self._field1 = 0
+        self._stray1 = 0
+        self._beam_goes_on = False  # a stretch was cut only to compute it anew: the beam itself did not stop
         self._worst_mm = 0.0
         self._signal_permille = 1000
         self._scan_mm = (0.0, 0.0)
@@ -233,6 +235,7 @@ class DeliveryUnitPlant(UnitReadings):
         healthy = self.monitor.hv_good and self.monitor.fresh and self._chain.dose2_ok.value
         if self.latched and healthy and boot_id == self.boot_id:
             self.latched = False
+            self._stray1 = 0
             self.state = UnitState.IDLE
             self.reason = Reason.NONE
             self._drive_line()
@@ -249,12 +252,13 @@ class DeliveryUnitPlant(UnitReadings):
         self._kernel.after(round(off_s * 1e9), self._power_up)
 
     def leak(self, counts1: int, counts2: int) -> None:
-        """Fault: charge arrives although no spot is open; more than 20 counts latch the unit."""
+        """Fault: charge arrives although no spot is open; more than 20 counts since the last reset latch the unit."""
         self.memory.add(counts1, counts2)
         self._field1 += counts1
         self._unit2.add_stray(counts2)
         self._kernel.emit(self._name, "stray", room=self.room, counts1=counts1)
-        if counts1 > STRAY_COUNTS_MAX:
+        self._stray1 += counts1
+        if self._stray1 > STRAY_COUNTS_MAX:
             if self._open is not None:
                 self._finish_by(Reason.STRAY)
             else:
@@ -308,6 +312,8 @@ class DeliveryUnitPlant(UnitReadings):
             return
         if hold:
             self._mark_hold(hold)
+        elif not self._beam_goes_on and not (self.monitor.fresh and self._unit2.monitor.fresh):
+            self._finish_by(Reason.DEAD)  # never begin on a monitor whose samples stand still
         else:
             self._begin(grant)
 
@@ -327,6 +333,7 @@ class DeliveryUnitPlant(UnitReadings):
     def _begin(self, grant: GrantMessage) -> None:
         if self._grant_map is None:
             return
+        self._beam_goes_on = False
         self._note_controller_hold()
         self._stretches += 1
         progress = Progress(self._next_row, self._done1, self._done2, self._stretches, self._scan_mm)
@@ -475,6 +482,7 @@ class DeliveryUnitPlant(UnitReadings):
         self._drive_line()
         if self._run is not None and self._end_timer is not None and self._stopped_ns < 0:
             self._stopped_ns = self._kernel.now_ns
+            self._beam_goes_on = True
             self._end_timer.cancel()
             self._end_timer = self._kernel.at(self._kernel.now_ns, self._close)
 
