@@ -63,6 +63,7 @@ __all__ = [
     "unsuited_faults",
 ]
 
+LOOK_S = 5.0  # how often the scripted operator looks whether the room is still secured
 BUTTON_S = 0.5  # how long the scripted operator holds a reset button
 RESET_ROLES = ("key", "operator")  # what a member of staff may reset alone, after a search
 
@@ -148,6 +149,8 @@ class SimulatedOperator:
         """Answer a prompt. Identifying brings the patient in; accepting the position means leaving and searching the room."""
         if kind == "identify" and not self.script.secured:
             await self.script.lay_patient()
+        if kind == "beam_on":
+            await self.stop()
         answer = await self.script.answer(kind)
         if answer and kind == "positioned":
             self._start(self._close_room())
@@ -160,6 +163,13 @@ class SimulatedOperator:
         await asyncio.gather(*self._deeds, return_exceptions=True)
 
     async def _close_room(self) -> None:
+        """Search and close, press the reset buttons, and do it again whenever the search is lost before beam was asked for."""
+        while True:
+            await self._search_and_reset()
+            while self.script.secured:
+                await asyncio.sleep(LOOK_S)
+
+    async def _search_and_reset(self) -> None:
         with contextlib.suppress(OperatorFailed):  # the room sees by itself that it is not secured
             await self.script.secure_room()
         for role in RESET_ROLES:

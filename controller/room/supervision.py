@@ -68,6 +68,7 @@ class Timing:
         default_factory=lambda: {
             State.POSITIONING: 900.0,
             State.IMAGING: 1800.0,
+            State.POSITIONED: 1800.0,
             State.SECURED: 1800.0,
             State.ALLOCATED: 60.0,
             State.TUNING: 600.0,
