@@ -165,9 +165,9 @@ class SimulatedOperator:
     async def _close_room(self) -> None:
         """Search and close, press the reset buttons, and do it again whenever the search is lost before beam was asked for."""
         while True:
-            await self._search_and_reset()
-            while self.script.secured:
-                await asyncio.sleep(LOOK_S)
+            if not self.script.secured:
+                await self._search_and_reset()
+            await asyncio.sleep(LOOK_S)
 
     async def _search_and_reset(self) -> None:
         with contextlib.suppress(OperatorFailed):  # the room sees by itself that it is not secured
