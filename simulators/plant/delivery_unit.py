@@ -252,7 +252,12 @@ class DeliveryUnitPlant(UnitReadings):
         self._kernel.after(round(off_s * 1e9), self._power_up)
 
     def leak(self, counts1: int, counts2: int) -> None:
-        """Fault: charge arrives although no spot is open; more than 20 counts since the last reset latch the unit."""
+        """Fault: charge arrives although no spot is open; more than 20 counts since the last reset latch the unit.
+
+        Without power nothing counts it.
+        """
+        if not self.powered:
+            return
         self.memory.add(counts1, counts2)
         self._field1 += counts1
         self._unit2.add_stray(counts2)
@@ -312,7 +317,7 @@ class DeliveryUnitPlant(UnitReadings):
             return
         if hold:
             self._mark_hold(hold)
-        elif not self._beam_goes_on and not (self.monitor.fresh and self._unit2.monitor.fresh):
+        elif not self._beam_goes_on and not self._live:
             self._finish_by(Reason.DEAD)  # never begin on a monitor whose samples stand still
         else:
             self._begin(grant)
@@ -480,11 +485,22 @@ class DeliveryUnitPlant(UnitReadings):
     def _monitor_changed(self) -> None:
         """A chamber behaves otherwise from now on: go on with new arrays, unless that ends it."""
         self._drive_line()
+        if not self._live:
+            self._kernel.after(unit_checks.DEAD_NS, self._judge_dead)
         if self._run is not None and self._end_timer is not None and self._stopped_ns < 0:
             self._stopped_ns = self._kernel.now_ns
             self._beam_goes_on = True
             self._end_timer.cancel()
             self._end_timer = self._kernel.at(self._kernel.now_ns, self._close)
+
+    @property
+    def _live(self) -> bool:
+        """Whether both chambers give new samples."""
+        return bool(self.monitor.fresh and self._unit2.monitor.fresh)
+
+    def _judge_dead(self, _t_ns: int) -> None:
+        if not self._live:
+            self._stop(Reason.DEAD, Hold.NONE)
 
     def _power_up(self, _t_ns: int) -> None:
         self.boot_id += 1

@@ -214,3 +214,41 @@ def test_a_welded_contact_and_an_open_door(sphere):
     run.check_trouble()
     planted = run.said("fault.planted")[1]
     assert run.beam_off_after_ns(planted.t_ns) <= OFF_BY_CHAIN_MS * 1e6
+
+
+CORE = (
+    "load-encoder-jump",
+    "safety-encoder-jump",
+    "gantry-creeps",
+    "door-opened",
+    "estop",
+    "mu1-dead",
+    "mu2-gain",
+    "hv-sag",
+    "stray-counts",
+    "magnet-off",
+    "quench",
+    "spill-spike",
+    "rfko-stuck",
+    "chopper-slow",
+    "unit-power-dip",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", CORE)
+def test_two_faults_one_after_the_other(sphere, first):
+    """The second strikes before, with and after what the first sets going."""
+    for second in CORE:
+        for apart_s in (0.0, 0.0001, 0.001, 0.02, 0.12):
+            if {first, second} == {"rfko-stuck", "chopper-slow"}:
+                continue  # both elements that stop the beam: see below
+            run = treat(sphere, f"{first}@beam+0.3", f"{second}@beam+{0.3 + apart_s}")
+            assert run.violation is None, f"{second} {apart_s}: {run.result.violation}"
+            run.check_safe()
+            run.check_record()
+
+
+def test_extraction_and_chopper_that_both_fail_are_more_than_the_journal_bounds(sphere):
+    """The bound of an open grant reckons with one stopping element that fails; with two the invariant says so by its name."""
+    assert treat(sphere, "rfko-stuck@beam+0.3", "chopper-slow@beam+0.3").violation in ("V2", "B3")

@@ -263,6 +263,7 @@ def test_b10_frozen_counts_that_are_found_too_late(sphere, monkeypatch):
 
 def test_b10_a_second_unit_that_nobody_supervises(sphere, monkeypatch):
     monkeypatch.setattr(SecondDoseUnitPlant, "_supervise", lambda _self: None)
+    monkeypatch.setattr(DeliveryUnitPlant, "_judge_dead", lambda _self, _t_ns: None)
     monkeypatch.setattr(unit_checks, "_monitors", lambda *_: [])
     assert caught(treat(sphere, "mu2-dead@beam+0.05")) == "B10"
 
