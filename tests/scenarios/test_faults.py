@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from stage import treat
+from stage import at_beam, treat
 
 from simulators.faults import CATALOGUE
 
@@ -26,6 +26,7 @@ class Case:
         status: of the summary.
         off_ms: beam is off so long after the fault at the latest; None: it need not be.
         given: share of the plan that is delivered, at least and at most.
+        stopped_s: the operator gives up so long after the first beam, where an interruption would last five minutes.
     """
 
     fault: str
@@ -35,6 +36,7 @@ class Case:
     status: str = "partial"
     off_ms: float | None = None
     given: tuple[float, float] = (0.0, 0.0)
+    stopped_s: float | None = None
 
     def __str__(self) -> str:
         return self.fault
@@ -44,9 +46,9 @@ SOME = (0.001, 0.999)
 FULL = (0.995, 1.005)
 
 
-def in_beam(fault, first, word, off_ms, plan="sphere", given=(0.2, 0.95)):
+def in_beam(fault, first, word, off_ms, plan="sphere", given=(0.2, 0.95), stopped_s=None):
     """A fault that ends the field while beam is on."""
-    return Case(f"{fault}@beam+0.3", plan, first, word, off_ms=off_ms, given=given)
+    return Case(f"{fault}@beam+0.3", plan, first, word, off_ms=off_ms, given=given, stopped_s=stopped_s)
 
 
 def harmless(fault, plan="sphere"):
@@ -71,9 +73,9 @@ CASES = [
     Case("safety-encoder-frozen", "turned", ("RING_ENCODERS",), "no permission to arm"),
     harmless("safety-encoder-frozen@beam+0.3"),
     Case("safety-encoder-jump", "sphere", ("RING_ENCODERS",), "no permission to arm"),
-    in_beam("safety-encoder-jump", ("RING_ENCODERS",), "permit.b", OFF_BY_RELAY_MS),
+    in_beam("safety-encoder-jump", ("RING_ENCODERS",), "permit.b", OFF_BY_RELAY_MS, stopped_s=3.0),
     Case("safety-encoder-drift:20", "sphere", ("RING_ENCODERS",), "no permission to arm"),
-    in_beam("safety-encoder-drift:300", ("RING_DRIFT",), "permit.b", None),
+    in_beam("safety-encoder-drift:300", ("RING_DRIFT",), "permit.b", None, stopped_s=3.0),
     # Brakes and drives: the next move tells.
     Case("brake-fails-to-set", "turned", ("error.3301",), "brake"),
     harmless("brake-fails-to-set@beam+0.3"),
@@ -141,7 +143,7 @@ CASES = [
     Case("wrong-energy", "sphere", ("error.3202",), "instead of"),
     in_beam("wrong-energy", ("error.3202",), "instead of", None),
     Case("wrong-species", "sphere", ("error.3204",), "helium"),
-    in_beam("wrong-species", ("SPECIES_TOKEN",), "permit.b", OFF_BY_RELAY_MS),
+    in_beam("wrong-species", ("SPECIES_TOKEN",), "permit.b", OFF_BY_RELAY_MS, stopped_s=3.0),
     Case("rfko-stuck", "sphere", (*LATCHED, "slice.dose.carried"), "dose 1", given=SOME),
     harmless("chopper-slow"),
     harmless("unit-power-dip"),
@@ -161,7 +163,11 @@ def test_every_fault_of_the_catalogue_has_a_case():
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_follows_from_a_fault(case, request):
-    run = treat(request.getfixturevalue(case.plan), case.fault)
+    def gives_up(stage):
+        if case.stopped_s is not None:
+            at_beam(stage, lambda: stage.fraction.stop("the operator gives up"), case.stopped_s)
+
+    run = treat(request.getfixturevalue(case.plan), case.fault, hook=gives_up)
     planted = run.said("fault.planted")
     assert len(planted) == 1
     assert run.violation is None, str(run.result.violation)
@@ -179,7 +185,8 @@ def test_what_follows_from_a_fault(case, request):
     else:
         run.check_safe()
     run.check_record()
-    assert run.termination == ("NORMAL" if case.status == "complete" else "MACHINE")
+    ended = "OPERATOR" if case.stopped_s is not None else "MACHINE"
+    assert run.termination == ("NORMAL" if case.status == "complete" else ended)
 
 
 def test_a_drive_that_ignores_a_stop_loses_its_torque(turned):

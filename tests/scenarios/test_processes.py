@@ -170,6 +170,7 @@ def test_what_breaks_in_beam_ends_safely_and_is_recorded(sphere, case):
         assert kinds.count(Kind.RECONCILED) == 1 and kinds.count(Kind.CLOSED) == 1
 
 
+@pytest.mark.slow
 def test_a_dead_interlock_node_ends_the_field_by_itself_after_five_minutes(sphere):
     case = CASES[0]
     run, at_ns = broken(sphere, Case(case.name, case.breaks))
