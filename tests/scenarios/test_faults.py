@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 from stage import at_beam, treat
 
+from controller.cli import EXIT_OF
 from simulators.faults import CATALOGUE
 
 LATCHED = ("unit.latched", "CHAIN_DOSE_1")
@@ -185,6 +186,7 @@ def test_what_follows_from_a_fault(case, request):
     else:
         run.check_safe()
     run.check_record()
+    assert EXIT_OF[run.result.status] == {"complete": 0, "refused": 2, "partial": 3}[case.status]
     ended = "OPERATOR" if case.stopped_s is not None else "MACHINE"
     assert run.termination == ("NORMAL" if case.status == "complete" else ended)
 
