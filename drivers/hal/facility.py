@@ -205,11 +205,24 @@ class Device(_Model):
     baud: int | None = None  # a serial bus declares its speed
     identity: str = ""  # what the device must answer when asked who it is
     magnets: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()  # names of its nodes, in the order of `unit_ids`: a rig may attach one of them alone
+    sensors: tuple[str, ...] = ()  # those of its parts that only measure
+    part_endpoints: dict[int, str] = {}  # nodes that answer elsewhere than the device, by unit id
+    real_parts: tuple[str, ...] = ()  # parts that are not simulated although the device is
+    answered_by_simulator: bool = False  # said by the process that answers at a real wire's endpoint
 
     @property
     def simulated(self) -> bool:
         """Whether the endpoint leads to a simulator."""
-        return self.endpoint.startswith(SIMULATED_SCHEMES)
+        return self.answered_by_simulator or self.endpoint.startswith(SIMULATED_SCHEMES)
+
+    @model_validator(mode="after")
+    def _parts(self) -> Device:
+        if self.parts and len(self.parts) != len(self.unit_ids):
+            raise ValueError(f"{len(self.parts)} parts for {len(self.unit_ids)} nodes")
+        if stray := set(self.sensors) - set(self.parts):
+            raise ValueError(f"sensors {', '.join(sorted(stray))} are no parts")
+        return self
 
     @property
     def framing(self) -> Literal["rtu", "tcp"]:
