@@ -34,6 +34,7 @@ from drivers.hal.events import EventBus
 from drivers.hal.facility import Device, Facility
 from drivers.wire.memory import MemoryChannels, MemoryLine
 from drivers.wire.modbus import ModbusClient
+from drivers.wire.tap import NoTap, Tap
 from interlocks.daemon import SAFETY_NODE, InterlockNode
 from interlocks.inputs import gather
 from interlocks.matrix import Limits
@@ -204,9 +205,18 @@ class SimulatedWorld:
         bus: events of the devices.
         room: the room in use.
         plant: another plant, for tests that plant bugs in it.
+        tap: what every wire of the drivers goes through.
     """
 
-    def __init__(self, facility: Facility, seed: int, bus: EventBus, room: str, plant: FacilityPlant | None = None) -> None:
+    def __init__(
+        self,
+        facility: Facility,
+        seed: int,
+        bus: EventBus,
+        room: str,
+        plant: FacilityPlant | None = None,
+        tap: Tap | None = None,
+    ) -> None:
         self.facility = facility
         self.bus = bus
         self.room = room
@@ -214,6 +224,7 @@ class SimulatedWorld:
         self.world = World(self.plant.kernel)
         self.variables: PvTable = facility_pvs(self.plant)
         self.channels = MemoryChannels(self.variables, self.world.sync)
+        self.tap: Tap = tap or NoTap()
         self.limits: Limits = load_limits()
         self.simulated = self._build_room(room)
         self.violation: Violation | None = None
@@ -280,14 +291,16 @@ class SimulatedWorld:
         """The drivers of the room, not yet connected."""
         facility, simulated, registers = self.facility, self.simulated, self.facility.registers
         room = facility.room(self.room)
-        motion = ModbusClient(f"{self.room}-motion", simulated.motion.connect, framing="rtu")
-        safety = ModbusClient(f"{self.room}-safety", simulated.safety.connect, framing="tcp")
+        tap, lines = self.tap, (f"{self.room}-motion", f"{self.room}-safety")
+        motion = ModbusClient(lines[0], tap.stream(lines[0], simulated.motion.connect), framing="rtu")
+        safety = ModbusClient(lines[1], tap.stream(lines[1], simulated.safety.connect), framing="tcp")
+        channels = tap.channels("epics", self.channels)
 
         def entry(suffix: str) -> tuple[str, Device]:
             name = f"{self.room}-{suffix}"
             return name, facility.devices[name]
 
-        accelerator = Accelerator("accelerator", facility.devices["accelerator"], self.channels, self.bus, facility)
+        accelerator = Accelerator("accelerator", facility.devices["accelerator"], channels, self.bus, facility)
         gantry: Axis
         if room.gantry is not None:
             gantry = RotatingGantry(*entry("gantry"), room, motion, registers, self.bus)
@@ -303,10 +316,10 @@ class SimulatedWorld:
             gantry=gantry,
             couch=SixAxisCouch(*entry("couch"), room, motion, registers, self.bus),
             snout=Nozzle(*entry("nozzle"), room, motion, registers, self.bus),
-            magnets=Magnets(*entry("magnets"), self.channels, self.bus),
+            magnets=Magnets(*entry("magnets"), channels, self.bus),
             accelerator=accelerator,
-            unit=DeliveryUnitClient(*entry("delivery-unit"), self.channels, self.bus),
-            dose_monitor=SecondDoseUnit(*entry("dose-unit-2"), self.channels, self.bus),
+            unit=DeliveryUnitClient(*entry("delivery-unit"), channels, self.bus),
+            dose_monitor=SecondDoseUnit(*entry("dose-unit-2"), channels, self.bus),
             access=RoomAccessIO(*entry("safety"), safety, registers, self.bus),
             interlock=InterlockStatusLine(*entry("interlock"), safety, registers, self.bus),
             imager=OrthogonalImager(*entry("imager"), take_images, self.bus),
