@@ -270,7 +270,7 @@ def apply(facility: Facility, endpoints: EndpointMap) -> Facility:
         update: dict[str, Any] = {}
         own = endpoints.devices.get(name)
         if own is not None:
-            update = _placed(own)
+            update = {**_placed(own), "line": device.wire_name}
         units = dict(device.part_endpoints)
         products = device.identity.partition(":")[2].split(",")
         for index, part in enumerate(device.parts):

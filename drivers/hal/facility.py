@@ -210,6 +210,7 @@ class Device(_Model):
     part_endpoints: dict[int, str] = {}  # nodes that answer elsewhere than the device, by unit id
     real_parts: tuple[str, ...] = ()  # parts that are not simulated although the device is
     answered_by_simulator: bool = False  # said by the process that answers at a real wire's endpoint
+    line: str = ""  # name of its wire where the endpoint no longer tells it
 
     @property
     def simulated(self) -> bool:
@@ -223,6 +224,11 @@ class Device(_Model):
         if stray := set(self.sensors) - set(self.parts):
             raise ValueError(f"sensors {', '.join(sorted(stray))} are no parts")
         return self
+
+    @property
+    def wire_name(self) -> str:
+        """Name of its wire, whatever it travels on: ``G1-motion``, ``channels``."""
+        return self.line or self.endpoint.partition(":")[2]
 
     @property
     def framing(self) -> Literal["rtu", "tcp"]:
