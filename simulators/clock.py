@@ -5,6 +5,9 @@ is polled: virtual time belongs on the memory twins of the transports. Determini
 run in the order in which they were asked for, tasks hash by a sequence number (so sets of tasks iterate in creation order),
 executors run inline, and callbacks that are ready together may be shuffled by a seed to search for races (one fixed order
 finds few of them).
+
+Real wires need real time: `PacedLoop` runs at a fixed multiple of the wall clock, `SteerableLoop` at one that can be changed,
+and does not jump when the computer stalls.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import asyncio
 import itertools
 import random
 import selectors
+import time
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from heapq import heappop, heappush
@@ -20,6 +24,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 NS_PER_S = 1_000_000_000
+STRIDE_S = 0.02  # wall time that a steered clock follows without a look at the wires; a stall beyond it is slip
+SLICE_S = 0.01  # longest wait of a steered loop: half of the above, so that a wait that ends on time is never slip
+Ready = list[tuple[selectors.SelectorKey, int]]
 
 
 class VirtualDeadlock(RuntimeError):
@@ -215,8 +222,105 @@ class _ScaledSelector(selectors.SelectSelector):
         super().__init__()
         self._factor = factor
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> Ready:
         return super().select(None if timeout is None else timeout / self._factor)
+
+
+class SteeredClock:
+    """Simulated time as a multiple of wall time that can be changed, stopped, and that never jumps.
+
+    Simulated time follows the wall clock for at most `STRIDE_S` after each `turn`; what the wall clock runs beyond is slip.
+    A simulator that was stalled therefore finds what its clients wrote meanwhile before time goes on, and no relay of the plant
+    falls because of the simulator's own computer.
+
+    Args:
+        factor: simulated seconds per second; 0 stands still.
+        wall: wall clock in s, monotonic.
+
+    Attributes:
+        slip_s: wall time by which simulated time was held back since the start; pauses are not slip.
+        stalls: how often that happened.
+        longest_stall_s: wall time that the longest of them took.
+    """
+
+    def __init__(self, factor: float = 1.0, wall: Callable[[], float] = time.monotonic) -> None:
+        self.slip_s = 0.0
+        self.stalls = 0
+        self.longest_stall_s = 0.0
+        self._wall = wall
+        self._factor = 0.0
+        self._now_s = 0.0  # simulated time at the last turn
+        self._turn_s = wall()  # wall time of it
+        self.steer(factor)
+
+    @property
+    def factor(self) -> float:
+        """Simulated seconds per second now."""
+        return self._factor
+
+    def now_s(self) -> float:
+        """Simulated time, s."""
+        elapsed_s = min(max(0.0, self._wall() - self._turn_s), STRIDE_S)
+        return self._now_s + elapsed_s * self._factor
+
+    def turn(self) -> None:
+        """Let time go on: the wires have been, or are about to be, looked at."""
+        wall_s = self._wall()
+        elapsed_s = max(0.0, wall_s - self._turn_s)
+        self._now_s += min(elapsed_s, STRIDE_S) * self._factor
+        self._turn_s = wall_s
+        if elapsed_s > STRIDE_S and self._factor:
+            self.slip_s += elapsed_s - STRIDE_S
+            self.stalls += 1
+            self.longest_stall_s = max(self.longest_stall_s, elapsed_s)
+
+    def steer(self, factor: float) -> None:
+        """Go on at another factor from now on. Raises ValueError when it is negative or no number."""
+        if not 0.0 <= factor < float("inf"):
+            raise ValueError(f"factor {factor} must be 0 (standing still) or more")
+        self.turn()
+        self._factor = factor
+
+    def wait_s(self, simulated_s: float | None) -> float:
+        """Wall time to wait for a stretch of simulated time (None: for ever), at most until the next look at the wires."""
+        if simulated_s is None or (not self._factor and simulated_s > 0):
+            return SLICE_S
+        return min(SLICE_S, simulated_s / self._factor) if simulated_s > 0 else 0.0
+
+
+class SteerableLoop(asyncio.SelectorEventLoop):
+    """A loop for a process that simulates: its time is `clock`, which may be steered, and does not jump.
+
+    Timers are kept in simulated time, so they stay right whatever becomes of the factor; at factor 0 none comes due, and files,
+    signals and calls from other threads are answered all the same.
+
+    Args:
+        factor: simulated seconds per second at the start.
+        clock: another clock, for tests.
+        select: what waits instead of the system, for tests.
+    """
+
+    def __init__(
+        self, factor: float = 1.0, clock: SteeredClock | None = None, select: Callable[[float], Ready] | None = None
+    ) -> None:
+        self.clock = clock or SteeredClock(factor)
+        super().__init__(_SteeredSelector(self.clock, select))
+
+    def time(self) -> float:
+        return self.clock.now_s()
+
+
+class _SteeredSelector(selectors.SelectSelector):
+    def __init__(self, clock: SteeredClock, wait: Callable[[float], Ready] | None) -> None:
+        super().__init__()
+        self._clock = clock
+        self._wait = wait or super().select
+
+    def select(self, timeout: float | None = None) -> Ready:
+        self._clock.turn()
+        ready = self._wait(self._clock.wait_s(timeout))
+        self._clock.turn()
+        return ready
 
 
 def run(main: Coroutine[Any, Any, T], *, schedule_seed: int | None = None) -> T:
