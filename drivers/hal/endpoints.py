@@ -174,6 +174,7 @@ class EndpointMap(_Model):
         facility: whose devices these are; empty in an overlay that fits any.
         speed: plant seconds per second of the simulator process; everything that talks to it keeps the same clock.
         backdoor: address of the simulator process's own door, ``http://127.0.0.1:PORT``; empty without one.
+        token: the key of that door; the file is readable by its owner only.
         interlock_buttons: per room, path of the socket of its interlock daemon's reset buttons.
         simulation: an endpoint file of a simulator process that an overlay lies on; relative to the overlay.
         devices: by device or part.
@@ -184,6 +185,7 @@ class EndpointMap(_Model):
     facility: str = ""
     speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     backdoor: str = ""
+    token: str = ""
     interlock_buttons: dict[str, str] = {}
     simulation: str = ""
     devices: dict[str, DeviceEndpoint] = {}
