@@ -159,11 +159,19 @@ class Rig(_Model):
         local_stop: the stop within reach that takes the torque off what is attached, in words; nothing is enabled without.
         travel_deg: how far, in deg to each side of where it stands, the attached axis may be moved by a check.
         speed_deg_s: how fast a check may move it, in deg/s.
+        acceleration_deg_s2: profile acceleration of a check's moves; None takes the facility's.
+        jerk_deg_s3: what the drive limits its jerk to; None takes the facility's, 0 is a drive without such a limit.
+        quick_stop_deg_s2: deceleration that the drive states for its quick stop (assumed: 2, with which 3 deg/s end in 2.3 deg).
+        following_deg: how far the drive may be from its own demand.
     """
 
     local_stop: str = ""
     travel_deg: Annotated[float, Field(gt=0, le=360, allow_inf_nan=False)] = 5.0
     speed_deg_s: Annotated[float, Field(gt=0, le=6, allow_inf_nan=False)] = 1.0
+    acceleration_deg_s2: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    jerk_deg_s3: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    quick_stop_deg_s2: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    following_deg: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
 
 
 class EndpointMap(_Model):
@@ -239,6 +247,11 @@ def _read(path: Path) -> EndpointMap:
 
 def objections(facility: Facility, endpoints: EndpointMap, room: str | None = None) -> list[str]:
     """Why a facility's devices cannot be reached as the map says; empty when they can. `room`: look at one room only."""
+    return address_objections(facility, endpoints) or mixed_chains(apply(facility, endpoints), room)
+
+
+def address_objections(facility: Facility, endpoints: EndpointMap) -> list[str]:
+    """Entries of a map that lead nowhere: unknown device, bad address, wrong kind of wire. Says nothing of chain A."""
     found = []
     if endpoints.facility and endpoints.facility != facility.name:
         found.append(f"the endpoints are those of facility {endpoints.facility}, not of {facility.name}")
@@ -257,8 +270,6 @@ def objections(facility: Facility, endpoints: EndpointMap, room: str | None = No
         if scheme not in OF_WIRE[device.wire]:
             ways = ", ".join(f"{s}:" for s in OF_WIRE[device.wire])
             found.append(f"device {name}: {entry.endpoint} is no {device.wire} wire; one of {ways} is")
-    if not found:
-        found += mixed_chains(apply(facility, endpoints), room)
     return found
 
 
