@@ -30,10 +30,6 @@ Record = Mapping[str, Any]
 SAFETY_NODE = 1
 
 
-def _forget(_record: Record) -> None:
-    """Where no journal is kept."""
-
-
 class InterlockNode:
     """One room's interlock system without a clock.
 
@@ -56,7 +52,7 @@ class InterlockNode:
         *,
         read_pulse: Callable[[], int],
         latched: Iterable[str] = (),
-        journal: Callable[[Record], None] = _forget,
+        journal: Callable[[Record], None] = lambda _record: None,
     ) -> None:
         self.engine = Engine(limits, latched)
         self.decision: Decision | None = None  # None before the first step
@@ -108,8 +104,7 @@ class InterlockNode:
         if pressed:
             self._pressed_ns.setdefault(role, now_ns)
             return Reset((), ())
-        pressed_ns = self._pressed_ns.pop(role, None)
-        if pressed_ns is None:
+        if (pressed_ns := self._pressed_ns.pop(role, None)) is None:
             return Reset((), ())
         reset = self.engine.resettable(role, pressed_ns)
         latched = tuple(name for name in self.engine.latched() if name not in reset.cleared)
@@ -136,13 +131,17 @@ def latched_before(journal: Path, limits: Limits) -> tuple[str, ...]:
 
 
 def run(
-    host: str, port: int, limits: Limits, buttons: socket.socket, journal: Callable[[Record], None], latched: Iterable[str] = ()
+    link: ModbusTcp,
+    limits: Limits,
+    buttons: socket.socket,
+    journal: Callable[[Record], None],
+    latched: Iterable[str] = (),
+    speed: float = 1.0,
 ) -> None:
-    """Run for ever against a room's Modbus TCP server, on the monotonic clock.
+    """Run for ever against a room's Modbus TCP server, on the monotonic clock times `speed` (1 for anything but a simulation).
 
     `buttons` is a datagram socket that takes `press ROLE` and `release ROLE`; who may write to it is the file system's affair.
     """
-    link = ModbusTcp(host, port)
     node = InterlockNode(
         lambda: gather(lambda first, count: link.read(SAFETY_NODE, first, count)),
         lambda *values: link.write(RELAY_NODE, PULSE_REGISTER, values),
@@ -153,13 +152,13 @@ def run(
         journal=journal,
     )
     while True:
-        wake_at_ns = node.step(time.monotonic_ns())
-        while (left_ns := wake_at_ns - time.monotonic_ns()) > 0:
-            if not select.select([buttons], [], [], left_ns / 1e9)[0]:
+        wake_at_ns = node.step(round(time.monotonic_ns() * speed))
+        while (left_ns := wake_at_ns - round(time.monotonic_ns() * speed)) > 0:
+            if not select.select([buttons], [], [], left_ns / 1e9 / speed)[0]:
                 continue
             verb, _, role = buttons.recv(64).decode("ascii", "replace").strip().partition(" ")
             if verb in ("press", "release") and role in ROLES:
-                node.reset(time.monotonic_ns(), role, verb == "press")
+                node.reset(round(time.monotonic_ns() * speed), role, verb == "press")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,11 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True, help="Modbus TCP port of the room's safety line")
     parser.add_argument("--limits", type=Path, default=SHIPPED)
-    parser.add_argument(
-        "--buttons", type=Path, required=True, help="path of the socket that takes 'press ROLE', 'release ROLE'"
-    )
+    parser.add_argument("--buttons", type=Path, required=True, help="path of a socket: 'press ROLE', 'release ROLE'")
     parser.add_argument("--journal", type=Path, required=True, help="file to which trips, resets and bypasses are appended")
+    parser.add_argument("--speed", type=float, default=1.0, help="seconds per second of a simulated room; never for a real one")
     given = parser.parse_args(arguments)
+    if not 0 < given.speed < float("inf"):
+        parser.error(f"--speed {given.speed} must be above 0")
     with ExitStack() as stack:
         try:
             limits = load(given.limits)
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file.flush()
             os.fsync(file.fileno())
 
-        run(given.host, given.port, limits, buttons, journal, latched)
+        run(ModbusTcp(given.host, given.port), limits, buttons, journal, latched, given.speed)
     return 0
 
 
