@@ -14,7 +14,7 @@ from drivers.hal.errors import BeamlineError, CommunicationError, ConfigError, D
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
 from drivers.hal.reading import Quality
-from drivers.wire.modbus import ModbusClient
+from drivers.wire.modbus import ModbusLine
 
 WRONG_IDENTITY = 3002
 NOT_ALIVE = 3003
@@ -213,7 +213,7 @@ def expected_identity(name: str, config: Device) -> Mapping[int, tuple[int, int]
     return wanted
 
 
-async def check_identity(name: str, config: Device, client: ModbusClient, register: int) -> None:
+async def check_identity(name: str, config: Device, client: ModbusLine, register: int) -> None:
     """Ask every node who it is.
 
     Raises:

@@ -20,7 +20,7 @@ from drivers.hal.facility import Device, Range, Room
 from drivers.hal.reading import Quality, Reading
 from drivers.wire.codecs.cia402 import DriveState, Status
 from drivers.wire.codecs.registers import words_of_milli
-from drivers.wire.modbus import ModbusClient
+from drivers.wire.modbus import ModbusLine
 
 IN_POSITION_MM = 0.5  # accuracy of a robotic couch, assumed
 IN_POSITION_DEG = 0.2
@@ -66,7 +66,7 @@ class SixAxisCouch:
         name: str,
         config: Device,
         room: Room,
-        client: ModbusClient,
+        client: ModbusLine,
         registers: Mapping[str, Mapping[str, int]],
         bus: EventBus,
     ) -> None:
@@ -77,9 +77,10 @@ class SixAxisCouch:
         self._moving = False
         self._still = False
         table = registers["couch"]
+        self._targets = table["targets"]
         self._node = Node(name, config, client, table, ("statusword", "counter"), bus)
         period_s = 0.4 * (config.poll_deadline_ms or POLL_DEADLINE_MS) / 1000.0
-        self._group = DriveGroup(name, client, config.unit_ids, table["controlword"], self._views, period_s)
+        self._group = DriveGroup(name, client, config.unit_ids, table, self._views, period_s)
         self._poller = Poller(name, bus, self._background, self._pause_s)
 
     @property
@@ -187,7 +188,8 @@ class SixAxisCouch:
 
     async def _move(self, wanted: Mapping[str, float], stops: int) -> None:
         target_words = [word for axis in COUCH_AXES for word in words_of_milli(wanted[axis])]
-        await self._node.write("targets", target_words)
+        await self._group.poll(stops)  # for the couch's token, which must be young
+        await self._group.write_set_point(self._targets, target_words)
         if list(await self._node.read_back("targets", len(target_words))) != target_words:
             raise DeviceError("holds other targets than those sent", code=READ_BACK, device=self._name, hint="move again")
         await self._group.enable(stops)
@@ -263,7 +265,8 @@ class SixAxisCouch:
         node = self._node
         braked = bool(node.word("brakes"))
         still = braked or self._still
-        return DriveView(node.unit, "the couch", node.word("statusword"), node.word("error_code"), still, braked)
+        words = node.word("statusword"), node.word("error_code")
+        return DriveView(node.unit, "the couch", *words, still, braked, node.token)
 
     async def _views(self) -> Sequence[DriveView]:
         await self._read()

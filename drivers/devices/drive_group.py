@@ -7,13 +7,13 @@ is allowed or whether the machine arrived: the device that owns the group watche
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected, DeviceError
 from drivers.wire.codecs.cia402 import Command, DriveState, Status, command_towards_enabled, drive_state, fault_text
-from drivers.wire.modbus import ModbusClient
+from drivers.wire.modbus import ModbusLine
 
 FAULT = 3301
 NOT_ENABLED = 3307
@@ -24,6 +24,7 @@ STOPPED = 4010
 ENABLE_TIMEOUT_S = 3.0  # assumed: torque proof and brake release take about 0.3 s
 SET_POINT_TIMEOUT_S = 0.5  # assumed
 REST_TIMEOUT_S = 5.0  # assumed: 3 deg/s to rest takes 2 s, setting the brake 0.1 s
+COMMAND_AGE_S = 0.2  # docs/wires.md: no motion command is older than this when it is carried out
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class DriveView:
     Attributes:
         still: it does not move.
         braked: its brake is applied.
+        token: the drive's own cycles, two registers, which it wants back with a motion command; empty when it tells none.
     """
 
     node: int
@@ -41,6 +43,7 @@ class DriveView:
     error_code: int
     still: bool
     braked: bool
+    token: tuple[int, ...] = ()
 
     @property
     def state(self) -> DriveState:
@@ -60,7 +63,7 @@ class DriveGroup:
         name: device, for messages.
         client: the line they are on.
         nodes: node numbers; the first one takes the set-point.
-        controlword: its register.
+        table: registers; `controlword`, and `command_token` in front of it where the drives drop commands that are too old.
         poll: reads all of them.
         period_s: pause between polls while something happens; well within the time after which an unpolled drive stops.
     """
@@ -68,9 +71,9 @@ class DriveGroup:
     def __init__(
         self,
         name: str,
-        client: ModbusClient,
+        client: ModbusLine,
         nodes: Sequence[int],
-        controlword: int,
+        table: Mapping[str, int],
         poll: Callable[[], Awaitable[Sequence[DriveView]]],
         period_s: float,
     ) -> None:
@@ -79,8 +82,10 @@ class DriveGroup:
         self._name = name
         self._client = client
         self._nodes = tuple(nodes)
-        self._controlword = controlword
-        self._poll = poll
+        self._controlword = table["controlword"]
+        self._token = table.get("command_token")
+        self._poll_drives = poll
+        self._seen: dict[int, DriveView] = {}
 
     async def poll(self, stops: int) -> Sequence[DriveView]:
         """Read the drives during a motion.
@@ -95,6 +100,22 @@ class DriveGroup:
         self._not_stopped(stops)
         self.healthy(views)
         return views
+
+    async def write_set_point(self, register: int, words: Sequence[int]) -> None:
+        """Write the same set-point to every drive, each in one frame with its token. Nothing moves by it.
+
+        The frame passes over the controlword, so it carries the one that starts nothing: disable voltage.
+
+        Raises:
+            CommunicationError: no sound answer, or it waited too long for the line.
+            DeviceError: refused, as too old for example.
+        """
+        for node in self._nodes:
+            gap = [0] * (register - self._controlword - 1)
+            if self._token is None:
+                await self._client.write(node, register, words, within_s=COMMAND_AGE_S)
+            else:
+                await self._command(node, Command.DISABLE_VOLTAGE, (*gap, *words))
 
     def healthy(self, views: Sequence[DriveView]) -> None:
         """Raise DeviceError when a drive is in fault."""
@@ -134,7 +155,7 @@ class DriveGroup:
                 command = command_towards_enabled(view.state)
                 if command is not None and commanded.get(view.node) is not view.state:
                     commanded[view.node] = view.state
-                    await self._client.write(view.node, self._controlword, [command])
+                    await self._command(view.node, command)
                     progress = True
             if not progress:
                 await asyncio.sleep(self.period_s)
@@ -147,7 +168,7 @@ class DriveGroup:
             CommandRejected, CommunicationError: as for `poll`.
         """
         first = self._nodes[0]
-        await self._client.write(first, self._controlword, [Command.NEW_SET_POINT])
+        await self._command(first, Command.NEW_SET_POINT)
         deadline_ns = now_ns() + round(SET_POINT_TIMEOUT_S * 1e9)
         while True:
             views = await self.poll(stops)
@@ -161,7 +182,7 @@ class DriveGroup:
                     hint="all drives of the machine must be enabled and hold the same target",
                 )
             await asyncio.sleep(self.period_s)
-        await self._client.write(first, self._controlword, [Command.ENABLE_OPERATION])
+        await self._command(first, Command.ENABLE_OPERATION)
 
     async def disable(self, stops: int) -> None:
         """Set the brakes, then take torque away; returns when the drives say that both is done.
@@ -170,11 +191,13 @@ class DriveGroup:
             DeviceError: a drive does not come to rest, or is in fault.
             CommandRejected, CommunicationError: as for `poll`.
         """
-        await self._command(Command.SWITCH_ON)
+        for node in self._nodes:
+            await self._command(node, Command.SWITCH_ON)
         await self._until(
             stops, lambda view: view.at_rest and view.state is not DriveState.OPERATION_ENABLED, "setting the brake"
         )
-        await self._command(Command.DISABLE_VOLTAGE)
+        for node in self._nodes:
+            await self._stop(node, Command.DISABLE_VOLTAGE)
         await self._until(stops, lambda view: view.state is DriveState.SWITCH_ON_DISABLED, "taking torque away")
 
     async def quick_stop(self) -> None:
@@ -188,7 +211,7 @@ class DriveGroup:
         failure: BeamlineError | None = None
         for node in self._nodes:
             try:
-                await self._client.write(node, self._controlword, [Command.QUICK_STOP], urgent=True)
+                await self._stop(node, Command.QUICK_STOP, urgent=True)
             except BeamlineError as error:
                 failure = failure or error
         if failure is not None:
@@ -213,7 +236,7 @@ class DriveGroup:
             for view in holding:
                 if view.node not in released:
                     released.add(view.node)
-                    await self._client.write(view.node, self._controlword, [Command.DISABLE_VOLTAGE])
+                    await self._stop(view.node, Command.DISABLE_VOLTAGE)
             if now_ns() >= deadline_ns:
                 names = ", ".join(view.label for view in views if view in moving or view in holding)
                 raise DeviceError(
@@ -233,14 +256,28 @@ class DriveGroup:
         """
         for view in await self._poll():
             if view.state is DriveState.FAULT:
-                await self._client.write(view.node, self._controlword, [Command.DISABLE_VOLTAGE])
-                await self._client.write(view.node, self._controlword, [Command.FAULT_RESET])
-                await self._client.write(view.node, self._controlword, [Command.DISABLE_VOLTAGE])
+                await self._stop(view.node, Command.DISABLE_VOLTAGE)
+                await self._command(view.node, Command.FAULT_RESET)
+                await self._stop(view.node, Command.DISABLE_VOLTAGE)
         self.healthy(await self._poll())
 
-    async def _command(self, command: Command) -> None:
-        for node in self._nodes:
-            await self._client.write(node, self._controlword, [command])
+    async def _poll(self) -> Sequence[DriveView]:
+        views = await self._poll_drives()
+        self._seen.update((view.node, view) for view in views)
+        return views
+
+    async def _command(self, node: int, command: Command, words: Sequence[int] = ()) -> None:
+        """Send a controlword (and the registers behind it) once, with the token that the drive showed last."""
+        seen = self._seen.get(node)
+        if self._token is None:
+            await self._client.write(node, self._controlword, [command, *words], within_s=COMMAND_AGE_S)
+        else:
+            token = seen.token if seen is not None else (0, 0)  # a drive that was never seen refuses it
+            await self._client.write(node, self._token, [*token, command, *words], within_s=COMMAND_AGE_S)
+
+    async def _stop(self, node: int, command: Command, *, urgent: bool = False) -> None:
+        """Send a controlword that is taken whatever its age."""
+        await self._client.write(node, self._controlword, [command], urgent=urgent)
 
     async def _until(self, stops: int, reached: Callable[[DriveView], bool], what: str) -> None:
         deadline_ns = now_ns() + round(REST_TIMEOUT_S * 1e9)

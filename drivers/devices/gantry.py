@@ -21,7 +21,7 @@ from drivers.hal.facility import Device, Room
 from drivers.hal.reading import Quality, Reading
 from drivers.wire.codecs.cia402 import PROFILE_POSITION, Safety, Status
 from drivers.wire.codecs.registers import int32, words_of_milli
-from drivers.wire.modbus import ModbusClient
+from drivers.wire.modbus import ModbusLine
 
 IN_POSITION_S = 0.5  # assumed: time inside the window before the ring counts as arrived
 WRONG_WAY_DEG = 0.5  # assumed: farther than this from the nearest point so far means that it turns the wrong way
@@ -62,7 +62,7 @@ class RotatingGantry:
         name: str,
         config: Device,
         room: Room,
-        client: ModbusClient,
+        client: ModbusLine,
         registers: Mapping[str, Mapping[str, int]],
         bus: EventBus,
     ) -> None:
@@ -80,7 +80,7 @@ class RotatingGantry:
         self._ring = RingReader(name, config, client, registers, self._connection.lost)
         # Two polls, one of them lost, fit into the time after which a drive stops by itself.
         period_s = 0.4 * (config.poll_deadline_ms or POLL_DEADLINE_MS) / 1000.0
-        self._group = DriveGroup(name, client, config.unit_ids[:2], self._drive["controlword"], self._views, period_s)
+        self._group = DriveGroup(name, client, config.unit_ids[:2], self._drive, self._views, period_s)
         self._poller = Poller(name, bus, self._background, self._pause_s)
 
     @property
@@ -248,8 +248,8 @@ class RotatingGantry:
             *words_of_milli(limits.speed_deg_s),
             *words_of_milli(limits.acceleration_deg_s2),
         ]
-        for node in self._config.unit_ids[:2]:
-            await self._client.write(node, first, set_point)
+        await self._group.poll(stops)  # for the drives' tokens, which must be young
+        await self._group.write_set_point(first, set_point)
         for node in self._config.unit_ids[:2]:
             held = await self._client.read(node, first, count)
             if list(held) != set_point:

@@ -15,7 +15,7 @@ from drivers.hal.errors import BeamlineError, CommunicationError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
 from drivers.hal.reading import Quality, Reading
-from drivers.wire.modbus import ModbusClient
+from drivers.wire.modbus import ModbusLine
 
 REFRESH_S = 0.5
 
@@ -35,7 +35,7 @@ class InterlockStatusLine:
     """
 
     def __init__(
-        self, name: str, config: Device, client: ModbusClient, registers: Mapping[str, Mapping[str, int]], bus: EventBus
+        self, name: str, config: Device, client: ModbusLine, registers: Mapping[str, Mapping[str, int]], bus: EventBus
     ) -> None:
         table = registers["permit_relay"]
         self._name = name

@@ -14,7 +14,7 @@ from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
 from drivers.hal.reading import Quality
 from drivers.wire.codecs.registers import int32, uint64
-from drivers.wire.modbus import ModbusClient
+from drivers.wire.modbus import ModbusLine
 
 
 class Node:
@@ -25,7 +25,8 @@ class Node:
         config: its entry in the facility file (one node).
         client: the line.
         table: its registers.
-        block: names of the first and the last register of the status block (the last one is a single register).
+        block: names of the first and the last register of the status block (the last one is a single register); `cycles`,
+            where the table has it, follows.
         bus: where the connection is told.
         counter: name of the liveness register inside the block.
 
@@ -39,7 +40,7 @@ class Node:
         self,
         name: str,
         config: Device,
-        client: ModbusClient,
+        client: ModbusLine,
         table: Mapping[str, int],
         block: tuple[str, str],
         bus: EventBus,
@@ -48,7 +49,8 @@ class Node:
     ) -> None:
         self.unit = config.unit_ids[0]
         self.first = table[block[0]]
-        self.count = table[block[1]] + 1 - self.first
+        self._cycles = table["cycles"] - self.first if "cycles" in table else None
+        self.count = table[block[1]] + 1 - self.first if self._cycles is None else self._cycles + 2
         self.words: tuple[int, ...] = ()
         self.t_ns = 0
         self.life = Liveness(deadline_ns(config))
@@ -83,9 +85,21 @@ class Node:
         self.t_ns = now_ns()
         return self.life.see(words[self._counter], self.t_ns)
 
-    async def write(self, register: str, values: Sequence[int]) -> None:
-        """Write registers from the named one on, once."""
-        await self._client.write(self.unit, self._table[register], values)
+    @property
+    def token(self) -> tuple[int, ...]:
+        """The node's own cycles as last read, two registers, which it wants back with a command; empty when it tells none."""
+        at = self._cycles
+        return () if at is None else self.words[at : at + 2]
+
+    async def command(self, register: str, values: Sequence[int], within_s: float) -> None:
+        """Write registers from the named one on, once, in one frame with the token in front of them where there is one.
+
+        Raises:
+            CommunicationError: no sound answer, or it waited longer than `within_s` for the line.
+            DeviceError: refused, as too old for example.
+        """
+        token = self.token
+        await self._client.write(self.unit, self._table[register] - len(token), [*token, *values], within_s=within_s)
 
     async def read_back(self, register: str, count: int) -> tuple[int, ...]:
         """Read registers outside the block."""

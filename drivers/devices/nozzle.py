@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntFlag
 
 from drivers.devices.connect import Poller, silent
+from drivers.devices.drive_group import COMMAND_AGE_S
 from drivers.devices.node import Node
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import CommandRejected, DeviceError
@@ -19,7 +20,7 @@ from drivers.hal.events import EventBus
 from drivers.hal.facility import Device, Room
 from drivers.hal.reading import Quality, Reading
 from drivers.wire.codecs.registers import words_of_milli
-from drivers.wire.modbus import ModbusClient
+from drivers.wire.modbus import ModbusLine
 
 IN_POSITION_MM = 0.5  # assumed
 SET_UP_TIMEOUT_S = 60.0  # assumed: 450 mm at 20 mm/s take 24 s
@@ -60,7 +61,7 @@ class Nozzle:
         name: str,
         config: Device,
         room: Room,
-        client: ModbusClient,
+        client: ModbusLine,
         registers: Mapping[str, Mapping[str, int]],
         bus: EventBus,
     ) -> None:
@@ -69,7 +70,9 @@ class Nozzle:
         self._limits = room.nozzle
         self._ids = tuple(shifter.id for shifter in room.nozzle.range_shifters)
         self._bus = bus
-        self._node = Node(name, config, client, registers["nozzle"], ("status", "counter"), bus)
+        table = registers["nozzle"]
+        self._gap = (0,) * (table["snout_target"] - table["shifter_mask"] - 1)
+        self._node = Node(name, config, client, table, ("status", "counter"), bus)
         self._period_s = 0.4 * (config.poll_deadline_ms or POLL_DEADLINE_MS) / 1000.0
         self._poller = Poller(name, bus, self._background, self._pause_s)
         self._declared: tuple[str, ...] = ()
@@ -166,10 +169,10 @@ class Nozzle:
 
     async def _move(self, snout_mm: float | None, mask: int) -> None:
         node = self._node
-        if node.word("shifter_mask_actual") != mask:
-            await node.write("shifter_mask", [mask])
         if snout_mm is not None and abs(self._snout_mm() - snout_mm) > IN_POSITION_MM / 10.0:
-            await node.write("snout_target", words_of_milli(snout_mm))
+            await node.command("shifter_mask", [mask, *self._gap, *words_of_milli(snout_mm)], COMMAND_AGE_S)
+        elif node.word("shifter_mask_actual") != mask:
+            await node.command("shifter_mask", [mask], COMMAND_AGE_S)
         deadline_ns = now_ns() + round(SET_UP_TIMEOUT_S * 1e9)
         while True:
             await node.read()

@@ -17,7 +17,7 @@ from drivers.hal.facility import Device
 from drivers.hal.reading import Quality, Reading
 from drivers.wire.codecs.cia402 import DriveState, Safety, drive_state
 from drivers.wire.codecs.registers import int16, int32
-from drivers.wire.modbus import ModbusClient
+from drivers.wire.modbus import ModbusLine
 
 ENCODER_PAIR_DEG = 0.2  # starting value of the encoder pair's trip, assumed
 STANDSTILL_DEG_S = 0.01  # a ring that is slower stands (bound for beam while moving), assumed
@@ -34,6 +34,7 @@ class DriveSample:
     torque_percent: float
     error_code: int
     safety: Safety
+    token: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ class RingSample:
         """One drive as its group sees it."""
         drive = self.drives[index]
         braked = Safety.SBC in drive.safety
-        return DriveView(node, f"drive {'AB'[index]}", drive.statusword, drive.error_code, self.still, braked)
+        label = f"drive {'AB'[index]}"
+        return DriveView(node, label, drive.statusword, drive.error_code, self.still, braked, drive.token)
 
 
 class RingReader:
@@ -106,7 +108,7 @@ class RingReader:
         self,
         name: str,
         config: Device,
-        client: ModbusClient,
+        client: ModbusLine,
         registers: Mapping[str, Mapping[str, int]],
         lost: Callable[[CommunicationError], None],
     ) -> None:
@@ -119,7 +121,8 @@ class RingReader:
         drive, encoder = registers["drive"], registers["load_encoder"]
         self._drive = {key: address - drive["statusword"] for key, address in drive.items()}
         self._encoder = {key: address - encoder["status"] for key, address in encoder.items()}
-        drive_span = (drive["statusword"], self._drive["counter"] + 1)
+        self._token = slice(self._drive["cycles"], self._drive["cycles"] + 2) if "cycles" in drive else slice(0)
+        drive_span = (drive["statusword"], max(self._drive["counter"] + 1, self._token.stop))
         encoder_span = (encoder["status"], self._encoder["counter"] + 1)
         a, b, load = config.unit_ids
         self._spans = ((a, *drive_span), (b, *drive_span), (load, *encoder_span))
@@ -203,4 +206,5 @@ class RingReader:
             int16(words[at["torque"]]) / 10.0,
             words[at["error_code"]],
             Safety(words[at["safety"]] & 0x3F),
+            tuple(words[self._token]),
         )

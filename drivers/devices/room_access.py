@@ -18,7 +18,7 @@ from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
 from drivers.hal.reading import Reading
 from drivers.wire.codecs.registers import words_of_int32, words_of_milli
-from drivers.wire.modbus import ModbusClient, Withheld
+from drivers.wire.modbus import ModbusLine, Withheld
 
 PULSE_S = 0.05  # docs/wires.md: must change at least every 100 ms
 REFRESH_S = 0.5
@@ -79,7 +79,7 @@ class RoomAccessIO:
     """
 
     def __init__(
-        self, name: str, config: Device, client: ModbusClient, registers: Mapping[str, Mapping[str, int]], bus: EventBus
+        self, name: str, config: Device, client: ModbusLine, registers: Mapping[str, Mapping[str, int]], bus: EventBus
     ) -> None:
         table = registers["safety"]
         self._name = name

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from drivers.hal.errors import CommunicationError, DataError, DeviceError
 from drivers.wire.framing import Answer, ClientFramer, Kind, Query
@@ -18,7 +19,11 @@ from drivers.wire.stream import Stream, StreamOpener
 NO_ANSWER = 2001
 LINE_CLOSED = 2002
 GARBAGE = 2003
+WAITED = 2008  # a command whose time ran out while it waited for the line; it was not sent
 REFUSED = 3001
+TOO_OLD = 3004  # the device dropped a command by its token: docs/wires.md, "Old commands"
+
+TOO_OLD_EXCEPTION = 7  # "negative acknowledge"
 
 _EXCEPTIONS = {
     1: "illegal function",
@@ -27,6 +32,7 @@ _EXCEPTIONS = {
     4: "device failure",
     5: "acknowledged, still working",
     6: "device busy",
+    TOO_OLD_EXCEPTION: "the command is too old, nothing was changed",
 }
 
 
@@ -43,6 +49,53 @@ class LineCounts:
 
 class Withheld(Exception):
     """A guarded write was not sent, because its guard said no when its turn came."""
+
+
+class ModbusLine(Protocol):
+    """What devices need of a Modbus line; fulfilled by `ModbusClient` and, for several lines, by `routed.RoutedClient`."""
+
+    @property
+    def name(self) -> str:
+        """Endpoint, for messages."""
+        ...
+
+    @property
+    def counts(self) -> LineCounts:
+        """What happened since the start."""
+        ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the line is open. Says nothing about anyone at the other end."""
+        ...
+
+    async def connect(self) -> None:
+        """Open the line unless it is open; see `ModbusClient.connect`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the line; it can be opened again."""
+        ...
+
+    async def read(self, unit: int, address: int, count: int) -> tuple[int, ...]:
+        """Read holding registers of a node; see `ModbusClient.read`."""
+        ...
+
+    async def write(self, unit: int, address: int, values: Sequence[int], *, urgent: bool = False) -> None:
+        """Write registers of a node, once; see `ModbusClient.write`."""
+        ...
+
+    async def read_write(
+        self,
+        unit: int,
+        read: tuple[int, int],
+        write_address: int,
+        values: Sequence[int],
+        *,
+        guard: Callable[[], bool] | None = None,
+    ) -> tuple[int, ...]:
+        """Write, then read, in one transaction, once; see `ModbusClient.read_write`."""
+        ...
 
 
 class ModbusClient:
@@ -119,19 +172,42 @@ class ModbusClient:
                 tries -= 1
                 self.counts.retries += 1
 
-    async def write(self, unit: int, address: int, values: Sequence[int], *, urgent: bool = False) -> None:
-        """Write registers of a node, once. `urgent` passes everyone who waits for the line.
+    async def write(
+        self, unit: int, address: int, values: Sequence[int], *, urgent: bool = False, within_s: float | None = None
+    ) -> None:
+        """Write registers of a node, once.
+
+        Args:
+            unit: node.
+            address: first register.
+            values: what to write.
+            urgent: pass everyone who waits for the line (a quick stop).
+            within_s: a command that has waited longer than this for the line is not sent any more.
 
         Raises:
-            CommunicationError: no sound answer; the write may or may not have been taken.
-            DeviceError: the node refuses.
+            CommunicationError: no sound answer; the write may or may not have been taken. Code WAITED: it was not sent.
+            DeviceError: the node refuses. Code TOO_OLD: it dropped a command that took too long to arrive.
             DataError: a value does not fit a register.
         """
         try:
             query = self._framer.write(unit, address, values)
         except ValueError as error:
             raise DataError(str(error), code=5001, device=self.name) from None
-        await self._transact(query, urgent=urgent)
+        if within_s is None:
+            await self._transact(query, urgent=urgent)
+            return
+        loop = asyncio.get_running_loop()
+        asked_s = loop.time()
+        try:
+            await self._transact(query, urgent=urgent, guard=lambda: loop.time() - asked_s <= within_s)
+        except Withheld:
+            raise CommunicationError(
+                f"a command to node {unit} waited {(loop.time() - asked_s) * 1000:.0f} ms for the line,"
+                f" limit {within_s * 1000:g} ms: not sent",
+                code=WAITED,
+                device=self.name,
+                hint="give the command again; find out who keeps the line busy",
+            ) from None
 
     async def read_write(
         self,
@@ -179,7 +255,8 @@ class ModbusClient:
         if answer.exception:
             self.counts.refused += 1
             why = _EXCEPTIONS.get(answer.exception, f"exception {answer.exception}")
-            raise DeviceError(f"node {query.head[0]} refuses function {query.head[1]}: {why}", code=REFUSED, device=self.name)
+            code = TOO_OLD if answer.exception == TOO_OLD_EXCEPTION else REFUSED
+            raise DeviceError(f"node {query.head[0]} refuses function {query.head[1]}: {why}", code=code, device=self.name)
         return answer
 
     async def _ask(self, stream: Stream, query: Query) -> Answer:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import termios
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import serial
@@ -17,6 +19,7 @@ from serial_asyncio_fast import SerialTransport
 from drivers.wire.stream import Stream, StreamOpener
 from drivers.wire.transport_stream import STALL_S, TransportStream
 
+_PTYS = "/dev/pts"
 _REASONS = {
     errno.ENOENT: "there is no such serial line; is the adapter plugged in?",
     errno.ENODEV: "there is no device behind this serial line; is the adapter plugged in?",
@@ -53,14 +56,21 @@ def serial_opener(
     """
 
     def open_port() -> Any:
-        return serial.Serial(
-            path, baudrate, parity=parity, stopbits=stopbits, timeout=0, write_timeout=0, exclusive=exclusive or None
-        )
+        # A pty carries no parity bit, and the C library refuses to change nothing else than the parity of one.
+        bit = "N" if Path(path).resolve().is_relative_to(_PTYS) else parity
+        return serial.Serial(path, baudrate, parity=bit, stopbits=stopbits, timeout=0, exclusive=exclusive or None)
 
     async def open_stream() -> Stream:
-        port = await _in_thread(open_port, path)
-        stream = SerialStream(path, port, stall_s)
-        _Transport(asyncio.get_running_loop(), stream, port)
+        try:
+            port = await _in_thread(open_port)
+            stream = SerialStream(path, port, stall_s)
+            try:
+                _Transport(asyncio.get_running_loop(), stream, port)
+            except BaseException:
+                port.close()
+                raise
+        except (OSError, ValueError, termios.error) as error:
+            raise ConnectionError(f"{path}: {_reason(error)}") from error
         await stream.ready()
         return stream
 
@@ -96,7 +106,7 @@ class _Transport(SerialTransport):
         self._abort(exc)
 
 
-async def _in_thread(open_port: Any, path: str) -> Any:
+async def _in_thread(open_port: Callable[[], Any]) -> Any:
     """Open in a thread (an adapter may take its time); a port that was opened for nobody is closed."""
     opening = asyncio.get_running_loop().run_in_executor(None, open_port)
     try:
@@ -104,10 +114,14 @@ async def _in_thread(open_port: Any, path: str) -> Any:
     except asyncio.CancelledError:
         opening.add_done_callback(_close_unwanted)
         raise
-    except OSError as error:
-        raise ConnectionError(f"{path}: {_REASONS.get(error.errno or 0, str(error))}") from error
-    except (ValueError, termios.error) as error:
-        raise ConnectionError(f"{path}: {error}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in words that help; pyserial hides the system's error behind its own."""
+    if isinstance(error.__context__, termios.error):
+        error = error.__context__
+    number = error.args[0] if error.args else None
+    return _REASONS.get(number, str(error)) if isinstance(number, int) else str(error)
 
 
 def _close_unwanted(opening: asyncio.Future[Any]) -> None:
