@@ -37,10 +37,11 @@ LIST_MAX = 64  # longer rows of integers are written as base64: a result of 256 
 BAD_RECORDING = 5401
 
 # Kinds that leave the program, and kinds that come to it.
-OUT = frozenset(
-    {"open", "write", "close", "get", "put", "monitor", "unmonitor", "cancel", "publish", "subscribe", "unsubscribe", "ask"}
-)
-IN = frozenset({"opened", "read", "got", "done", "value", "error", "link", "message", "answer"})
+STREAM_OUT = frozenset({"open", "write", "close"})
+CHANNELS_OUT = frozenset({"get", "put", "monitor", "unmonitor"})
+MESSAGES_OUT = frozenset({"publish", "post", "subscribe", "unsubscribe", "watch", "unwatch"})
+OUT = STREAM_OUT | CHANNELS_OUT | MESSAGES_OUT | {"cancel", "ask"}
+IN = frozenset({"opened", "read", "got", "done", "value", "error", "link", "message", "notice", "answer"})
 
 _ERRORS: dict[str, type[BeamlineError]] = {
     kind.__name__: kind for kind in (ConfigError, CommunicationError, DeviceError, CommandRejected, DataError)

@@ -145,6 +145,10 @@ class Recorder:
             self.failure = f"{self.path}: the recording ends early: {error.strerror or error}"
 
 
+def _json(flag: bool) -> str:
+    return "true" if flag else "false"
+
+
 class _RecordedStream:
     """A stream that tells what passes."""
 
@@ -201,7 +205,7 @@ class _Link:
         """Take an answer, and give it back."""
         if self._known.get(name) is not up:
             self._known[name] = up
-            self._recorder.put_down(self._wire, "link", f'"n":{json.dumps(name)},"up":{"true" if up else "false"}')
+            self._recorder.put_down(self._wire, "link", f'"n":{json.dumps(name)},"up":{_json(up)}')
         return up
 
 
@@ -272,7 +276,7 @@ class _RecordedMessages:
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 1.0) -> None:
         """Hand a message to the broker; message and outcome are written down."""
-        fields = f'"n":{json.dumps(topic)},"x":"{payload.hex()}","retain":{"true" if retain else "false"}'
+        fields = f'"n":{json.dumps(topic)},"x":"{payload.hex()}","retain":{_json(retain)}'
         number = self._recorder.ask(self._wire, "publish", fields)
         try:
             await self._messages.publish(topic, payload, retain=retain, timeout_s=timeout_s)
@@ -281,24 +285,53 @@ class _RecordedMessages:
             raise
         self._recorder.put_down(self._wire, "done", f'"q":{number}')
 
-    def subscribe(self, pattern: str, callback: Callable[[Message], None]) -> Callable[[], None]:
+    def post(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Publish without waiting; message and outcome are written down."""
+        sent = self._messages.post(topic, payload, retain=retain)
+        fields = f'"n":{json.dumps(topic)},"x":"{payload.hex()}","retain":{_json(retain)},"sent":{_json(sent)}'
+        self._recorder.ask(self._wire, "post", fields)
+        return sent
+
+    def subscribe(self, pattern: str, callback: Callable[[Message], None], *, retained: bool = True) -> Callable[[], None]:
         """Subscribe; each message is written down before it is handed on."""
         recorder, wire = self._recorder, self._wire
         number = recorder.ask(wire, "subscribe", f'"n":{json.dumps(pattern)}')
 
         def take(message: Message) -> None:
-            retained = "true" if message.retained else "false"
-            fields = f'"q":{number},"n":{json.dumps(message.topic)},"x":"{message.payload.hex()}","retained":{retained}'
+            kept = _json(message.retained)
+            fields = f'"q":{number},"n":{json.dumps(message.topic)},"x":"{message.payload.hex()}","retained":{kept}'
             recorder.put_down(wire, "message", fields)
             callback(message)
 
-        end = self._messages.subscribe(pattern, take)
+        end = self._messages.subscribe(pattern, take, retained=retained)
 
         def cancel() -> None:
             recorder.ask(wire, "unsubscribe", f'"of":{number}')
             end()
 
         return cancel
+
+    def watch(self, callback: Callable[[bool], None]) -> Callable[[], None]:
+        """Be told of a lost broker and of its return; written down before it is handed on."""
+        recorder, wire = self._recorder, self._wire
+        number = recorder.ask(wire, "watch")
+
+        def take(up: bool) -> None:
+            recorder.put_down(wire, "notice", f'"q":{number},"up":{_json(up)}')
+            callback(up)
+
+        end = self._messages.watch(take)
+
+        def cancel() -> None:
+            recorder.ask(wire, "unwatch", f'"of":{number}')
+            end()
+
+        return cancel
+
+    @property
+    def dropped(self) -> int:
+        """Messages that were dropped; a figure for display, not written down."""
+        return self._messages.dropped
 
     @property
     def connected(self) -> bool:
@@ -328,5 +361,5 @@ class _RecordedAnswers:
         except BaseException as error:
             self._recorder.failed(self.wire, number, error)
             raise
-        self._recorder.put_down(self.wire, "answer", f'"q":{number},"yes":{"true" if answer else "false"}')
+        self._recorder.put_down(self.wire, "answer", f'"q":{number},"yes":{_json(answer)}')
         return answer
