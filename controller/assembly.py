@@ -32,7 +32,7 @@ from drivers.hal.capabilities import Axis, RoomDevices
 from drivers.hal.clock import now_ns
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device, Facility
-from drivers.wire.memory import MemoryChannels, MemoryLine
+from drivers.wire.memory import MemoryBroker, MemoryChannels, MemoryLine
 from drivers.wire.modbus import ModbusClient
 from drivers.wire.tap import NoTap, Tap
 from interlocks.daemon import SAFETY_NODE, InterlockNode
@@ -51,6 +51,7 @@ from simulators.plant.kernel import Kernel
 from simulators.plant.truth import TruthError, load_truth
 from simulators.servers.modbus import ModbusNodes, responder
 from simulators.servers.process_variables import PvTable, facility_pvs
+from simulators.servers.room_messages import RoomMessages
 from simulators.servers.room_nodes import motion_nodes, safety_nodes
 from simulators.world import World
 
@@ -224,6 +225,9 @@ class SimulatedWorld:
         self.world = World(self.plant.kernel)
         self.variables: PvTable = facility_pvs(self.plant)
         self.channels = MemoryChannels(self.variables, self.world.sync)
+        self.broker = MemoryBroker()
+        self.messages = self.broker.client()
+        self.spoken = RoomMessages(self.plant.rooms[room], self.plant.truth.prefix, self.broker.client(), self.world.sync)
         self.tap: Tap = tap or NoTap()
         self.limits: Limits = load_limits()
         self.simulated = self._build_room(room)
@@ -254,6 +258,7 @@ class SimulatedWorld:
         plant = self.plant.rooms[self.room]
         room.motion.server.serve(responder(motion_nodes(plant), self.world.sync, "rtu"))
         room.safety.server.serve(responder(room.safety_nodes, self.world.sync, "tcp"))
+        self.spoken.start()
         self.world.add(f"{self.room}-interlocks", room.interlock.step)
 
     async def stop(self) -> None:
@@ -261,6 +266,8 @@ class SimulatedWorld:
         await self.simulated.operator.stop()
         for line in (self.simulated.motion, self.simulated.safety):
             line.server.shut()
+        self.spoken.stop()
+        await self.messages.close()
         await self.channels.close()
         self.world.stop()
 
@@ -306,12 +313,6 @@ class SimulatedWorld:
             gantry = RotatingGantry(*entry("gantry"), room, motion, registers, self.bus)
         else:
             gantry = FixedPort(f"{self.room}-port", room, open_route=lambda: accelerator.route)
-        patient = self.plant.rooms[self.room].patient
-
-        def take_images() -> dict[str, float]:
-            self.world.sync()
-            return patient.registered_correction()
-
         return RoomDevices(
             gantry=gantry,
             couch=SixAxisCouch(*entry("couch"), room, motion, registers, self.bus),
@@ -322,7 +323,7 @@ class SimulatedWorld:
             dose_monitor=SecondDoseUnit(*entry("dose-unit-2"), channels, self.bus),
             access=RoomAccessIO(*entry("safety"), safety, registers, self.bus),
             interlock=InterlockStatusLine(*entry("interlock"), safety, registers, self.bus),
-            imager=OrthogonalImager(*entry("imager"), take_images, self.bus),
+            imager=OrthogonalImager(*entry("imager"), tap.messages("mqtt", self.messages), self.bus),
         )
 
     def _tell_planted(self, timed: TimedFault) -> None:

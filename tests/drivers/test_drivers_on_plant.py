@@ -18,7 +18,7 @@ from drivers.hal.capabilities import COUCH_AXES
 from drivers.hal.errors import CommandRejected, DeviceError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Facility, load_facility
-from drivers.wire.memory import MemoryLine
+from drivers.wire.memory import MemoryBroker, MemoryLine
 from drivers.wire.modbus import ModbusClient
 from simulators import clock
 from simulators.plant.gantry import GantryRing
@@ -26,6 +26,7 @@ from simulators.plant.kernel import Kernel, TruthEvent
 from simulators.plant.motion_truth import MotionTruth
 from simulators.plant.room import RoomPlant
 from simulators.servers.modbus import motion_nodes, safety_nodes, serve_stream
+from simulators.servers.room_messages import RoomMessages
 from simulators.world import World
 
 
@@ -306,7 +307,11 @@ def test_images_and_couch_bring_the_patient_to_the_planned_place() -> None:
         planned = dict.fromkeys(COUCH_AXES, 0.0) | {"longitudinal_mm": 100.0}
         patient = stand.plant.patient
         patient.lie_down([planned[axis] for axis in COUCH_AXES])
-        imager = OrthogonalImager("G1-imager", stand.facility.devices["G1-imager"], patient.registered_correction, EventBus())
+        broker = MemoryBroker()
+        server = RoomMessages(stand.plant, "ASAN", broker.client(), stand.world.sync)
+        server.start()
+        imager = OrthogonalImager("G1-imager", stand.facility.devices["G1-imager"], broker.client(), EventBus())
+        await imager.connect()
         axes = await stand.couch.move_to(planned)
         for _ in range(2):
             stand.world.sync()
@@ -317,6 +322,9 @@ def test_images_and_couch_bring_the_patient_to_the_planned_place() -> None:
         residual = patient.residual(stand.world.now_ns)
         assert abs(residual[:3]).max() < 1.5
         assert abs(residual[3:]).max() < 0.6
+        assert server.images_taken == 2
+        await imager.close()
+        server.stop()
 
     on_the_plant(body)
 

@@ -1,4 +1,4 @@
-"""Couch, nozzle, safety I/O, interlock view and imager on small nodes: read back, refuse, and never pulse after a drop."""
+"""Couch, nozzle, safety I/O and interlock view on small nodes: read back, refuse, and never pulse after a drop."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.devices.couch import SixAxisCouch
-from drivers.devices.imager import OrthogonalImager
 from drivers.devices.interlock_view import InterlockStatusLine
 from drivers.devices.nozzle import Nozzle
 from drivers.devices.room_access import RoomAccessIO
-from drivers.hal.capabilities import COUCH_AXES, AxisGroup, Imager, InterlockView, RoomAccess, Snout
+from drivers.hal.capabilities import AxisGroup, InterlockView, RoomAccess, Snout
 from drivers.hal.errors import BeamlineError, CommandRejected, CommunicationError, DataError, DeviceError
 from drivers.hal.events import Event, EventBus
 from drivers.hal.facility import load_facility
@@ -464,7 +463,7 @@ def test_presets_are_read_back() -> None:
     in_a_room(body)
 
 
-# --- interlock view and imager ------------------------------------------------------------------------------------------
+# --- interlock view -----------------------------------------------------------------------------------------------------
 
 
 def test_the_interlock_view_shows_relay_trips_and_first_out() -> None:
@@ -493,19 +492,3 @@ def test_a_dead_interlock_daemon_is_never_shown_as_fresh() -> None:
         assert room.interlock.readings()[0].quality is Quality.GOOD  # an open relay is the truth, whoever opened it
 
     in_a_room(body)
-
-
-def test_the_imager_gives_six_finite_numbers_or_an_error() -> None:
-    async def main() -> None:
-        answer: dict[str, float] = {axis: 0.5 * i for i, axis in enumerate(COUCH_AXES)}
-        imager = OrthogonalImager("G1-imager", ASAN.devices["G1-imager"], lambda: answer, EventBus())
-        assert isinstance(imager, Imager)
-        assert await imager.registered_correction() == answer
-        answer["roll_deg"] = math.nan
-        with pytest.raises(DataError, match="no number for roll_deg"):
-            await imager.registered_correction()
-        del answer["roll_deg"]
-        with pytest.raises(DataError, match="needed"):
-            await imager.registered_correction()
-
-    clock.run(main())

@@ -1,6 +1,6 @@
-"""Memory twin of MQTT: one broker in this process, clients with latency and a last will.
+"""Memory twin of MQTT: one broker in this process, clients with latency, a birth message and a last will.
 
-It keeps the written semantics M1 to M6 (docs/wire-semantics.md).
+It keeps the written semantics M1 to M12 (docs/wire-semantics.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from drivers.hal.clock import now_ns
 from drivers.hal.errors import CommunicationError
 from drivers.wire.memory.fifo import Fifo
 from drivers.wire.memory.stream import LATENCY_S
-from drivers.wire.messages import Message, topic_matches
+from drivers.wire.messages import Message, Notice, topic_matches
+from drivers.wire.subscriptions import Subscription, Subscriptions
+from drivers.wire.waiting import WaitingMessages
+
+AT_ONCE = 64  # posted messages that the broker takes before others in the loop have their turn; assumed
+NO_BROKER = 2006
 
 
 class MemoryBroker:
@@ -34,9 +39,16 @@ class MemoryBroker:
         """Whether the broker answers."""
         return self._up
 
-    def client(self, will: tuple[str, bytes] | None = None) -> MemoryMessages:
-        """A new client; `will` is (topic, payload), published when the client is lost without a farewell."""
-        client = MemoryMessages(self, will)
+    def client(
+        self, will: tuple[str, bytes] | Notice | None = None, birth: tuple[str, bytes] | Notice | None = None
+    ) -> MemoryMessages:
+        """A new client.
+
+        Args:
+            will: published when the client is lost without a farewell.
+            birth: published whenever the client has connected, before anything else it says.
+        """
+        client = MemoryMessages(self, None if will is None else Notice(*will), None if birth is None else Notice(*birth))
         self._clients.append(client)
         return client
 
@@ -44,17 +56,21 @@ class MemoryBroker:
         """Lose the broker: messages under way and retained messages are lost."""
         self._up = False
         self._retained.clear()
+        for client in tuple(self._clients):
+            client.lost()
 
     def start(self) -> None:
         """Bring the broker back; clients reconnect and keep their subscriptions."""
         self._up = True
+        for client in tuple(self._clients):
+            client.found()
 
     def lose(self, client: MemoryMessages) -> None:
         """A client's process dies: its last will is published."""
         if client in self._clients:
             self._clients.remove(client)
             if client.will is not None:
-                self.publish(*client.will, retain=False)
+                self.publish(*client.will)
 
     def leave(self, client: MemoryMessages) -> None:
         """A client says farewell: no will."""
@@ -69,8 +85,10 @@ class MemoryBroker:
         """A message reaches the broker."""
         if not self._up:
             return
-        if retain:
+        if retain and payload:
             self._retained[topic] = payload
+        elif retain:
+            self._retained.pop(topic, None)
         for client in tuple(self._clients):
             if client.wants(topic):
                 self._outward.call_later(self.latency_s, self._hand_over, client, topic, payload)
@@ -87,48 +105,99 @@ class MemoryBroker:
 class MemoryMessages:
     """A client of a `MemoryBroker`; fulfils `drivers.wire.messages.Messages`."""
 
-    def __init__(self, broker: MemoryBroker, will: tuple[str, bytes] | None) -> None:
+    def __init__(self, broker: MemoryBroker, will: Notice | None, birth: Notice | None = None) -> None:
         self.will = will
+        self._birth = birth
         self._broker = broker
-        self._subscriptions: list[tuple[str, Callable[[Message], None]]] = []
+        self._subscriptions = Subscriptions()
+        self._outgoing = WaitingMessages()
+        self._sending = False
         self._closed = False
+        if broker.up:
+            self.found()
 
     @property
     def connected(self) -> bool:
         """Whether the broker is reachable."""
         return self._broker.up and not self._closed
 
+    @property
+    def dropped(self) -> int:
+        """Messages, in and out, that were dropped because too many waited."""
+        return self._subscriptions.waiting.dropped + self._outgoing.dropped
+
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, timeout_s: float = 1.0) -> None:
         """Hand a message to the broker; see `Messages.publish`."""
         if not self.connected:
-            raise CommunicationError(f"no broker for {topic} within {timeout_s} s", code=2006, retryable=True)
+            raise CommunicationError(f"no broker for {topic}", code=NO_BROKER, retryable=True)
+        self._send_waiting()
         self._broker.send(topic, bytes(payload), retain)
 
-    def subscribe(self, pattern: str, callback: Callable[[Message], None]) -> Callable[[], None]:
+    def post(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Publish without waiting; see `Messages.post`."""
+        if not self.connected:
+            return False
+        self._outgoing.put(Message(topic, bytes(payload), 0, retain))
+        if not self._sending:
+            self._sending = True
+            asyncio.get_running_loop().call_soon(self._send_some)
+        return True
+
+    def subscribe(self, pattern: str, callback: Callable[[Message], None], *, retained: bool = True) -> Callable[[], None]:
         """Messages that match, retained ones first; see `Messages.subscribe`."""
-        entry = (pattern, callback)
-        self._subscriptions.append(entry)
+        entry = self._subscriptions.add(pattern, callback, retained)
         if self.connected:
             asyncio.get_running_loop().call_later(2 * self._broker.latency_s, self._replay, entry)
-        return lambda: self._subscriptions.remove(entry) if entry in self._subscriptions else None
+        return lambda: self._subscriptions.remove(entry)
+
+    def watch(self, callback: Callable[[bool], None]) -> Callable[[], None]:
+        """Tell losses and returns of the broker; see `Messages.watch`."""
+        return self._subscriptions.watch(callback)
 
     async def close(self) -> None:
         """Leave in good order: the last will is not sent."""
+        if self._closed:
+            return
+        self._send_waiting()
         self._closed = True
         self._subscriptions.clear()
         self._broker.leave(self)
 
     def wants(self, topic: str) -> bool:
         """Whether a subscription matches."""
-        return any(topic_matches(pattern, topic) for pattern, _ in self._subscriptions)
+        return self._subscriptions.wants(topic)
 
     def arrive(self, topic: str, payload: bytes) -> None:
         """A message reaches this client."""
-        for pattern, callback in tuple(self._subscriptions):
-            if topic_matches(pattern, topic):
-                callback(Message(topic, payload, now_ns()))
+        if not self._closed:
+            self._subscriptions.arrive(Message(topic, payload, now_ns()))
 
-    def _replay(self, entry: tuple[str, Callable[[Message], None]]) -> None:
-        if entry in self._subscriptions and self.connected:
-            for topic, payload in self._broker.retained(entry[0]):
-                entry[1](Message(topic, payload, now_ns(), retained=True))
+    def lost(self) -> None:
+        """The broker is gone: what was posted is lost with it."""
+        self._outgoing.clear()
+        self._subscriptions.tell(False)
+
+    def found(self) -> None:
+        """The broker is there: the birth message goes first."""
+        if self._birth is not None:
+            self._broker.send(*self._birth)
+        self._subscriptions.tell(True)
+
+    def _send_some(self) -> None:
+        for _ in range(AT_ONCE):
+            message = self._outgoing.take()
+            if message is None:
+                self._sending = False
+                return
+            self._broker.send(message.topic, message.payload, message.retained)
+        asyncio.get_running_loop().call_soon(self._send_some)
+
+    def _send_waiting(self) -> None:
+        """Nothing that was posted before may be overtaken."""
+        while (message := self._outgoing.take()) is not None:
+            self._broker.send(message.topic, message.payload, message.retained)
+
+    def _replay(self, entry: Subscription) -> None:
+        if self.connected:
+            for topic, payload in self._broker.retained(entry.pattern):
+                self._subscriptions.hand_to(entry, Message(topic, payload, now_ns(), retained=True))
