@@ -97,7 +97,7 @@ def take_in(
             raise Refused([room, *map(str, everywhere)], plan)
         reasons = [str(refusal) for refusal in check(plan, facility, room, library, tuple(overrides), numbers)]
         if not reasons:
-            reasons = [reason for beam in chosen for reason in placement_reasons(beam, room)]
+            reasons = placement_reasons(chosen, room)
         if reasons:
             raise Refused(reasons, plan)
         schedules = tuple(schedule(beam, facility, room, library) for beam in chosen)
@@ -140,17 +140,23 @@ def shared_refusals(by_room: Sequence[Sequence[Refusal]]) -> list[Refusal]:
     ]
 
 
-def placement_reasons(beam: Beam, room: Room) -> list[str]:
-    """Why a beam's place cannot be taken up: targets out of reach, or nozzle and couch too near each other there."""
+def placement_reasons(beams: Sequence[Beam], room: Room) -> list[str]:
+    """Why a beam's place cannot be taken up: targets out of reach, nozzle and couch too near each other there, or no free way
+    there from the place of the beam before it."""
     from controller.room.collision import check_place
-    from controller.room.positioning import targets_for
+    from controller.room.positioning import Targets, blocked_between_beams, targets_for
 
-    try:
-        targets = targets_for(beam, room)
-        check_place(targets.gantry_deg, targets.snout_mm, targets.couch, room=room.name)
-    except BeamlineError as error:
-        return [f"beam {beam.number}: {error}"]
-    return []
+    reasons: list[str] = []
+    places: list[tuple[int, Targets]] = []
+    for beam in beams:
+        try:
+            targets = targets_for(beam, room)
+            check_place(targets.gantry_deg, targets.snout_mm, targets.couch, room=room.name)
+        except BeamlineError as error:
+            reasons.append(f"beam {beam.number}: {error}")
+        else:
+            places.append((beam.number, targets))
+    return reasons or blocked_between_beams(places, room)
 
 
 def report(intake: Intake) -> dict[str, Any]:

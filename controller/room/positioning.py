@@ -6,8 +6,9 @@ Targets and the order of motions are pure; `Positioner` carries them out through
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -207,57 +208,137 @@ def _names(items: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Motions:
-    """What has to move, in order, every step checked for collision beforehand."""
+    """What has to move, in order, every step checked for collision beforehand.
+
+    `couch` holds one place for each "couch" in `order`: more than one when the couch has to wait aside for the gantry.
+    """
 
     order: tuple[str, ...]  # of "retract", "couch", "gantry", "snout"
     gantry_deg: float
+    couch: tuple[Mapping[str, float], ...] = ()
+
+
+Way = tuple[Mapping[str, float] | None, ...]  # places of the couch in order; None: here the gantry turns
 
 
 def plan_motions(placement: Placement, targets: Targets, room: RoomBelief) -> Motions:
-    """The order of motions from where everything stands to the targets.
-
-    The snout is retracted before couch or gantry move and extended last. The couch goes before the gantry, unless only the
-    other order keeps the gap. Nothing moves before every step was found free.
+    """The order of motions from where everything stands to the targets: see `motions_between`.
 
     Raises:
         CommandRejected: 4301 with gap and place.
     """
-    couch_now, couch_then = placement.couch_values(), targets.couch
-    fixed = targets.port_deg is not None
-    angle_now = targets.gantry_deg if fixed else placement.ring.angle.value
-    angle_then = targets.gantry_deg if fixed else collision.turn(angle_now, targets.gantry_deg)
-    retracted = room.nozzle.snout_mm.maximum
-    collision.check_place(angle_then, targets.snout_mm, couch_then, room=room.name)
-    moves_couch = any(
-        abs(couch_now[axis] - couch_then[axis]) > (IN_PLACE_MM if axis.endswith("_mm") else IN_PLACE_DEG) for axis in COUCH_AXES
-    )
     ring = placement.ring
     at_rest = ring.standstill and ring.brake_applied and not ring.enabled
+    return motions_between(ring.angle.value, placement.couch_values(), targets, room, at_rest=at_rest)
+
+
+def motions_between(
+    angle_now_deg: float, couch_now: Mapping[str, float], targets: Targets, room: RoomBelief, *, at_rest: bool = True
+) -> Motions:
+    """The order of motions from one place of gantry and couch to the targets.
+
+    The snout is retracted before couch or gantry move and extended last. The couch goes before the gantry, unless only the
+    other order keeps the gap; where neither does, the couch turns aside, waits for the gantry, and goes to its place after it.
+    Nothing moves before every step was found free.
+
+    Args:
+        angle_now_deg: gantry angle where it starts; a fixed room has none, its port's is taken.
+        couch_now: couch axes where they start, mm and deg.
+        targets: where everything belongs.
+        room: what is believed of the room.
+        at_rest: whether the ring stands braked and without torque; otherwise it is moved to be brought to rest.
+
+    Raises:
+        CommandRejected: 4301 with gap and place, of the way that is tried first.
+    """
+    couch_then = targets.couch
+    fixed = targets.port_deg is not None
+    angle_now = targets.gantry_deg if fixed else angle_now_deg
+    angle_then = targets.gantry_deg if fixed else collision.turn(angle_now, targets.gantry_deg)
+    collision.check_place(angle_then, targets.snout_mm, couch_then, room=room.name)
+    moves_couch = _far(couch_now, couch_then)
     moves_gantry = not fixed and (abs(angle_now - angle_then) > IN_PLACE_DEG or not at_rest)
     if not moves_couch and not moves_gantry:
         return Motions(("snout",), angle_then)
-
-    def couch_first() -> None:
-        collision.check_couch_path(couch_now, couch_then, angle_now, retracted, room=room.name)
-        collision.check_gantry_path(angle_now, angle_then, retracted, couch_then, room=room.name)
-
-    def gantry_first() -> None:
-        collision.check_gantry_path(angle_now, angle_then, retracted, couch_now, room=room.name)
-        collision.check_couch_path(couch_now, couch_then, angle_then, retracted, room=room.name)
-
-    order = ("couch", "gantry")
-    try:
-        couch_first()
-    except CommandRejected as blocked:
-        if not (moves_couch and moves_gantry):
-            raise
+    blocked: CommandRejected | None = None
+    for way in _ways(couch_now, couch_then, room, gantry=moves_gantry, couch=moves_couch):
         try:
-            gantry_first()
-        except CommandRejected:
-            raise blocked from None
-        order = ("gantry", "couch")
-    moving = tuple(part for part in order if (part == "couch" and moves_couch) or (part == "gantry" and moves_gantry))
-    return Motions(("retract", *moving, "snout"), angle_then)
+            _check_way(way, angle_now, angle_then, couch_now, room)
+        except CommandRejected as found:
+            blocked = blocked or found
+            continue
+        places = tuple(place for place in way if place is not None)
+        return Motions(("retract", *("gantry" if place is None else "couch" for place in way), "snout"), angle_then, places)
+    raise blocked or CommandRejected("there is no way", code=4301, device=room.name)
+
+
+def _far(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+    return any(abs(a[axis] - b[axis]) > (IN_PLACE_MM if axis.endswith("_mm") else IN_PLACE_DEG) for axis in COUCH_AXES)
+
+
+def _ways(now: Mapping[str, float], then: Mapping[str, float], room: RoomBelief, *, gantry: bool, couch: bool) -> Iterator[Way]:
+    """Ways to try, the shortest first; aside means along the gantry's axis and level, where a gantry passes most easily."""
+    if couch:
+        yield (then, None) if gantry else (then,)
+    if gantry:
+        yield (None, then) if couch else (None,)
+    aside_now, aside_then = _aside(now), _aside(then)
+    by_way_of: tuple[Way, ...] = (
+        (aside_now, None, aside_then, then),
+        (aside_now, aside_then, None, then),
+        (dict(SETUP_COUCH), None, then),
+    )
+    for way in by_way_of:
+        stands, steps = now, list[Mapping[str, float] | None]()
+        for place in way:
+            if place is None:
+                steps += [None] if gantry else []
+            elif _far(stands, place):
+                steps.append(place)
+                stands = place
+        if not any(couch_out_of_reach(place, room) for place in steps if place is not None):
+            yield tuple(steps)
+
+
+def _aside(couch: Mapping[str, float]) -> Mapping[str, float]:
+    return {**couch, "angle_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0}
+
+
+def _check_way(way: Way, angle_now: float, angle_then: float, couch_now: Mapping[str, float], room: RoomBelief) -> None:
+    """Every step of a way with the snout retracted. Raises CommandRejected (4301) at the first that is not free."""
+    retracted, angle, stands = room.nozzle.snout_mm.maximum, angle_now, couch_now
+    for place in way:
+        if place is None:
+            collision.check_gantry_path(angle, angle_then, retracted, stands, room=room.name)
+            angle = angle_then
+        else:
+            collision.check_couch_path(stands, place, angle, retracted, room=room.name)
+            stands = place
+
+
+def blocked_between_beams(targets: Sequence[tuple[int, Targets]], room: RoomBelief) -> list[str]:
+    """Why the room could not go from one beam's place to the next one's, as `motions_between` would find it there.
+
+    Corrections by image are not in it: they displace the couch by what nobody knows beforehand.
+
+    Args:
+        targets: beam number and targets, in the order of treatment.
+        room: what is believed of the room.
+    """
+    reasons = []
+    angle_deg = collision.turn(0.0, targets[0][1].gantry_deg) if targets else 0.0  # half a turn is reached from either side
+    for (before, stood), (number, wanted) in pairwise(targets):
+        start_deg, angle_deg = angle_deg, collision.turn(angle_deg, wanted.gantry_deg)
+        try:
+            motions_between(start_deg, stood.couch, wanted, room)
+        except CommandRejected as blocked:
+            reasons.append(
+                f"beam {number} after beam {before}: no free way from gantry {stood.gantry_deg:g} deg, couch angle "
+                f"{stood.couch['angle_deg']:g} deg to gantry {wanted.gantry_deg:g} deg, couch angle "
+                f"{wanted.couch['angle_deg']:g} deg: {blocked.message} [{blocked.code}]; another couch position or order of "
+                f"beams, or one beam at a time (--beam) with the couch driven clear by hand in between"
+            )
+    return reasons
 
 
 class Positioner:
@@ -293,12 +374,13 @@ class Positioner:
         before = await self.read()
         self._refuse_unreadable(before)
         motions = plan_motions(before, targets, self._room)
+        places = iter(motions.couch)
         for part in motions.order:
             match part:
                 case "retract":
                     await self._snout.set_up(self._room.nozzle.snout_mm.maximum, targets.range_shifters)
                 case "couch":
-                    await self._couch.move_to(targets.couch)
+                    await self._couch.move_to(next(places))
                 case "gantry":
                     await self._gantry.move_to(motions.gantry_deg)
                 case _:

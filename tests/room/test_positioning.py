@@ -14,7 +14,7 @@ from controller.plan.model import CouchTargets, RangeShifterUse, ToleranceTable
 from controller.room import collision
 from controller.room.collision import ASSUMED, GAP_MIN_MM, check_gantry_path, gap_mm, swept_gap_mm, turn
 from controller.room.imaging import ATTEMPTS_MAX, CorrectionLimits, align
-from controller.room.positioning import Positioner, Tolerances, targets_for
+from controller.room.positioning import Positioner, Tolerances, blocked_between_beams, targets_for
 from drivers.hal.capabilities import COUCH_AXES
 from drivers.hal.errors import CommandRejected, DataError, DeviceError
 from drivers.hal.frames import fixed_to_table_top, gantry_to_fixed, support_to_fixed, table_top_to_support
@@ -116,14 +116,50 @@ def test_a_couch_in_the_way_of_the_gantry_goes_after_it() -> None:
     assert parts.motions()[1:3] == ["gantry.move_to 0", "couch.move_to"]
 
 
-def test_a_gantry_that_would_pass_through_the_couch_does_not_start() -> None:
+def test_a_couch_that_must_not_be_there_while_the_gantry_passes_waits_aside() -> None:
     parts = Parts()
     parts.ring.angle_deg = 170.0
     parts.couch.axes["angle_deg"] = 90.0
+    stood: list[float] = []
+    moves = parts.ring.move_to
+
+    async def watched(angle_deg: float) -> Any:
+        stood.append(parts.couch.axes["angle_deg"])
+        return await moves(angle_deg)
+
+    parts.ring.move_to = watched  # type: ignore[method-assign]
     targets = targets_for(beam(gantry_deg=0.0, couch=CouchTargets(angle_deg=90.0), snout_mm=500.0), G1)
+    placement = run(parts.positioner.drive_to(targets))
+    assert parts.motions()[1:4] == ["couch.move_to", "gantry.move_to 0", "couch.move_to"]
+    assert stood == [0.0]  # the panel lay along the gantry's axis while the gantry passed
+    assert placement.couch_values()["angle_deg"] == 90.0
+
+
+# Past a gantry at 60 deg, from one side to the other and from above its snout to below.
+NO_WAY = (
+    {"lateral_mm": 250.0, "vertical_mm": 200.0, "angle_deg": -90.0, "longitudinal_mm": 0.0},
+    {"lateral_mm": 0.0, "vertical_mm": -200.0, "angle_deg": 60.0, "longitudinal_mm": 0.0},
+)
+
+
+def test_where_there_is_no_free_way_nothing_starts() -> None:
+    parts = Parts()
+    parts.ring.angle_deg = 60.0
+    parts.couch.axes |= NO_WAY[0]
+    targets = targets_for(beam(gantry_deg=60.0, couch=CouchTargets(**NO_WAY[1]), snout_mm=500.0), G1)
     with pytest.raises(CommandRejected, match="at least 50 mm"):
         run(parts.positioner.drive_to(targets))
     assert parts.motions() == []
+
+
+def test_a_blocked_way_between_beams_is_known_beforehand_with_beams_angles_gap_and_limit() -> None:
+    first = targets_for(beam(gantry_deg=60.0, couch=CouchTargets(**NO_WAY[0]), snout_mm=500.0), G1)
+    second = targets_for(beam(gantry_deg=60.0, couch=CouchTargets(**NO_WAY[1]), snout_mm=500.0), G1)
+    (reason,) = blocked_between_beams([(4, first), (7, second)], G1)
+    for words in ("beam 7 after beam 4", "gantry 60 deg, couch angle -90 deg", "gantry 60 deg, couch angle 60 deg", "at least 50 mm", "[4301]"):
+        assert words in reason
+    assert blocked_between_beams([(4, first)], G1) == []
+    assert blocked_between_beams([(4, first), (5, first)], G1) == []
 
 
 @pytest.mark.parametrize(

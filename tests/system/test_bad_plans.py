@@ -237,6 +237,26 @@ def test_nozzle_and_couch_that_would_touch_are_refused_before_anything_moves(tmp
     assert re.search(r"beam 1: .*nozzle and couch would come within .* mm .*at least 50 mm", reason)
 
 
+def placed(ds, index, angle_deg, **axes):
+    """Beam `index` at a gantry angle, the snout retracted, the couch displaced."""
+    first = beam(ds, index).IonControlPointSequence[0]
+    first.GantryAngle, first.SnoutPosition = str(angle_deg), 500.0
+    for keyword, value in axes.items():
+        setattr(first, keyword, str(value))
+
+
+def test_a_plan_whose_beams_leave_no_free_way_from_one_to_the_next_is_refused_before_the_first(tmp_path, dataset):
+    plan = dataset(shape="pancreas", diameter_mm=14.0)
+    above = {"TableTopLateralPosition": 250, "TableTopVerticalPosition": 200, "PatientSupportAngle": 270}
+    below = {"TableTopLateralPosition": 0, "TableTopVerticalPosition": -200, "PatientSupportAngle": 60}
+    placed(plan, 0, 60, TableTopLongitudinalPosition=0, **above)
+    placed(plan, 1, 60, TableTopLongitudinalPosition=350, **below)
+    (reason,) = refused(tmp_path, plan)
+    assert re.search(r"beam 2 after beam 1: no free way .* within .* mm .*at least 50 mm", reason), reason
+    assert "couch angle -90 deg" in reason
+    assert "driven clear by hand" in reason
+
+
 def test_weights_of_nothing_at_all_are_refused(tmp_path, dataset):
     plan = dataset()
     for item in beam(plan).IonControlPointSequence:

@@ -85,3 +85,11 @@ def test_a_turned_couch_and_a_beam_chosen_by_number(treat, dataset):
     assert abs(float(point.PatientSupportAngle) - 20.0) < 2.0  # with the rotation that the images asked for
     del plan.IonBeamSequence[0]
     assert_delivered(done, plan)
+
+
+def test_a_couch_in_the_gantrys_way_between_two_beams_waits_aside(treat, dataset):
+    plan = dataset(diameter_mm=8.0, angles_deg=(170.0, 0.0), couch_angle_deg=90.0)
+    for item in plan.IonBeamSequence:
+        item.IonControlPointSequence[0].SnoutPosition = 500.0
+    done = treat(plan)
+    assert_delivered(done, plan)
