@@ -84,6 +84,10 @@ class SerialStream(TransportStream):
         super().__init__(name, stall_s)
         self._port = port
 
+    def connection_lost(self, error: Exception | None) -> None:
+        """The tty is gone: pyserial's own words speak of its inside."""
+        super().connection_lost(ConnectionResetError("the serial line has gone; is the adapter plugged in?") if error else None)
+
     def discard_input(self) -> int:
         """Throw away what has arrived, also what the operating system still holds: a stale answer carries no number."""
         count = super().discard_input()

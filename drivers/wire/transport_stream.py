@@ -65,7 +65,7 @@ class TransportStream(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The line is gone, by our doing or not; the operating system has let go of it."""
-        self._end(f"lost: {error}" if error is not None else "the other side closed the line")
+        self._end(str(error) if error is not None else "the other side closed the line")
         _resolve(self._made)
         _resolve(self._gone)
 
@@ -112,7 +112,7 @@ class TransportStream(asyncio.Protocol):
             transport = self._usable()
         transport.write(data)
         if transport.is_closing():  # found out only now: a tty that was pulled out says nothing by itself
-            self._end("the line was lost")
+            self._end("nobody is there any more")
         self._usable()
 
     def discard_input(self) -> int:

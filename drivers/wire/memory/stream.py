@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable
 from drivers.wire.memory.fifo import Fifo
 
 LATENCY_S = 0.00025  # assumed: half of a measured loopback round trip between two processes with its scheduling
+UNREAD_MAX = 65536  # bytes under way to an end and unread there, from which on a write to it waits
+STALL_S = 1.0  # as on the real streams: a line on which nothing moves for so long counts as lost
 BITS_PER_BYTE = 11  # start, 8 data, parity, stop: Modbus over Serial Line V1.02, section 2.5.1
 
 
 class MemoryStream:
     """One end of a `MemoryLine`; fulfils `drivers.wire.stream.Stream`."""
 
-    __slots__ = ("_arrived", "_line", "_open", "_reader", "_respond", "name", "peer")
+    __slots__ = ("_arrived", "_line", "_open", "_reader", "_respond", "_room", "coming", "name", "peer")
 
     def __init__(self, line: MemoryLine, name: str) -> None:
         self.name = name
@@ -29,6 +31,8 @@ class MemoryStream:
         self._arrived = bytearray()
         self._reader: asyncio.Future[None] | None = None
         self._respond: Callable[[bytes], Iterable[bytes]] | None = None
+        self._room: asyncio.Future[None] | None = None  # while a write waits until the peer has read
+        self.coming = 0  # bytes under way to this end
 
     def serve(self, respond: Callable[[bytes], Iterable[bytes]]) -> None:
         """From now on write here what `respond` answers to whatever arrives, in the instant in which it does.
@@ -58,13 +62,17 @@ class MemoryStream:
             else:
                 data = bytes(self._arrived[:n])
                 del self._arrived[:n]
+            if self.peer._room is not None:
+                _resolve(self.peer._room)
             return data
         if not self._open:
             return b""
         raise TimeoutError(f"{self.name}: nothing within {timeout_s} s")
 
     async def write(self, data: bytes) -> None:
-        """Put bytes on the line; ConnectionError when it is closed or cut."""
+        """Put bytes on the line; ConnectionError when it is closed or cut, or the other side has not read for `STALL_S`."""
+        if self._unread() > UNREAD_MAX:
+            await self._wait_for_room()
         if not self._open:
             raise ConnectionResetError(f"{self.name}: the line is closed")
         if data:
@@ -90,11 +98,30 @@ class MemoryStream:
         self._open = False
         self._arrived.clear()
         _resolve(self._reader)
+        _resolve(self._room)
 
     def reopen(self) -> None:
         """Use this end anew, with nothing left over from before."""
         self._arrived.clear()
         self._open = True
+
+    def _unread(self) -> int:
+        """Bytes on their way to the other end, and unread there."""
+        return self.peer.coming + len(self.peer._arrived)
+
+    async def _wait_for_room(self) -> None:
+        """Wait while the other side reads; a line on which nothing moves is closed at this end."""
+        loop = asyncio.get_running_loop()
+        while self._open and (waiting := self._unread()) > UNREAD_MAX:
+            room = self._room = loop.create_future()
+            timer = loop.call_later(STALL_S, _resolve, room)
+            try:
+                await room
+            finally:
+                timer.cancel()
+                self._room = None
+            if self._unread() >= waiting:
+                self.shut()
 
     def arrive(self, data: bytes) -> None:
         """Bytes reach this end."""
@@ -180,6 +207,7 @@ class MemoryLine:
             return
         self.bytes_carried += len(data)
         way = self._ways[to_server]
+        (self.server if to_server else self.client).coming += len(data)
         start_s = now_s = asyncio.get_running_loop().time()
         if self._s_per_byte:
             start_s = max(now_s, self._free_at_s)
@@ -194,6 +222,7 @@ class MemoryLine:
             way.call_at(due_s, self._deliver, end, data[a:b], self._epoch)
 
     def _deliver(self, end: MemoryStream, data: bytes, epoch: int) -> None:
+        end.coming -= len(data)
         if epoch == self._epoch:
             end.arrive(data)
 
