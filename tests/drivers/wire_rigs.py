@@ -1,4 +1,4 @@
-"""One implementation of each transport behind the same handles, for the suite of promises; real transports join the lists."""
+"""Channels and messages behind the same handles, for the suite of promises; byte streams are in `stream_rigs`."""
 
 from __future__ import annotations
 
@@ -9,40 +9,9 @@ from typing import Any
 import numpy as np
 
 from drivers.wire.channels import Channels, PutValue, Value
-from drivers.wire.memory import MemoryBroker, MemoryChannels, MemoryLine
+from drivers.wire.memory import MemoryBroker, MemoryChannels
 from drivers.wire.messages import Messages
-from drivers.wire.stream import Stream
 from simulators import clock
-
-
-class MemoryStreamRig:
-    """A memory line; `pieces` cuts every write at random places."""
-
-    baud = 19200
-
-    def __init__(self, *, pieces: bool = False) -> None:
-        self._line = MemoryLine("rig", baud=self.baud, pieces=random.Random(7) if pieces else None)
-
-    def run(self, main: Coroutine[Any, Any, None]) -> None:
-        """Run a test's coroutine, with callbacks of one instant shuffled."""
-        clock.run(main, schedule_seed=3)
-
-    async def open(self) -> Stream:
-        """The client's end, opened anew."""
-        return await self._line.connect()
-
-    @property
-    def server(self) -> Stream:
-        """The other end."""
-        return self._line.server
-
-    def lose(self) -> None:
-        """Cut the line."""
-        self._line.cut()
-
-    def find(self) -> None:
-        """Restore the line."""
-        self._line.restore()
 
 
 class Table:
@@ -132,10 +101,6 @@ class MemoryMessagesRig:
         self.broker.lose(client)  # type: ignore[arg-type]
 
 
-STREAMS: dict[str, Callable[[], MemoryStreamRig]] = {
-    "memory": MemoryStreamRig,
-    "memory in pieces": lambda: MemoryStreamRig(pieces=True),
-}
 CHANNELS: dict[str, Callable[[], MemoryChannelsRig]] = {
     "memory": MemoryChannelsRig,
     "memory, rough": lambda: MemoryChannelsRig(rough=True),
