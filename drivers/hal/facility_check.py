@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
 from drivers.hal.facility import Device, Facility, GantryLimits, Room
-from drivers.hal.register_map import REGISTER_WIDTHS, TABLES_OF
+from drivers.hal.register_map import AGED_COMMANDS, COMMANDED, REGISTER_WIDTHS, TABLES_OF
 
 INT32_MAX = 2**31 - 1
 BITS_PER_BYTE = 11  # start, 8 data, parity, stop: Modbus over Serial Line V1.02, section 2.5.1
@@ -23,7 +23,7 @@ POLL_SHARE = 0.5  # a poll may be lost once before a device stops: one scan with
 TURN_DEG = 360.0
 
 # Registers that are read in one status poll of a node, and the bytes of question and answer around them.
-POLLED_REGISTERS = {"gantry": 10, "couch": 16, "nozzle": 10, "room_access": 30, "interlock_view": 17}
+POLLED_REGISTERS = {"gantry": 12, "couch": 18, "nozzle": 12, "room_access": 30, "interlock_view": 17}
 FRAME_OVERHEAD_BYTES = 8 + 5
 
 WIRES = {
@@ -226,8 +226,9 @@ def _registers(facility: Facility) -> Iterator[str]:
         if widths is None:
             yield f"registers.{table}: unknown; known: {', '.join(REGISTER_WIDTHS)}"
             continue
-        for name in sorted(set(widths) - set(addresses)):
+        for name in sorted(set(widths) - set(addresses) - set(AGED_COMMANDS)):
             yield f"registers.{table}.{name}: missing"
+        yield from _token(table, addresses)
         for name in sorted(set(addresses) - set(widths)):
             yield f"registers.{table}.{name}: unknown"
         spans = sorted((address, address + widths[name], name) for name, address in addresses.items() if name in widths)
@@ -237,6 +238,23 @@ def _registers(facility: Facility) -> Iterator[str]:
         for (_, end, name), (start, _, other) in pairwise(spans):
             if start < end:
                 yield f"registers.{table}: {other} at {start} overlaps {name}, which ends at {end - 1}"
+
+
+def _token(table: str, addresses: Mapping[str, int]) -> Iterator[str]:
+    """A device that drops old commands tells its cycles in the status block, and takes the token in the command's frame."""
+    have = [name for name in AGED_COMMANDS if name in addresses]
+    if len(have) == 1:
+        (other,) = set(AGED_COMMANDS) - set(have)
+        yield f"registers.{table}.{have[0]}: needs {other}, or neither (a device that cannot tell how old a command is)"
+    command = COMMANDED.get(table, "")
+    if len(have) < 2 or not {command, "counter"} <= set(addresses):
+        return
+    if addresses["command_token"] + 2 != addresses[command]:
+        where = f"{addresses['command_token']}, {command} at {addresses[command]}"
+        yield f"registers.{table}.command_token: at {where}; one frame must carry both, the token in front"
+    if addresses["cycles"] != addresses["counter"] + 1:
+        where = f"{addresses['cycles']}, the counter at {addresses['counter']}"
+        yield f"registers.{table}.cycles: at {where}; the cycles follow the counter at the end of the status block"
 
 
 def _shared_lines(facility: Facility) -> Iterator[str]:

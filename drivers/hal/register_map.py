@@ -6,6 +6,7 @@ from __future__ import annotations
 REGISTER_WIDTHS: dict[str, dict[str, int]] = {
     "drive": {
         "identity": 4,
+        "command_token": 2,
         "controlword": 1,
         "mode": 1,
         "target": 2,
@@ -19,10 +20,12 @@ REGISTER_WIDTHS: dict[str, dict[str, int]] = {
         "error_code": 1,
         "safety": 1,
         "counter": 1,
+        "cycles": 2,
     },
     "load_encoder": {"identity": 4, "status": 1, "position": 2, "counter": 1},
     "couch": {
         "identity": 4,
+        "command_token": 2,
         "controlword": 1,
         "targets": 12,
         "statusword": 1,
@@ -30,9 +33,11 @@ REGISTER_WIDTHS: dict[str, dict[str, int]] = {
         "actuals": 12,
         "brakes": 1,
         "counter": 1,
+        "cycles": 2,
     },
     "nozzle": {
         "identity": 4,
+        "command_token": 2,
         "shifter_mask": 1,
         "snout_target": 2,
         "ripple_filter_target": 1,
@@ -42,6 +47,7 @@ REGISTER_WIDTHS: dict[str, dict[str, int]] = {
         "ripple_filter": 1,
         "shifter_mask_seen": 1,
         "counter": 1,
+        "cycles": 2,
     },
     "safety": {
         "identity": 4,
@@ -76,6 +82,12 @@ REGISTER_WIDTHS: dict[str, dict[str, int]] = {
         "relay_closed": 1,
     },
 }
+
+# A device that drops commands which are too old has both; a device that cannot has neither.
+AGED_COMMANDS = ("command_token", "cycles")
+
+# The command register right behind the token, in the tables of devices that move: one frame carries both.
+COMMANDED: dict[str, str] = {"drive": "controlword", "couch": "controlword", "nozzle": "shifter_mask"}
 
 # The register tables that a driver needs.
 TABLES_OF = {

@@ -81,7 +81,9 @@ class ModbusLine(Protocol):
         """Read holding registers of a node; see `ModbusClient.read`."""
         ...
 
-    async def write(self, unit: int, address: int, values: Sequence[int], *, urgent: bool = False) -> None:
+    async def write(
+        self, unit: int, address: int, values: Sequence[int], *, urgent: bool = False, within_s: float | None = None
+    ) -> None:
         """Write registers of a node, once; see `ModbusClient.write`."""
         ...
 

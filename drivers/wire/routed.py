@@ -78,9 +78,11 @@ class RoutedClient:
         """Read holding registers of a node; errors as of `ModbusClient.read`."""
         return await self.line(unit).read(unit, address, count)
 
-    async def write(self, unit: int, address: int, values: Sequence[int], *, urgent: bool = False) -> None:
+    async def write(
+        self, unit: int, address: int, values: Sequence[int], *, urgent: bool = False, within_s: float | None = None
+    ) -> None:
         """Write registers of a node, once; errors as of `ModbusClient.write`."""
-        await self.line(unit).write(unit, address, values, urgent=urgent)
+        await self.line(unit).write(unit, address, values, urgent=urgent, within_s=within_s)
 
     async def read_write(
         self,

@@ -172,6 +172,17 @@ class Drive:
             self.error_code = code
         self.enter(DriveState.FAULT_REACTION_ACTIVE)
 
+    def only_stops(self, word: int) -> bool:
+        """Whether a controlword can do nothing but bring the drive nearer to rest, so that its age does not matter."""
+        command = command_of(word)
+        if word & FAULT_RESET and self.state is DriveState.FAULT:
+            return False
+        if command in (Command.DISABLE_VOLTAGE, Command.QUICK_STOP):
+            return True
+        if command is Command.ENABLE_OPERATION:
+            return self.operational and bool(word & HALT)
+        return self.operational or self.enabling
+
     def write_controlword(self, word: int) -> None:
         """Take a controlword; commands that the state does not allow change nothing, as CiA 402 says."""
         rising = word & ~self.controlword

@@ -18,6 +18,10 @@ VENDOR = 0x1009
 REVISION = 1
 NS_PER_S = 1_000_000_000
 
+COMMAND_AGE_NS = 200_000_000  # docs/wires.md, "Old commands"
+COMMAND_TOO_OLD = 7  # Modbus "negative acknowledge"
+TOKEN = 14  # a command token, two registers, in front of what is commanded
+
 Words = Sequence[int]
 Image = Callable[[], Words]
 
@@ -165,3 +169,37 @@ class ModbusNode:
     @staticmethod
     def _constant(words: Words) -> Image:
         return lambda: words
+
+
+class CommandedNode(ModbusNode):
+    """A node whose device moves: registers from 14 on, of which 14 and 15 are the command token.
+
+    The token is the device's own count of cycles as the client read it last. Only the device can tell how long a command was
+    under way, and only by its own clock: a command without a token, or with one that is too old, is refused and changes
+    nothing. The count has 32 bits: one of 16 bits comes round every 11 minutes, about as long as a network may keep a frame.
+
+    Args:
+        kernel, product, device, cycle_s: as for a node.
+        initial: registers from 16 on at power-up.
+        pairs: as for a node.
+    """
+
+    def __init__(
+        self, kernel: Kernel, product: int, device: str, cycle_s: float, initial: Words, pairs: Sequence[int] = ()
+    ) -> None:
+        super().__init__(kernel, product, device, cycle_s, TOKEN, (0, 0, *initial), (TOKEN, *pairs))
+        # The count stands for the time since its cycle began: a command of n cycles may be almost n + 1 cycles old.
+        self._age_max = COMMAND_AGE_NS // self._cycle_ns - 1
+
+    @property
+    def cycles(self) -> tuple[int, int]:
+        """The device's count of cycles, high word first."""
+        count = self._kernel.now_ns // self._cycle_ns
+        return count >> 16 & 0xFFFF, count & 0xFFFF
+
+    def require_young(self, register: int) -> None:
+        """Refuse a frame that begins at `register` unless it carries a token, and a young one."""
+        token = self.word(TOKEN) << 16 | self.word(TOKEN + 1)
+        age = (self._kernel.now_ns // self._cycle_ns - token) & 0xFFFF_FFFF
+        if register != TOKEN or age > self._age_max:
+            raise ModbusRefusal(COMMAND_TOO_OLD)

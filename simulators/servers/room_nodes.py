@@ -14,7 +14,7 @@ from simulators.plant.drive import PROFILE_POSITION
 from simulators.plant.gantry import GantryRing
 from simulators.plant.nozzle import Nozzle
 from simulators.plant.room import RoomPlant
-from simulators.servers.modbus_node import ModbusNode, ModbusRefusal, word16, words32, words64
+from simulators.servers.modbus_node import CommandedNode, ModbusNode, ModbusRefusal, word16, words32, words64
 
 DRIVE, ENCODER, COUCH, NOZZLE, SAFETY_IO, PERMIT_RELAY = 0xD1, 0xE1, 0xC1, 0x41, 0x51, 0x52
 SAFETY_CYCLE_S = 0.01
@@ -22,8 +22,8 @@ UNUSED = (0,) * 12  # registers of the permit relay between what is written and 
 MICRO = 1000.0  # um per mm, mdeg per deg
 
 
-class DriveNode(ModbusNode):
-    """One drive of the ring: registers 16 to 23 written, 32 to 41 read."""
+class DriveNode(CommandedNode):
+    """One drive of the ring: registers 14 to 23 written, 32 to 43 read."""
 
     def __init__(self, ring: GantryRing, drive: int) -> None:
         self._ring = ring
@@ -36,13 +36,15 @@ class DriveNode(ModbusNode):
             *words32(ring.profile_speed_mdeg_s[drive]),
             *words32(ring.profile_acceleration_mdeg_s2[drive]),
         )
-        super().__init__(ring.kernel, DRIVE, self._drive.name, ring.truth.cycle_s, 16, initial, (18, 20, 22))
-        self.add_area(32, 10, self._status)
+        super().__init__(ring.kernel, DRIVE, self._drive.name, ring.truth.cycle_s, initial, (18, 20, 22))
+        self.add_area(32, 12, self._status)
 
     def heard(self) -> None:
         self._ring.polled(self._i)
 
     def accept(self, register: int, end: int) -> None:
+        if not (register <= 16 and end == 17 and self._drive.only_stops(self.word(16))):
+            self.require_young(register)
         if register <= 17 < end and self.word(17) != PROFILE_POSITION:
             raise ValueError("only profile position mode")
         if end > 20 and (self.pair(20) <= 0 or self.pair(22) <= 0):
@@ -51,7 +53,7 @@ class DriveNode(ModbusNode):
         ring.targets_mdeg[i] = self.pair(18)
         ring.profile_speed_mdeg_s[i] = self.pair(20)
         ring.profile_acceleration_mdeg_s2[i] = self.pair(22)
-        if register == 16:  # last: one frame may carry a target and its start
+        if register <= 16 < end:  # last: one frame may carry a target and its start
             self._drive.write_controlword(self.word(16))
 
     def _status(self) -> Sequence[int]:
@@ -66,6 +68,7 @@ class DriveNode(ModbusNode):
             drive.error_code,
             ring.safety_word(i),
             self.counter,
+            *self.cycles,
         )
 
 
@@ -82,14 +85,14 @@ class LoadEncoderNode(ModbusNode):
         return (1, 0, *words32(ring.load_encoder_mdeg(ring.kernel.now_ns)), 0, 0, 0, 0, 0, self.counter)
 
 
-class CouchNode(ModbusNode):
-    """The couch: controlword 16, targets 18 to 29 written; 32 to 47 read."""
+class CouchNode(CommandedNode):
+    """The couch: token 14, controlword 16, targets 18 to 29 written; 32 to 49 read."""
 
     def __init__(self, couch: Couch) -> None:
         self._couch = couch
         targets = [word for x in couch.targets for word in words32(round(x * MICRO))]
-        super().__init__(couch.kernel, COUCH, couch.device, couch.truth.cycle_s, 16, (0, 0, *targets), (18, 20, 22, 24, 26, 28))
-        self.add_area(32, 16, self._status)
+        super().__init__(couch.kernel, COUCH, couch.device, couch.truth.cycle_s, (0, 0, *targets), (18, 20, 22, 24, 26, 28))
+        self.add_area(32, 18, self._status)
 
     def heard(self) -> None:
         self._couch.polled()
@@ -98,9 +101,11 @@ class CouchNode(ModbusNode):
         if register == 17:
             raise ModbusRefusal(ILLEGAL_ADDRESS)
         couch = self._couch
+        if not (register <= 16 and end == 17 and couch.drive.only_stops(self.word(16))):
+            self.require_young(register)
         if end > 18:
             couch.targets[:] = [self.pair(at) / MICRO for at in range(18, 30, 2)]
-        if register == 16:
+        if register <= 16 < end:
             couch.drive.write_controlword(self.word(16))
 
     def _status(self) -> Sequence[int]:
@@ -112,17 +117,18 @@ class CouchNode(ModbusNode):
             *(word for x in actuals for word in words32(int(x))),
             int(couch.brake.feedback_applied),
             self.counter,
+            *self.cycles,
         )
 
 
-class NozzleNode(ModbusNode):
-    """The nozzle: mask 16, snout 18-19, ripple filter 20 written; 32 to 41 read."""
+class NozzleNode(CommandedNode):
+    """The nozzle: token 14, mask 16, snout 18-19, ripple filter 20 written; 32 to 43 read."""
 
     def __init__(self, nozzle: Nozzle) -> None:
         self._nozzle = nozzle
         initial = (0, 0, *words32(round(nozzle.snout_target_mm * MICRO)), 0)
-        super().__init__(nozzle.kernel, NOZZLE, nozzle.device, nozzle.truth.cycle_s, 16, initial, (18,))
-        self.add_area(32, 10, self._status)
+        super().__init__(nozzle.kernel, NOZZLE, nozzle.device, nozzle.truth.cycle_s, initial, (18,))
+        self.add_area(32, 12, self._status)
 
     def heard(self) -> None:
         self._nozzle.polled()
@@ -131,11 +137,14 @@ class NozzleNode(ModbusNode):
         if register == 17:
             raise ModbusRefusal(ILLEGAL_ADDRESS)
         nozzle = self._nozzle
+        self.require_young(register)
         if register <= 20 < end and self.word(20) > 1:
             raise ValueError("the ripple filter is in (1) or out (0)")
+        if register <= 16 < end and self.word(16) >> len(nozzle.shifters):
+            raise ValueError("a bit without a range shifter")
         if register <= 18 < end:
             nozzle.set_snout(self.pair(18) / MICRO)
-        if register == 16:
+        if register <= 16 < end:
             nozzle.set_mask(self.word(16))
         if register <= 20 < end:
             nozzle.set_ripple_filter(bool(self.word(20)))
@@ -152,6 +161,7 @@ class NozzleNode(ModbusNode):
             0,
             0,
             self.counter,
+            *self.cycles,
         )
 
 

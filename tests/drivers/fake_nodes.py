@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from drivers.wire.framing import ILLEGAL_ADDRESS, Kind, ServerFramer
 from drivers.wire.memory import MemoryLine
 
+TOKEN = 14
 STO, SBC, TORQUE_PROVEN = 1, 4, 32
 
 
@@ -38,6 +39,7 @@ class FakeNode:
         self.silent = False
         self.reads = 0
         self.writes: list[tuple[float, int, tuple[int, ...]]] = []
+        self.tokens: list[int] = []  # what came in front of what was written
 
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()
@@ -47,10 +49,19 @@ class FakeNode:
         if not self.frozen:
             self.update()
             if not self.counter_stands:
-                self.registers[self.counter] = int(self.now_s() / self.cycle_s + 1) & 0xFFFF
+                cycles = self.cycles()
+                self.registers[self.counter] = cycles & 0xFFFF
+                if self.counter in (41, 47):
+                    self.registers[self.counter + 1 : self.counter + 3] = words32(cycles)
         return self.registers[register : register + count]
 
+    def cycles(self) -> int:
+        return int(self.now_s() / self.cycle_s + 1)
+
     def write(self, register: int, values: Sequence[int]) -> None:
+        if register == TOKEN:
+            self.tokens.append(value32(values))
+            register, values = register + 2, values[2:]
         self.writes.append((self.now_s(), register, tuple(values)))
         self.registers[register : register + len(values)] = values
         self.written(register)

@@ -120,8 +120,8 @@ def test_a_wrong_facility_is_told_by_every_reason(file: Path) -> None:
 
 def test_a_scan_of_a_bus_takes_the_time_of_its_bytes() -> None:
     devices = [d for d in load_facility("asan").devices.values() if d.endpoint == "memory:G1-motion"]
-    # Bytes of question, answer and gaps: drives and encoder 13 + 20 + 7, couch 13 + 32 + 7, nozzle 13 + 20 + 7; 2 ms a node.
-    assert scan_time_s(19200, devices) == pytest.approx((3 * 40 + 52 + 40) * 11 / 19200 + 5 * 0.002)
+    # Bytes of question, answer and gaps: ring and nozzle 13 + 24 + 7, couch 13 + 36 + 7; 2 ms a node.
+    assert scan_time_s(19200, devices) == pytest.approx((3 * 44 + 56 + 44) * 11 / 19200 + 5 * 0.002)
 
 
 @pytest.mark.parametrize(

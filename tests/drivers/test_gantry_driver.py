@@ -35,8 +35,9 @@ class Stand:
     events: list[Event]
 
     def commands(self, node: int) -> list[int]:
-        """Controlwords that a drive was sent."""
-        return [values[0] for _, register, values in self.ring.nodes[node].writes if register == 16]
+        """Controlwords that a drive was sent, beside the one inside a set-point."""
+        writes = self.ring.nodes[node].writes
+        return [values[0] for _, register, values in writes if register == 16 and len(values) == 1]
 
     def resting(self) -> bool:
         """Truth: stands, and no drive is enabled."""

@@ -184,7 +184,7 @@ def test_targets_that_arrive_changed_never_start_a_motion() -> None:
         write = room.couch_node.write
 
         def changed(register: int, values: Sequence[int]) -> None:
-            write(register, [values[0] ^ 1, *values[1:]] if register == 18 else values)
+            write(register, [*values[:4], values[4] ^ 1, *values[5:]] if len(values) > 12 else values)
 
         room.couch_node.write = changed  # type: ignore[method-assign]
         with pytest.raises(DeviceError, match="holds other targets"):
