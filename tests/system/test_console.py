@@ -121,10 +121,11 @@ def test_the_verdict_names_cause_value_limit_and_what_to_do(ended):
     lines = list(verdict_lines(ended.outcome, ended.summary))
     assert lines[0] == "ended early (MACHINE; simulated)" and lines[1].startswith("  because: ")
     assert any("of " in line and "MU in" in line and line.startswith("  beam 1") for line in lines)
-    (first,) = [line for line in lines if line.startswith("  first out")]
-    assert "monitors disagree (grant 1, row " in first and first.endswith("; physicist: reconcile, then reset the unit")
-    followed = [line for line in lines if line.startswith("  then")]
-    assert any("limit" in line and line.rstrip().endswith(".") for line in followed), lines  # an interlock's advice
+    trips = [line for line in lines if line.startswith(("  first out", "  then"))]  # unit and chain tell of it within ms
+    assert [line.startswith("  first out") for line in trips] == [True] + [False] * (len(trips) - 1)
+    (unit,) = [line for line in trips if "monitors disagree (grant 1, row " in line]
+    assert unit.endswith("; physicist: reconcile, then reset the unit")
+    assert any("limit" in line and line.rstrip().endswith(".") for line in trips), lines  # an interlock's advice
 
 
 def test_a_long_list_of_trips_is_cut_and_says_so(ended):
