@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from controller.endpoints import CONSOLE, OPERATORS, SCRIPTED, locate
 from controller.intake import Intake, Refused, take_in
 from drivers.hal.errors import BeamlineError
 
 if TYPE_CHECKING:
     from controller.assembly import TimedFault
+    from controller.endpoints import Whereabouts
     from controller.plan.model import Plan
     from controller.record.ledger import Ledger, Received
     from controller.record.store import Store
@@ -40,6 +42,8 @@ class TreatOptions:
         output: directory for the outputs, empty or not there yet; None: none, or a new one in `output_parent`.
         output_parent: where a new directory named after the plan is made when `output` is None; None: nothing is written.
         state: the facility's state (ledger, library, keys); None: a fresh one inside the outputs.
+        endpoints: where the devices answer; None: a simulated world in this process.
+        operator: who answers the room, ``scripted`` or ``console``; empty: scripted where everything is simulated.
     """
 
     plan: Path
@@ -55,19 +59,35 @@ class TreatOptions:
     output: Path | None = None
     output_parent: Path | None = None
     state: Path | None = None
+    endpoints: Path | None = None
+    operator: str = ""
 
     @property
     def paced(self) -> bool:
-        """Whether simulated time is slowed down to a multiple of real time."""
-        return self.speed not in (VIRTUAL, REAL)
+        """Whether simulated time of a world in this process is slowed down to a multiple of real time."""
+        return self.endpoints is None and self.speed not in (VIRTUAL, REAL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Admitted:
-    """What may begin."""
+    """What may begin.
+
+    Attributes:
+        intake: what to treat.
+        faults: to plant.
+        where: the room on real wires; None: a simulated world in this process.
+        factor: the run keeps to this multiple of the wall clock; None: to virtual time.
+    """
 
     intake: Intake
     faults: tuple[TimedFault, ...]
+    where: Whereabouts | None = None
+    factor: float | None = None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether anything of the room is."""
+        return self.where is None or self.where.simulated
 
 
 def parse_speed(text: str) -> float:
@@ -127,6 +147,7 @@ def admit(options: TreatOptions, objections: Sequence[str] = ()) -> Admitted:
         reasons += directory_objections("--state", options.state)
     intake: Intake | None = None
     plan: Plan | None = None
+    where: Whereabouts | None = None
     try:
         intake = take_in(
             options.plan,
@@ -145,11 +166,41 @@ def admit(options: TreatOptions, objections: Sequence[str] = ()) -> Admitted:
         reasons.append(f"--fraction {options.fraction}: the plan has {planned} fraction{'s' if planned > 1 else ''}")
     if intake is not None:
         reasons += unsuited_faults(faults, intake.facility.name, intake.room.name)
+        where, found = locate_room(options, intake)
+        reasons += found
         if options.state is not None:
             reasons += _ledger_objections(options.state, intake, options.fraction)
     if intake is None or reasons:
         raise Refused(list(dict.fromkeys(reasons)))
-    return Admitted(intake, tuple(faults))
+    return Admitted(intake, tuple(faults), where, pace_of(options, where))
+
+
+def locate_room(options: TreatOptions, intake: Intake) -> tuple[Whereabouts | None, list[str]]:
+    """Where the room answers, if endpoints were given, and every objection to it."""
+    if options.operator not in OPERATORS:
+        return None, [f"--operator {options.operator!r}: expected {SCRIPTED} or {CONSOLE}"]
+    if options.endpoints is None:
+        if options.operator == CONSOLE:
+            return None, ["--operator console: a simulated world in this process has a scripted operator; give --endpoints"]
+        return None, []
+    return locate(
+        options.endpoints,
+        intake.facility,
+        intake.room.name,
+        factor=None if options.speed == VIRTUAL else options.speed,
+        operator=options.operator,
+        state=options.state,
+        library=intake.library,
+        lifted=options.overrides,
+        faults=bool(options.faults or options.scenario),
+    )
+
+
+def pace_of(options: TreatOptions, where: Whereabouts | None) -> float | None:
+    """The multiple of the wall clock that a run keeps to; None: virtual time, paced or not."""
+    if where is not None:
+        return where.endpoints.speed
+    return REAL if options.speed == REAL else None
 
 
 def ledger_objections(ledger: Ledger, intake: Intake, fraction: int, before: Mapping[int, Received] | None = None) -> list[str]:

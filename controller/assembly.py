@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,24 +18,14 @@ import numpy as np
 from controller.intake import Intake
 from controller.plan.schedule import planned_counts
 from controller.record.ledger import Received
-from drivers.devices.accelerator import Accelerator
-from drivers.devices.couch import SixAxisCouch
-from drivers.devices.delivery_unit import DeliveryUnitClient
-from drivers.devices.dose_monitor import SecondDoseUnit
-from drivers.devices.fixed_port import FixedPort
-from drivers.devices.gantry import RotatingGantry
-from drivers.devices.imager import OrthogonalImager
-from drivers.devices.interlock_view import InterlockStatusLine
-from drivers.devices.magnets import Magnets
-from drivers.devices.nozzle import Nozzle
-from drivers.devices.room_access import RoomAccessIO
-from drivers.hal.capabilities import Axis, RoomDevices
+from controller.room_devices import room_devices
+from controller.wires import MemoryEnds, RoomWires
+from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import now_ns
 from drivers.hal.events import EventBus
-from drivers.hal.facility import Device, Facility
+from drivers.hal.facility import Facility
 from drivers.wire.memory import MemoryBroker, MemoryChannels, MemoryLine
-from drivers.wire.modbus import ModbusClient
-from drivers.wire.tap import NoTap, Tap
+from drivers.wire.tap import Answers, NoTap, Tap
 from interlocks.daemon import SAFETY_NODE, InterlockNode
 from interlocks.inputs import gather
 from interlocks.matrix import Limits
@@ -72,9 +63,9 @@ RESET_ROLES = ("key", "operator")  # what a member of staff may reset alone, aft
 T = TypeVar("T")
 
 
-def loop_factory(*, real: bool) -> Callable[[], asyncio.AbstractEventLoop]:
-    """The wall clock, or virtual time (which a `Pacer` may slow down)."""
-    return PacedLoop if real else VirtualLoop
+def loop_factory(factor: float | None) -> Callable[[], asyncio.AbstractEventLoop]:
+    """A multiple of the wall clock, or virtual time (None; a `Pacer` may slow it down)."""
+    return VirtualLoop if factor is None else partial(PacedLoop, factor)
 
 
 def unsuited_faults(faults: Iterable[TimedFault], facility: str, room: str) -> list[str]:
@@ -228,9 +219,15 @@ class SimulatedWorld:
         self.broker = MemoryBroker()
         self.messages = self.broker.client()
         self.spoken = RoomMessages(self.plant.rooms[room], self.plant.truth.prefix, self.broker.client(), self.world.sync)
-        self.tap: Tap = tap or NoTap()
         self.limits: Limits = load_limits()
         self.simulated = self._build_room(room)
+        ends = MemoryEnds(
+            {line.name: line.connect for line in (self.simulated.motion, self.simulated.safety)}, self.channels, self.messages
+        )
+        tap = tap or NoTap()
+        self.wires = RoomWires(facility, room, ends, tap)
+        self.operator: Answers = tap.operator(self.simulated.operator)
+        self.operator_name = "scripted operator"
         self.violation: Violation | None = None
         self._violated: asyncio.Event | None = None
 
@@ -238,7 +235,7 @@ class SimulatedWorld:
         """Judge every truth event from now on by the invariants."""
         return InvariantMonitor(self.plant, self._take_violation, INVARIANTS, prescription, record)
 
-    def inject(self, faults: Iterable[TimedFault]) -> None:
+    async def inject(self, faults: Iterable[TimedFault]) -> None:
         """Plant faults, each at its time."""
         self.world.sync()
         inject(
@@ -250,6 +247,7 @@ class SimulatedWorld:
 
     async def start(self) -> None:
         """Attach to the loop: the plant lives, servers answer, the interlock system runs."""
+        await self.wires.open()
         self._violated = asyncio.Event()
         if self.violation is not None:
             self._violated.set()
@@ -267,6 +265,7 @@ class SimulatedWorld:
         for line in (self.simulated.motion, self.simulated.safety):
             line.server.shut()
         self.spoken.stop()
+        await self.wires.close()
         await self.messages.close()
         await self.channels.close()
         self.world.stop()
@@ -290,41 +289,13 @@ class SimulatedWorld:
             raise InvariantViolated(self.violation)
         return job.result()
 
-    def machine_limited_s(self, beam_number: int) -> float:
+    async def machine_limited_s(self, beam_number: int) -> float | None:
         """What an oracle would have needed for a beam, s."""
         return oracle.machine_limited_s(self.plant.log, self.room, beam_number)
 
     def devices(self) -> RoomDevices:
         """The drivers of the room, not yet connected."""
-        facility, simulated, registers = self.facility, self.simulated, self.facility.registers
-        room = facility.room(self.room)
-        tap, lines = self.tap, (f"{self.room}-motion", f"{self.room}-safety")
-        motion = ModbusClient(lines[0], tap.stream(lines[0], simulated.motion.connect), framing="rtu")
-        safety = ModbusClient(lines[1], tap.stream(lines[1], simulated.safety.connect), framing="tcp")
-        channels = tap.channels("epics", self.channels)
-
-        def entry(suffix: str) -> tuple[str, Device]:
-            name = f"{self.room}-{suffix}"
-            return name, facility.devices[name]
-
-        accelerator = Accelerator("accelerator", facility.devices["accelerator"], channels, self.bus, facility)
-        gantry: Axis
-        if room.gantry is not None:
-            gantry = RotatingGantry(*entry("gantry"), room, motion, registers, self.bus)
-        else:
-            gantry = FixedPort(f"{self.room}-port", room, open_route=lambda: accelerator.route)
-        return RoomDevices(
-            gantry=gantry,
-            couch=SixAxisCouch(*entry("couch"), room, motion, registers, self.bus),
-            snout=Nozzle(*entry("nozzle"), room, motion, registers, self.bus),
-            magnets=Magnets(*entry("magnets"), channels, self.bus),
-            accelerator=accelerator,
-            unit=DeliveryUnitClient(*entry("delivery-unit"), channels, self.bus),
-            dose_monitor=SecondDoseUnit(*entry("dose-unit-2"), channels, self.bus),
-            access=RoomAccessIO(*entry("safety"), safety, registers, self.bus),
-            interlock=InterlockStatusLine(*entry("interlock"), safety, registers, self.bus),
-            imager=OrthogonalImager(*entry("imager"), tap.messages("mqtt", self.messages), self.bus),
-        )
+        return room_devices(self.facility, self.room, self.wires, self.bus)
 
     def _tell_planted(self, timed: TimedFault) -> None:
         self.bus.emit("faults", "fault.planted", name=timed.fault.name, value=timed.value)

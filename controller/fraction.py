@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -71,6 +71,7 @@ class BeamRun:
     prepared: PreparedBeam | None = None
     t_begin_ns: int = 0
     angles_deg: dict[int, float] = field(default_factory=dict)  # by grant id
+    machine_limited_s: float | None = None
 
 
 class RoomTuner:
@@ -158,7 +159,7 @@ class Fraction:
         ledger: Ledger | None,
         bus: EventBus,
         *,
-        machine_limited_s: Callable[[int], float | None] = lambda _beam: None,
+        machine_limited_s: Callable[[int], Awaitable[float | None]] | None = None,
         simulated: bool = True,
         before: Mapping[int, Received] | None = None,
     ) -> None:
@@ -254,6 +255,8 @@ class Fraction:
             result = replace(result, reason="; ".join(filter(None, (result.reason, str(error)))))
         if broken is None and result.outcome in (Outcome.COMPLETE, Outcome.PARTIAL):
             await self.session.close_out()
+        if delivered.runs and self._machine_limited_s is not None:
+            run.machine_limited_s = await self._machine_limited_s(run.beam.number)
         self.outcomes.append(self._outcome(run, delivered, result, closed=closed))
         if broken is not None:
             raise broken
@@ -397,7 +400,7 @@ class Fraction:
             range_shifters=tuple(shifters),
             t_begin_ns=run.t_begin_ns,
             t_end_ns=now_ns(),
-            machine_limited_s=self._machine_limited_s(run.beam.number) if passes else None,
+            machine_limited_s=run.machine_limited_s,
             continuation=before is not None and bool(before.upper.any()),
             received_before=before.upper if before is not None else None,
         )

@@ -39,11 +39,11 @@ def outcome_of(intake: Intake, ran: Ran, options: TreatOptions, wall_s: float) -
             facility=intake.facility.name,
             room=room.name,
             machine_name=room.machine_names[0],
-            simulated=True,
+            simulated=ran.simulated,
             institution=intake.facility.title,
             software_version=version("iongantry"),
         ),
-        seed=options.seed,
+        seed=options.seed if ran.simulated else None,
         started_utc=ran.started_utc,
         t_origin_ns=ran.t_origin_ns,
         beams=ran.beams,
@@ -51,14 +51,14 @@ def outcome_of(intake: Intake, ran: Ran, options: TreatOptions, wall_s: float) -
         termination=termination,
         reason=reason,
         research=bool(intake.overridden),
-        operator="scripted operator",
+        operator=ran.operator,
         motion=ran.history.motion(),
         spills=_spills(ran.beams),
         holds=ran.history.holds(ran.t_end_ns),
         states=ran.history.states(ran.t_end_ns),
         interlocks=interlocks,
         overrides=tuple(
-            Override(ran.t_origin_ns, lifted.override, options.overrides[lifted.override], "scripted operator", str(lifted))
+            Override(ran.t_origin_ns, lifted.override, options.overrides[lifted.override], ran.operator, str(lifted))
             for lifted in intake.overridden
         ),
         loop_lag=lag_of(ran.late_s),

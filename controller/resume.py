@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controller.admission import VIRTUAL, Admitted, TreatOptions, library_in
+from controller.admission import VIRTUAL, Admitted, TreatOptions, library_in, locate_room, pace_of
 from controller.delivery.remainder import remaining_schedule
 from controller.intake import Intake, Refused, take_in
 from controller.record.journal import read_journal
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ResumeOptions:
-    """What `resume` was asked. `seed`: of the simulated plant; None: that of the treatment."""
+    """What `resume` was asked. `seed`: of the simulated plant; None: that of the treatment. The rest as of `treat`."""
 
     directory: Path
     seed: int | None = None
     speed: float = VIRTUAL
     scenario: Path | None = None
     faults: tuple[str, ...] = ()
+    endpoints: Path | None = None
+    operator: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +104,8 @@ def run_resume(
         overrides=request.overrides,
         output=session_directory(root, session),
         state=state,
+        endpoints=options.endpoints,
+        operator=options.operator,
     )
     if treat.seed < 0:
         reasons.append(f"--seed {treat.seed}: expected 0 or more")
@@ -111,9 +115,17 @@ def run_resume(
     intake = take_in(plan, request.facility, request.room, treat.beams, request.overrides, *library_in(state))
     intake = _left(under_its_name(intake, request), received)
     before = {n: r for n, r in received.items() if r.state is BeamState.PARTIAL}
+    where, objected = locate_room(treat, intake)
+    if objected:
+        raise Refused(objected)
     output = _make(session_directory(root, session))
     treated = treat_admitted(
-        treat, Admitted(intake, tuple(faults)), output, listener, Earlier(session, before), stop_by_signal=stop_by_signal
+        treat,
+        Admitted(intake, tuple(faults), where, pace_of(treat, where)),
+        output,
+        listener,
+        Earlier(session, before),
+        stop_by_signal=stop_by_signal,
     )
     names = {beam.number: beam.name for beam in intake.plan.beams}
     return Resumed(session, treated, standings(_received(request, root), names, root))

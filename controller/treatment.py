@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from controller.admission import REAL, Admitted, TreatOptions, admit, ledger_objections, make_output, open_ledger
+from controller.admission import Admitted, TreatOptions, admit, ledger_objections, make_output, open_ledger
 from controller.intake import Intake, Refused, report, take_in
 from controller.request import JOURNAL, Earlier, Request, keep_plan, plan_name
 from drivers.hal.clock import now_ns
@@ -28,12 +28,12 @@ from drivers.hal.events import EventBus, Listener
 if TYPE_CHECKING:
     from types import FrameType
 
-    from controller.assembly import SimulatedWorld
     from controller.fraction import Fraction
     from controller.history import History
     from controller.record.ledger import Ledger
     from controller.record.outcome import BeamOutcome, FractionOutcome
     from controller.record.store import Store
+    from controller.surroundings import Surroundings
     from drivers.hal.capabilities import RoomDevices
     from simulators.invariants import Violation
 
@@ -52,6 +52,8 @@ class Ran:
         refusal: why nothing could begin although the plan was admitted: a device that does not answer.
         failure: an error that nobody foresaw, by name.
         stopped: who ended it from outside.
+        simulated: whether anything of the room was.
+        operator: who answered.
         late_s: how late the loop was, each time one looked.
     """
 
@@ -66,6 +68,8 @@ class Ran:
     refusal: str = ""
     failure: str = ""
     stopped: str = ""
+    simulated: bool = True
+    operator: str = "scripted operator"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +132,7 @@ def treat_admitted(
     try:
         with (
             _stopping(stop_by_signal) as stop,
-            asyncio.Runner(loop_factory=loop_factory(real=options.speed == REAL)) as runner,
+            asyncio.Runner(loop_factory=loop_factory(admitted.factor)) as runner,
         ):
             ran = runner.run(_treat(options, admitted, output, listener, stop, earlier or Earlier()))
     except Refused:
@@ -171,7 +175,7 @@ async def _treat(
     earlier: Earlier,
 ) -> Ran:
     """The run itself, in its loop: world, devices, fraction. Raises Refused when the ledger objects."""
-    from controller.assembly import SimulatedWorld, prescription_of
+    from controller.assembly import prescription_of
     from controller.beam.sharing import BeamSupervisor
     from controller.fraction import Fraction
     from controller.history import History
@@ -180,6 +184,7 @@ async def _treat(
     from controller.record.memory_store import MemoryStore
     from controller.record.probe import JournalProbe
     from controller.record.store import DiskStore
+    from controller.surroundings import surroundings
 
     intake = admitted.intake
     bus = EventBus()
@@ -188,11 +193,11 @@ async def _treat(
         bus.subscribe(listener)
     store: Store = DiskStore() if output is not None else MemoryStore()
     where = output if output is not None else Path("memory")
-    real = options.speed == REAL
+    real = admitted.factor is not None
     run_id = time.time_ns() if real else (options.seed << 8 | (earlier.session + 1) & 0xFF) & 0x7FFF_FFFF_FFFF_FFFF
-    world = SimulatedWorld(intake.facility, options.seed, bus, intake.room.name)
+    world = surroundings(intake.facility, admitted.where, options.seed, bus, intake.room.name)
     started = datetime.now(UTC) if real else SIMULATED_EPOCH + earlier.session * SESSION_APART
-    ran = Ran(history, started, now_ns(), run_id)
+    ran = Ran(history, started, now_ns(), run_id, simulated=admitted.simulated, operator=world.operator_name)
     identity = _request(options, intake, earlier, started).identity()
     _tell_start(options, admitted, bus)
     with _ledger(options, where, store, run_id) as ledger, quiet_garbage(collect=real):
@@ -202,18 +207,20 @@ async def _treat(
             keep_plan(options.plan, output, intake)
         with Journal.open(store, where / JOURNAL, boot_id=run_id, identity=identity) as journal:
             world.watch(prescription_of(intake, earlier.before), JournalProbe(store, journal.path))
-            await world.start()
+            if not await _open(ran, world):
+                return ran
             devices = world.devices()
             fraction = Fraction(
                 intake,
                 options.fraction,
                 devices,
                 BeamSupervisor(intake.facility.rooms, bus),
-                world.simulated.operator,
+                world.operator,
                 journal,
                 ledger,
                 bus,
                 machine_limited_s=world.machine_limited_s,
+                simulated=admitted.simulated,
                 before=earlier.before,
             )
             loop = asyncio.get_running_loop()
@@ -233,7 +240,7 @@ async def _run(
     ran: Ran,
     options: TreatOptions,
     admitted: Admitted,
-    world: SimulatedWorld,
+    world: Surroundings,
     devices: RoomDevices,
     fraction: Fraction,
     bus: EventBus,
@@ -254,12 +261,12 @@ async def _run(
     listening = loop.get_exception_handler()
     loop.set_exception_handler(unforeseen)
     probe, pacer = LagProbe(), Pacer(options.speed) if options.paced else None
-    if options.speed == REAL:
+    if admitted.factor is not None:
         probe.start()
     if pacer is not None:
         pacer.start()
     try:
-        world.inject(admitted.faults)
+        await world.inject(admitted.faults)
         if await _connect(ran, devices):
             await world.until_violated(fraction.run())
     except InvariantViolated as violated:
@@ -277,6 +284,17 @@ async def _run(
             pacer.stop()
         await world.stop()
     ran.late_s = pacer.late_s if pacer is not None else probe.late_s
+
+
+async def _open(ran: Ran, world: Surroundings) -> bool:
+    """Open the wires; what cannot be opened is a refusal, because nothing has moved yet."""
+    try:
+        await world.start()
+    except BeamlineError as error:
+        ran.refusal = str(error)
+        await world.stop()
+        return False
+    return True
 
 
 def _tell_failure(ran: Ran, bus: EventBus, error: BaseException) -> None:
@@ -341,7 +359,7 @@ def _tell_start(options: TreatOptions, admitted: Admitted, bus: EventBus) -> Non
         facility=intake.facility.name,
         room=intake.room.name,
         seed=options.seed,
-        simulated=True,
+        simulated=admitted.simulated,
     )
     for lifted in intake.overridden:
         bus.emit(

@@ -58,11 +58,12 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class TimedFault:
-    """A fault, its value, and when it strikes."""
+    """A fault, its value, and when it strikes; `text` is how it was asked for."""
 
     fault: Fault
     value: float
     when: When
+    text: str = ""
 
 
 CATALOGUE: dict[str, Fault] = {}
@@ -354,7 +355,7 @@ def parse_fault(text: str) -> TimedFault:
         if not fault.unit:
             raise ValueError(f"fault {name}: takes no value, got {value!r}")
         number = _number(value, f"fault {name}: value")
-    return TimedFault(fault, number, _parse_when(name, when))
+    return TimedFault(fault, number, _parse_when(name, when), text)
 
 
 def _parse_when(name: str, text: str) -> When:

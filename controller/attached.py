@@ -1,0 +1,249 @@
+"""A room on real wires: its devices answer at endpoints, in other processes or as hardware; time is the wall clock's.
+
+Where a simulator process answers, its own door (the backdoor) stands for what is not on any wire: people, faults, the oracle,
+the invariants' verdict. Where anything is real there is no such door to people: a person answers at the terminal. Not
+responsible for which endpoints are right (`drivers.hal.endpoints`), nor for what is done with the room (`fraction`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from controller.console.prompts import ConsoleOperator
+from controller.endpoints import SCRIPTED, Whereabouts
+from controller.room_devices import room_devices
+from controller.wires import RoomWires
+from drivers.hal.capabilities import RoomDevices
+from drivers.hal.clock import now_ns
+from drivers.hal.errors import BeamlineError
+from drivers.hal.events import Event, EventBus
+from drivers.wire.tap import Answers, NoTap, Tap
+from interlocks.matrix import Limits
+from interlocks.matrix import load as load_limits
+
+if TYPE_CHECKING:
+    from simulators.backdoor_client import BackdoorClient
+
+    from drivers.hal.endpoints import EndpointMap
+    from simulators.faults import TimedFault
+    from simulators.invariants import Prescription, RecordProbe, Violation
+
+LOOK_S = 1.0  # how often the simulator is asked whether an invariant broke
+SHADOW_S = 0.05
+
+T = TypeVar("T")
+
+
+class Operator(Protocol):
+    """Who answers, and stops when the run ends."""
+
+    async def confirm(self, kind: str, facts: Mapping[str, Any]) -> bool: ...
+
+    async def stop(self) -> None: ...
+
+
+class RemoteOperator:
+    """The scripted operator of a simulator process: a person there answers and presses the plant's buttons."""
+
+    def __init__(self, door: BackdoorClient, room: str) -> None:
+        self._door = door
+        self._room = room
+
+    async def confirm(self, kind: str, facts: Mapping[str, Any]) -> bool:
+        """Ask that person, who does what a person does at that moment."""
+        return await self._door.confirm(self._room, kind)
+
+    async def stop(self) -> None:
+        """Let nobody there go on."""
+        with contextlib.suppress(BeamlineError):
+            await self._door.stop_people(self._room)
+
+
+class AttachedRoom:
+    """The surroundings of a treatment on real wires; fulfils the same role as `assembly.SimulatedWorld`.
+
+    Args:
+        where: the room's devices, where they answer, and who is asked.
+        bus: events of the devices.
+        room: the room in use.
+        tap: what every wire goes through.
+    """
+
+    def __init__(
+        self,
+        where: Whereabouts,
+        bus: EventBus,
+        room: str,
+        tap: Tap | None = None,
+    ) -> None:
+        self.facility = where.facility
+        self.bus = bus
+        self.room = room
+        self.violation: Violation | None = None
+        self._tap: Tap = tap or NoTap()
+        self._wires = RoomWires(where.facility, room, tap=self._tap)
+        self._door = _door(where.endpoints)
+        self._real = where.real
+        self._prescription: Prescription | None = None
+        self._devices: RoomDevices | None = None
+        self._told: Callable[[], None] = InterlockNews(bus, room, load_limits()).attach()
+        if where.operator == SCRIPTED and self._door is not None:
+            self._person: Operator = RemoteOperator(self._door, room)
+            self.operator_name = "scripted operator"
+        else:
+            self._person = ConsoleOperator(sys.stdin, _print)
+            self.operator_name = getpass.getuser()
+        self.operator: Answers = self._tap.operator(self._person)
+
+    def watch(self, prescription: Prescription, record: RecordProbe | None = None) -> None:
+        """Let the simulator's invariants know what may be delivered. The record is judged where it is written: not here."""
+        self._prescription = prescription
+
+    async def start(self) -> None:
+        """Open the wires. Raises BeamlineError when a client cannot start or the simulator's door does not answer."""
+        await self._wires.open()
+        if self._door is not None and self._prescription is not None:
+            await self._door.prescribe(self._prescription)
+
+    def devices(self) -> RoomDevices:
+        """The drivers of the room, not yet connected."""
+        self._devices = room_devices(self.facility, self.room, self._wires, self.bus)
+        return self._devices
+
+    async def inject(self, faults: Iterable[TimedFault]) -> None:
+        """Plant faults in the simulator process, each at its time. Raises BeamlineError where none can be planted."""
+        for timed in faults:
+            if self._door is not None:
+                await self._door.plant(self.room, timed.text)
+
+    async def until_violated(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` beside what the simulator needs to hear of; a violated invariant cancels it and is raised.
+
+        Raises:
+            InvariantViolated: see `assembly`.
+        """
+        from controller.assembly import InvariantViolated
+
+        job = asyncio.ensure_future(work)
+        watcher = asyncio.create_task(self._look(), name="invariants of the simulator")
+        shadow = asyncio.create_task(self._follow(), name="shadow of what is real")
+        try:
+            await asyncio.wait({job, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            if job.done() and self._door is not None and self.violation is None:
+                await self._ask_violations()
+        finally:
+            for task in (watcher, shadow):
+                task.cancel()
+            if not job.done():
+                job.cancel()
+            await asyncio.gather(watcher, shadow, return_exceptions=True)
+            await asyncio.wait({job})
+        if self.violation is not None:
+            if not job.cancelled():
+                job.exception()
+            raise InvariantViolated(self.violation)
+        return job.result()
+
+    async def machine_limited_s(self, beam_number: int) -> float | None:
+        """What an oracle in the simulator would have needed for a beam, s; None where there is none to ask."""
+        if self._door is None:
+            return None
+        try:
+            return await self._door.machine_limited_s(self.room, beam_number)
+        except BeamlineError as error:
+            self.bus.emit("treatment", "oracle.silent", error=str(error))
+            return None
+
+    async def stop(self) -> None:
+        """Let go of everything."""
+        await self._person.stop()
+        await self._wires.close()
+        if self._door is not None:
+            await self._door.close()
+        self._told()
+
+    async def _look(self) -> None:
+        """Ends when an invariant broke; where there is nobody to ask it never does."""
+        while self._door is None or self.violation is None:
+            await asyncio.sleep(LOOK_S)
+            if self._door is not None:
+                await self._ask_violations()
+
+    async def _ask_violations(self) -> None:
+        if self._door is None:
+            return
+        try:
+            found = await self._door.violations()
+        except BeamlineError as error:
+            self.bus.emit("invariants", "simulator.silent", error=str(error))
+            return
+        if found:
+            self.violation = found[0]
+            self.bus.emit("invariants", "violation", name=found[0].name, message=found[0].message)
+
+    async def _follow(self) -> None:
+        """Tell the simulator what real devices read, so that its model follows them."""
+        if self._door is None or not self._real:
+            return
+        from drivers.devices.shadowed import shadow_values
+
+        while True:
+            await asyncio.sleep(SHADOW_S)
+            if self._devices is not None:
+                payload = shadow_values(self.facility, self._devices.all(), now_ns())
+                if payload:
+                    with contextlib.suppress(BeamlineError):
+                        await self._door.shadow(payload)
+
+
+class InterlockNews:
+    """What the permit relay shows of the interlock system, in its own words, for record and operator.
+
+    The daemon keeps its evidence in its own journal; over the wire only the first-out code and the number of trips are seen.
+    """
+
+    def __init__(self, bus: EventBus, room: str, limits: Limits) -> None:
+        self._bus = bus
+        self._source = f"{room}-interlocks"
+        self._device = f"{room}-interlock"
+        self._rows = {row.code: row for row in limits.software}
+        self._shown = 0
+
+    def attach(self) -> Callable[[], None]:
+        """Listen; returns what ends it."""
+        return self._bus.subscribe(self.take)
+
+    def take(self, event: Event) -> None:
+        """Turn a change of the first-out code into a trip or a reset."""
+        if event.kind != "interlock.status" or event.source != self._device:
+            return
+        code = int(event.data["first_out_code"])
+        if code == self._shown:
+            return
+        before, self._shown = self._rows.get(self._shown), code
+        if before is not None:
+            self._bus.emit(self._source, "interlock.reset", cleared=[before.id], refused=[], role="")
+        if code:
+            row = self._rows.get(code)
+            name, what, advice = f"code {code}", "a first-out code that this program does not know", "see the interlock daemon"
+            if row is not None:
+                name, what, advice = row.id, row.what, row.advice
+            self._bus.emit(self._source, "interlock.trip", id=name, code=code, cause=what, advice=advice, first_out=True)
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _door(endpoints: EndpointMap) -> BackdoorClient | None:
+    if not endpoints.backdoor:
+        return None
+    from simulators.backdoor_client import BackdoorClient
+
+    return BackdoorClient(endpoints.backdoor, endpoints.token)
