@@ -17,7 +17,7 @@ import itertools
 import random
 import selectors
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from heapq import heappop, heappush
 from typing import Any, TypeVar
@@ -258,6 +258,10 @@ class SteeredClock:
         """Simulated seconds per second now."""
         return self._factor
 
+    def wall_s(self) -> float:
+        """Wall time, s, from an arbitrary origin."""
+        return self._wall()
+
     def now_s(self) -> float:
         """Simulated time, s."""
         elapsed_s = min(max(0.0, self._wall() - self._turn_s), STRIDE_S)
@@ -304,22 +308,62 @@ class SteerableLoop(asyncio.SelectorEventLoop):
         self, factor: float = 1.0, clock: SteeredClock | None = None, select: Callable[[float], Ready] | None = None
     ) -> None:
         self.clock = clock or SteeredClock(factor)
-        super().__init__(_SteeredSelector(self.clock, select))
+        self._wall_timers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._wall_number = 0
+        super().__init__(_SteeredSelector(self.clock, select, self._wake))
 
     def time(self) -> float:
         return self.clock.now_s()
 
+    async def sleep_wall(self, seconds: float) -> None:
+        """Wait by the wall clock, also while simulated time stands still: for what is not simulated (processes, files)."""
+        woken = self.create_future()
+        self._wall_number += 1
+        heappush(self._wall_timers, (self.clock.wall_s() + seconds, self._wall_number, woken))
+        await woken
+
+    def _wake(self) -> None:
+        timers, now_s = self._wall_timers, self.clock.wall_s()
+        while timers and (timers[0][0] <= now_s or timers[0][2].done()):
+            woken = heappop(timers)[2]
+            if not woken.done():
+                woken.set_result(None)
+
+
+async def wall_limit(work: Awaitable[T], seconds: float) -> T:
+    """Await `work`, at most so long by the wall clock; under any loop.
+
+    Raises:
+        TimeoutError: it did not end in time, and was cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, SteerableLoop):
+        return await asyncio.wait_for(work, seconds)
+    job = asyncio.ensure_future(work)
+    alarm = asyncio.ensure_future(loop.sleep_wall(seconds))
+    try:
+        await asyncio.wait({job, alarm}, return_when=asyncio.FIRST_COMPLETED)
+        if job.done():
+            return job.result()
+    finally:
+        alarm.cancel()
+        job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
+    raise TimeoutError(f"took longer than {seconds:g} s")
+
 
 class _SteeredSelector(selectors.SelectSelector):
-    def __init__(self, clock: SteeredClock, wait: Callable[[float], Ready] | None) -> None:
+    def __init__(self, clock: SteeredClock, wait: Callable[[float], Ready] | None, wake: Callable[[], None]) -> None:
         super().__init__()
         self._clock = clock
         self._wait = wait or super().select
+        self._wake = wake
 
     def select(self, timeout: float | None = None) -> Ready:
         self._clock.turn()
         ready = self._wait(self._clock.wait_s(timeout))
         self._clock.turn()
+        self._wake()
         return ready
 
 

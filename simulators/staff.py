@@ -1,0 +1,110 @@
+"""Who works in the rooms of a simulator process: answers a controller's prompts and does what a person does at that moment.
+
+A controller in another process asks over the backdoor; people, search buttons, door and reset buttons belong to the plant. Not
+responsible for how long a walk takes (`people`), nor for what a button does (`plant.access`, the interlock system).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from simulators.people import OperatorFailed, Pace, ScriptedOperator
+
+LOOK_S = 5.0  # how often the operator looks whether the room is still secured
+BUTTON_S = 0.5  # how long a reset button is held
+RESET_ROLES = ("key", "operator")  # what a member of staff may reset alone, after a search
+QUICK = 20.0
+
+Press = Callable[[str, bool], None]
+
+
+def pace_of(staff: str) -> Pace:
+    """``real``: as people walk; ``quick``: everything they do takes a twentieth (lamps and relays keep their times).
+
+    Raises:
+        ValueError: neither.
+    """
+    real = Pace()
+    if staff == "real":
+        return real
+    if staff == "quick":
+        return dataclasses.replace(real, **{f.name: getattr(real, f.name) / QUICK for f in dataclasses.fields(real)})
+    raise ValueError(f"staff {staff!r}: expected real or quick")
+
+
+class Staff:
+    """The operator of one room.
+
+    Args:
+        script: the person.
+        press: presses (True) or releases the interlock system's reset button of a role.
+    """
+
+    def __init__(self, script: ScriptedOperator, press: Press) -> None:
+        self.script = script
+        self._press = press
+        self._deeds: set[asyncio.Task[None]] = set()
+        self._one_at_a_time = asyncio.Lock()
+
+    async def confirm(self, kind: str) -> tuple[bool, str]:
+        """Answer a prompt, with the reason when the answer is no.
+
+        Identifying brings the patient in; accepting the position means leaving and searching the room, and searching it again
+        whenever the search is lost until beam is asked for.
+        """
+        async with self._one_at_a_time:
+            try:
+                if kind == "identify" and not self.script.secured:
+                    await self.script.lay_patient()
+                if kind == "beam_on":
+                    await self.stop()
+                answer = await self.script.answer(kind)
+            except (OperatorFailed, ValueError) as error:
+                return False, str(error)
+            if answer and kind == "positioned":
+                self._start(self._close_room())
+            return answer, "" if answer else f"the operator answers no to {kind}"
+
+    async def lay_patient(self) -> None:
+        """Bring the patient in."""
+        await self.script.lay_patient()
+
+    async def secure_room(self) -> None:
+        """Search, leave, close the door. Raises OperatorFailed."""
+        await self.script.secure_room()
+
+    async def press(self, role: str) -> None:
+        """Press and release the reset button of a role."""
+        self._press(role, True)
+        await asyncio.sleep(BUTTON_S)
+        self._press(role, False)
+
+    async def stop(self) -> None:
+        """Let nothing go on."""
+        for deed in self._deeds:
+            deed.cancel()
+        await asyncio.gather(*self._deeds, return_exceptions=True)
+
+    async def _close_room(self) -> None:
+        while True:
+            if not self.script.secured:
+                await self._search_and_reset()
+            await asyncio.sleep(LOOK_S)
+
+    async def _search_and_reset(self) -> None:
+        with contextlib.suppress(OperatorFailed, ValueError):  # the room sees by itself that it is not secured
+            await self.script.secure_room()
+        for role in RESET_ROLES:
+            self._press(role, True)
+        await asyncio.sleep(BUTTON_S)
+        for role in RESET_ROLES:
+            self._press(role, False)
+
+    def _start(self, deed: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(deed, name="scripted operator")
+        self._deeds.add(task)
+        task.add_done_callback(self._deeds.discard)
