@@ -42,6 +42,15 @@ app = typer.Typer(
 FacilityOption = Annotated[str, typer.Option(help="Shipped facility (asan, qst, research) or a facility file.")]
 RoomOption = Annotated[str | None, typer.Option(help="Room; by default the one the plan names, or the only one.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+EndpointsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where the devices answer: what `simulate` wrote, or a rig's overlay. Default: a simulated world in here."
+    ),
+]
+OperatorOption = Annotated[
+    str, typer.Option(help="Who answers the room: scripted (simulated worlds only) or console. Default: whichever may.")
+]
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="RT Ion Plan (DICOM) or GSI raster file (.rst).")]
 OverrideOption = Annotated[
     list[str] | None,
@@ -122,6 +131,8 @@ def treat(
         Path | None,
         typer.Option(help="Facility state (ledger, library, keys) that outlives this run. Default: a fresh one in the output."),
     ] = None,
+    endpoints: EndpointsOption = None,
+    operator: OperatorOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Treat one fraction of a plan.
@@ -150,6 +161,8 @@ def treat(
         output=output,
         output_parent=Path(),
         state=state,
+        endpoints=endpoints,
+        operator=operator,
     )
     try:
         with Progress() as listener:
@@ -181,6 +194,8 @@ def resume(
     fault: Annotated[
         list[str] | None, typer.Option(help="NAME[:VALUE][@WHEN] to plant, see `iongantry faults`; may be repeated.")
     ] = None,
+    endpoints: EndpointsOption = None,
+    operator: OperatorOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Finish a fraction that ended early: deliver what is left of it, into DIR/resume-1, resume-2, ...
@@ -195,7 +210,8 @@ def resume(
     from controller.resume import ResumeOptions, run_resume
 
     objections: list[str] = []
-    options = ResumeOptions(directory, seed, _collected(objections, parse_speed, speed, VIRTUAL), scenario, tuple(fault or ()))
+    pace = _collected(objections, parse_speed, speed, VIRTUAL)
+    options = ResumeOptions(directory, seed, pace, scenario, tuple(fault or ()), endpoints, operator)
     try:
         with Progress() as listener:
             result = run_resume(options, listener, objections, stop_by_signal=True)
