@@ -1,4 +1,4 @@
-"""Foreign judges of the DICOM files that are written: highdicom's offline tables of the standard, and dicom3tools' dciodvfy.
+"""Foreign judges: system programs, and of the DICOM files highdicom's offline tables of the standard and dicom3tools' dciodvfy.
 
 `missing_attributes` checks Type 1 (present and not empty) and Type 2 (present) of every mandatory module and of every optional
 module of which something is there, nested sequences included. Conditions of Type 1C and 2C are beyond these tables.
@@ -6,12 +6,24 @@ module of which something is there, nested sequences included. Conditions of Typ
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import Dataset
+
+
+def system_program(name: str, package: str) -> str:
+    """Path of a program; the test is skipped where it is not installed, and fails in continuous integration."""
+    program = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin")
+    if program is None:
+        message = f"{name} (Debian package {package}) is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return program
 
 
 @functools.cache
@@ -62,10 +74,8 @@ def _empty(item, keyword):
 
 
 def dciodvfy_errors(path: Path) -> list[str]:
-    """Lines of dciodvfy that say Error; skips the test where Debian's dicom3tools is not installed."""
-    program = shutil.which("dciodvfy")
-    if program is None:
-        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
+    """Lines of dciodvfy that say Error."""
+    program = system_program("dciodvfy", "dicom3tools")
     result = subprocess.run([program, str(path)], capture_output=True, text=True, check=False)
     lines = (result.stdout + result.stderr).splitlines()
     assert any("RTIonBeamsTreatmentRecord" in line or "RTIonPlan" in line for line in lines), "\n".join(lines)
