@@ -57,6 +57,7 @@ def outcome_of(intake: Intake, ran: Ran, options: TreatOptions, wall_s: float) -
         holds=ran.history.holds(ran.t_end_ns),
         states=ran.history.states(ran.t_end_ns),
         interlocks=interlocks,
+        intervals=tuple(ran.intervals),
         overrides=tuple(
             Override(ran.t_origin_ns, lifted.override, options.overrides[lifted.override], ran.operator, str(lifted))
             for lifted in intake.overridden
@@ -70,8 +71,9 @@ def outcome_of(intake: Intake, ran: Ran, options: TreatOptions, wall_s: float) -
 def _ending(intake: Intake, ran: Ran) -> tuple[Status, Termination, str]:
     """Status, termination and reason of the fraction.
 
-    Complete is every beam that was asked for; refused is nothing moved and nothing given; a violated invariant and an error
-    that nobody foresaw are faults, whatever the beams say; everything else ended early.
+    Complete is every beam that was asked for, and known to be so without an interval that somebody signed; refused is nothing
+    moved and nothing given; a violated invariant and an error that nobody foresaw are faults, whatever the beams say;
+    everything else ended early.
     """
     if ran.violation is not None:
         return Status.FAULT, Termination.MACHINE, str(ran.violation)
@@ -84,7 +86,8 @@ def _ending(intake: Intake, ran: Ran) -> tuple[Status, Termination, str]:
     if Status.FAULT in statuses:
         return Status.FAULT, Termination.MACHINE, reason
     if statuses == [Status.COMPLETE] * len(intake.beams):
-        return Status.COMPLETE, Termination.NORMAL, ""
+        unsure = "; ".join(str(interval) for interval in ran.intervals if not interval.exact)
+        return (Status.PARTIAL if unsure else Status.COMPLETE), Termination.NORMAL, unsure
     if early is None:
         termination = Termination.OPERATOR if ran.stopped else Termination.MACHINE
         reason = reason or ran.stopped

@@ -91,10 +91,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Earlier:
-    """What a session finds: its number, and what the ledger says of each beam that was begun, by beam number."""
+    """What a session finds: its number, what the ledger says of each beam that was begun, by beam number, and all beams of the
+    treatment (empty: those of this session)."""
 
     session: int = 0
     before: Mapping[int, Received] = field(default_factory=dict)
+    beams: tuple[int, ...] = ()
 
 
 def session_directory(root: Path, number: int) -> Path:

@@ -124,7 +124,7 @@ def run_resume(
         Admitted(intake, tuple(faults), where, pace_of(treat, where)),
         output,
         listener,
-        Earlier(session, before),
+        Earlier(session, before, request.beams),
         stop_by_signal=stop_by_signal,
     )
     names = {beam.number: beam.name for beam in intake.plan.beams}

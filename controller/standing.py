@@ -5,15 +5,16 @@ Not responsible for changing anything (`recover`, `resume`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller.intake import Refused
+from controller.intake import Intake, Refused
 from controller.record.ledger import BeamState, Ledger, Received
+from controller.record.outcome import SignedInterval
 from controller.record.store import DiskStore
-from controller.request import Request
+from controller.request import Earlier, Request
 
 COMPLETE_WITHIN = 0.005  # of the beam's planned counts: the acceptance limit of a beam's meterset
 
@@ -30,6 +31,7 @@ class BeamStanding:
     counts1_upper: int
     reason: str
     advice: str
+    signed: str = ""  # who accepted what is in doubt, and on what
 
     @property
     def as_prescribed(self) -> bool:
@@ -48,7 +50,8 @@ class BeamStanding:
         if low != high:
             bounds, share = f"between {low} and {high} counts", f"{share} to {100 * high / planned:.2f}"
         why = f" ({self.reason})" if self.reason else ""
-        return f"{where}: {self.state.value}, received {bounds}, {share} % of plan{why}; {self.advice}"
+        signed = f"; accepted by {self.signed}" if self.signed else ""
+        return f"{where}: {self.state.value}, received {bounds}, {share} % of plan{why}{signed}; {self.advice}"
 
     def report(self) -> dict[str, Any]:
         """For programs."""
@@ -68,6 +71,28 @@ def received_of(ledger: Ledger, request: Request) -> dict[int, Received]:
     return {n: ledger.delivered(request.plan_uid, request.fraction, n) for n in request.beams}
 
 
+def signed_intervals(ledger: Ledger, intake: Intake, fraction: int, earlier: Earlier) -> tuple[SignedInterval, ...]:
+    """Beams of a treatment whose dose, over all sessions until now, had to be accepted by a signature."""
+    found = []
+    for number in earlier.beams or tuple(beam.number for beam in intake.beams):
+        received = ledger.delivered(intake.plan.uid, fraction, number)
+        if received.signatures:
+            found.append(
+                SignedInterval(
+                    number,
+                    int(received.planned.sum()),
+                    int(received.lower.sum()),
+                    int(received.upper.sum()),
+                    *(_joined(getattr(s, name) for s in received.signatures) for name in ("doubt", "signed_by", "reason")),
+                )
+            )
+    return tuple(found)
+
+
+def _joined(words: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(word for word in words if word))
+
+
 def standings(received: Mapping[int, Received], names: Mapping[int, str], directory: Path) -> tuple[BeamStanding, ...]:
     """One row per beam. `names` may lack some."""
     return tuple(_standing(r, names.get(n, ""), directory) for n, r in received.items())
@@ -83,4 +108,5 @@ def _standing(received: Received, name: str, directory: Path) -> BeamStanding:
     }[received.state]
     planned, lower, upper = (int(a.sum()) for a in (received.planned, received.lower, received.upper))
     reason = received.reason if received.state is not BeamState.COMPLETE else ""
-    return BeamStanding(received.key.beam_number, name, received.state, planned, lower, upper, reason, advice)
+    signed = _joined(f"{s.signed_by}: {s.reason}" for s in received.signatures)
+    return BeamStanding(received.key.beam_number, name, received.state, planned, lower, upper, reason, advice, signed)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from controller.fraction import Fraction
     from controller.history import History
     from controller.record.ledger import Ledger
-    from controller.record.outcome import BeamOutcome, FractionOutcome
+    from controller.record.outcome import BeamOutcome, FractionOutcome, SignedInterval
     from controller.record.store import Store
     from controller.surroundings import Surroundings
     from drivers.hal.capabilities import RoomDevices
@@ -54,6 +54,7 @@ class Ran:
         stopped: who ended it from outside.
         simulated: whether anything of the room was.
         operator: who answered.
+        intervals: beams of the treatment whose dose had to be accepted by a signature.
         late_s: how late the loop was, each time one looked.
     """
 
@@ -62,6 +63,7 @@ class Ran:
     t_origin_ns: int
     run_id: int
     beams: tuple[BeamOutcome, ...] = ()
+    intervals: tuple[SignedInterval, ...] = ()
     t_end_ns: int = 0
     late_s: Sequence[float] = ()
     violation: Violation | None = None
@@ -184,6 +186,7 @@ async def _treat(
     from controller.record.memory_store import MemoryStore
     from controller.record.probe import JournalProbe
     from controller.record.store import DiskStore
+    from controller.standing import signed_intervals
     from controller.surroundings import surroundings
 
     intake = admitted.intake
@@ -232,6 +235,7 @@ async def _treat(
             stops.append(stop)
             await _run(ran, options, admitted, world, devices, fraction, bus)
             stops.clear()
+        ran.intervals = signed_intervals(ledger, intake, options.fraction, earlier)
     ran.beams, ran.t_end_ns = tuple(fraction.outcomes), now_ns()
     return ran
 

@@ -23,7 +23,10 @@ _HEADLINE = {
 def verdict_lines(outcome: FractionOutcome, summary: Mapping[str, Any]) -> Iterator[str]:
     """Plain lines, most important first."""
     marks = [mark for mark, given in (("simulated", outcome.machine.simulated), ("research", outcome.research)) if given]
-    yield f"{_HEADLINE[outcome.status.value]} ({summary['termination']}; {', '.join(marks)})"
+    headline = _HEADLINE[outcome.status.value]
+    if outcome.known_within_an_interval:
+        headline = "delivered, but its dose is known only within a signed interval"
+    yield f"{headline} ({summary['termination']}; {', '.join(marks)})"
     if outcome.reason:
         yield f"  because: {outcome.reason}"
     for beam in summary["beams"]:
@@ -38,5 +41,7 @@ def verdict_lines(outcome: FractionOutcome, summary: Mapping[str, Any]) -> Itera
         yield f"  {order:<9} {trip['t_ns'] / NS_PER_S:9.3f} s  {trip['name']}: {trip['description']}"
     if len(trips) > TRIPS_SHOWN:
         yield f"  and {len(trips) - TRIPS_SHOWN} more, see the report"
+    for interval in outcome.intervals:
+        yield f"  signed: {interval}"
     for override in outcome.overrides:
         yield f"  overridden: {override.detail} ({override.name}: {override.reason})"

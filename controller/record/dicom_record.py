@@ -214,6 +214,9 @@ def _beam_item(outcome: FractionOutcome, b: BeamOutcome, table: Table, implicit:
     item.TreatmentTerminationStatus = b.termination.value
     if b.status is not Status.COMPLETE:
         item.TreatmentTerminationDescription = v.text(b.reason or "ended early", 1024)
+    if (interval := outcome.interval_of(beam.number)) is not None:
+        said = f"{b.reason}; {interval}" if b.reason else str(interval)
+        item.TreatmentTerminationDescription = v.text(said[:1].upper() + said[1:], 1024)
     # No verification system apart from this one looked at it; only an override is known.
     item.TreatmentVerificationStatus = "VERIFIED_OVR" if outcome.overrides else ""
     item.SpecifiedPrimaryMeterset = item.SpecifiedSecondaryMeterset = v.decimal(beam.meterset)

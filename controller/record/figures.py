@@ -22,6 +22,7 @@ SPOT_P95_LIMIT = 0.03
 POSITION_RMS_LIMIT_MM = 1.0
 POSITION_BIAS_LIMIT_MM = 0.5
 MONITORS_LIMIT = 0.05
+SIGNED = "Dose over all sessions"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +138,8 @@ def checks(fraction: FractionOutcome, figures: Sequence[BeamFigures]) -> list[Ch
     """The verdict, line by line: the first says how the fraction ended, the others are the worst of its beams."""
     good = fraction.status is Status.COMPLETE
     found = [Check("Delivery", fraction.status.value + (f": {fraction.reason}" if fraction.reason else ""), "complete", good)]
+    for interval in fraction.intervals:
+        found.append(Check(SIGNED, str(interval), "known without a signature", good=False))
     begun = [f for f in figures if f.spots_delivered]
     if not begun:
         return found

@@ -80,6 +80,15 @@ class BeamKey:
         return {"plan_uid": self.plan_uid, "fraction": self.fraction, "beam_number": self.beam_number}
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A physicist's acceptance of what one claim gave: who, on what, and what was in doubt."""
+
+    signed_by: str
+    reason: str
+    doubt: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Received:
     """What a beam of a fraction has received, counts of monitor 1 per spot, flat in the plan's order.
@@ -95,6 +104,7 @@ class Received:
     journal: str  # of the last claim
     reason: str
     planned: Counts  # what the first claim asked for, shape as the bounds
+    signatures: tuple[Signature, ...] = ()  # in order of signing
 
     def remaining(self, planned_counts1: Counts) -> Counts:
         """Plan less upper bound, floored at zero: uncertainty can only under-dose. DataError (5141) when the shapes differ."""
@@ -127,7 +137,7 @@ class _Entry:
 
     claims: list[Record]
     closes: list[Record]
-    signed: set[int]
+    signed: dict[int, Record]  # signature by the close it accepts
 
     @property
     def state(self) -> BeamState:
@@ -244,7 +254,7 @@ class Ledger:
         held = self._store.lock(self._claim_path(key))
         try:
             with self._transaction():
-                entry = self._entries.get(key, _Entry([], [], set()))
+                entry = self._entries.get(key, _Entry([], [], {}))
                 self._refuse(key, entry, resume=resume)
                 if after_claims is not None and after_claims != len(entry.claims):
                     raise CommandRejected(
@@ -375,6 +385,11 @@ class Ledger:
             str(last.data["journal"]),
             reason,
             self._get(entry.claims[0].data["claimed"])["claimed_counts1"],
+            tuple(
+                Signature(str(s.data["signed_by"]), str(s.data["reason"]), str(close.data["reason"]))
+                for close in entry.closes
+                if (s := entry.signed.get(close.seq)) is not None
+            ),
         )
 
     def _claim_path(self, key: BeamKey) -> Path:
@@ -444,13 +459,13 @@ class Ledger:
         self._head = Anchor(record.seq, record.sha256)
         data = record.data
         key = BeamKey(data["plan_uid"], data["fraction"], data["beam_number"])
-        entry = self._entries.setdefault(key, _Entry([], [], set()))
+        entry = self._entries.setdefault(key, _Entry([], [], {}))
         if record.kind == LedgerKind.CLAIM:
             entry.claims.append(record)
         elif record.kind == LedgerKind.CLOSE:
             entry.closes.append(record)
         else:
-            entry.signed.add(int(data["close_seq"]))
+            entry.signed[int(data["close_seq"])] = record
 
     def _read_anchor(self) -> Anchor:
         if not self._store.exists(self._anchor_file):

@@ -79,6 +79,47 @@ class Override:
     detail: str = ""  # planned and actual value, for people
 
 
+@dataclass(frozen=True, slots=True)
+class SignedInterval:
+    """What a beam received over all its sessions, where that had to be accepted by a signature. Counts of monitor 1.
+
+    Attributes:
+        counts1_lower, counts1_upper: bounds; equal when the counts are known and something else was in doubt.
+        doubt: why it had to be signed.
+        signed_by, reason: who accepted it, and on what.
+    """
+
+    beam_number: int
+    counts1_planned: int
+    counts1_lower: int
+    counts1_upper: int
+    doubt: str
+    signed_by: str
+    reason: str
+
+    @property
+    def exact(self) -> bool:
+        """Whether the counts are known all the same."""
+        return self.counts1_lower == self.counts1_upper
+
+    @property
+    def share(self) -> tuple[float, float]:
+        """The bounds as a share of the plan, %."""
+        planned = max(self.counts1_planned, 1)
+        return 100.0 * self.counts1_lower / planned, 100.0 * self.counts1_upper / planned
+
+    def __str__(self) -> str:
+        low, high = self.share
+        known = f"received {self.counts1_lower} counts, {low:.2f} % of plan"
+        if not self.exact:
+            known = (
+                f"is known only between {self.counts1_lower} and {self.counts1_upper} counts, {low:.2f} to {high:.2f} % of plan"
+            )
+        return (
+            f"beam {self.beam_number} {known} ({self.doubt or 'no reason stated'}), accepted by {self.signed_by}: {self.reason}"
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PassOutcome:
     """One executed grant.
@@ -207,6 +248,7 @@ class FractionOutcome:
         interlocks: first-out first.
         overrides: in order.
         loop_lag, wall_s: measures of the run.
+        intervals: beams of the treatment, of whatever session, whose dose had to be accepted by a signature.
         run_id: what tells two runs of one fraction apart in the UIDs; the journal's boot id is fine.
     """
 
@@ -228,9 +270,20 @@ class FractionOutcome:
     states: tuple[Span, ...] = ()
     interlocks: tuple[Interlock, ...] = ()
     overrides: tuple[Override, ...] = ()
+    intervals: tuple[SignedInterval, ...] = ()
     loop_lag: LoopLag = LoopLag(0.0, 0.0, 0.0)
     wall_s: float = 0.0
     run_id: int = 0
+
+    @property
+    def known_within_an_interval(self) -> bool:
+        """Every beam of this session was completed, and what a beam received over all sessions is known only between bounds."""
+        completed = all(beam.status is Status.COMPLETE for beam in self.beams)
+        return self.status is Status.PARTIAL and completed and not all(interval.exact for interval in self.intervals)
+
+    def interval_of(self, beam_number: int) -> SignedInterval | None:
+        """The signed interval of a beam, if there is one."""
+        return next((interval for interval in self.intervals if interval.beam_number == beam_number), None)
 
     def utc(self, t_ns: int) -> datetime:
         """Date of a loop time, to the microsecond."""

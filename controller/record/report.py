@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from controller.record import charts
-from controller.record.figures import BEAM_METERSET_LIMIT, SPOT_P95_LIMIT, BeamFigures, Check, beam_figures, checks
+from controller.record.figures import BEAM_METERSET_LIMIT, SIGNED, SPOT_P95_LIMIT, BeamFigures, Check, beam_figures, checks
 from controller.record.outcome import FractionOutcome, Status
 from controller.record.spots import Table
 from controller.record.svg import signed
@@ -90,7 +90,11 @@ def render_report(fraction: FractionOutcome, table: Table) -> str:
 def verdict(fraction: FractionOutcome, lines: Sequence[Check]) -> tuple[str, str]:
     """Mark and words for the top of the page: complete only when every line of the verdict is good."""
     mark, words = _WORDS[fraction.status]
-    beyond = [line.what.lower() for line in lines[1:] if not line.good]
+    if not all(interval.exact for interval in fraction.intervals):
+        mark, words = "!", f"{words}; known only within a signed interval"
+    elif fraction.intervals:
+        mark, words = "!", f"{words}; accepted by a signature"
+    beyond = [line.what.lower() for line in lines[1:] if not line.good and line.what != SIGNED]
     if beyond:
         mark = "!" if fraction.status is Status.COMPLETE else mark
         words += ("; beyond its limit: " if len(beyond) == 1 else "; beyond their limits: ") + ", ".join(beyond)
@@ -157,6 +161,8 @@ def _beam_page(fraction: FractionOutcome, figures: BeamFigures) -> BeamPage:
         facts.append(("Machine limited", f"{outcome.machine_limited_s:.2f} s"))
     if outcome.reason:
         facts.append(("Ended because", outcome.reason))
+    if (interval := fraction.interval_of(beam.number)) is not None:
+        facts.append((SIGNED, str(interval)))
     drawn = (
         ("Meterset error per layer", charts.layer_meterset(figures)),
         ("Meterset error of the spots", charts.spot_error_histogram(figures)),

@@ -7,6 +7,7 @@ The model is the contract; its JSON schema is printed by `iongantry schema`. Not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,6 +52,18 @@ class BeamSummary(_Model):
     machine_limited_s: NotNegative | None
 
 
+class IntervalSummary(_Model):
+    """A beam whose dose over all sessions had to be accepted by a signature; counts of monitor 1."""
+
+    beam_number: int
+    counts1_planned: Count
+    counts1_lower: Count
+    counts1_upper: Count
+    doubt: str
+    signed_by: str
+    reason: str
+
+
 class InterlockSummary(_Model):
     """One trip; first-out first."""
 
@@ -85,6 +98,7 @@ class Summary(_Model):
     beams: tuple[BeamSummary, ...]
     interlocks: tuple[InterlockSummary, ...]
     overrides: tuple[str, ...] = ()
+    intervals: tuple[IntervalSummary, ...] = ()
     loop_lag_ms: LoopLagSummary
     wall_s: NotNegative
 
@@ -119,6 +133,7 @@ def summary_of(fraction: FractionOutcome, figures: Sequence[BeamFigures]) -> Sum
             for i in trips
         ),
         overrides=tuple(o.name for o in fraction.overrides),
+        intervals=tuple(IntervalSummary(**asdict(interval)) for interval in fraction.intervals),
         loop_lag_ms=LoopLagSummary(p50=lag.p50_ms, p99=lag.p99_ms, max=lag.max_ms),
         wall_s=fraction.wall_s,
     )

@@ -20,6 +20,7 @@ import pytest
 from sessions import PlantTruth, at_pass, fractions, iongantry, treat, truth_of, watching
 
 import controller.recover
+from controller.console.verdict import verdict_lines
 from controller.intake import Refused
 from controller.record.entries import Kind, beam_histories
 from controller.record.journal import read_journal
@@ -187,11 +188,33 @@ def test_a_signature_needs_a_name_and_a_reason_and_then_the_rest_is_delivered_ne
     truth = PlantTruth(crash.truth.intake, {k: v.copy() for k, v in crash.truth.given.items()})
     with watching(truth):
         resumed = run_resume(ResumeOptions(dead))
-    assert resumed.treated.status == "complete"
     assert resumed.status == "partial", "what lies in an interval is not known to be as prescribed"
+    assert_says_the_interval(resumed.treated, received(dead))
     truth.assert_never_over(1)
     missing = float(truth.planned(1).sum() - truth.flat(1).sum())
     assert missing == pytest.approx(uncertain, abs=0.005 * truth.planned(1).sum()), "only the uncertain part is missing"
+
+
+def assert_says_the_interval(treated, known) -> None:
+    """Summary, verdict, report and record say the bounds, who accepted them, and why; none is green."""
+    low, high = int(known.lower.sum()), int(known.upper.sum())
+    assert low < high
+    summary = json.loads((treated.output / "summary.json").read_text())
+    assert (summary["status"], summary["termination"]) == ("partial", "NORMAL")
+    (interval,) = summary["intervals"]
+    assert (interval["counts1_lower"], interval["counts1_upper"]) == (low, high)
+    assert (interval["signed_by"], interval["reason"]) == ("A. Physicist", "film")
+    assert "latch is lost" in interval["doubt"]
+    verdict = list(verdict_lines(treated.outcome, treated.summary))
+    assert "known only within a signed interval" in verdict[0]
+    report = (treated.output / "report.html").read_text()
+    assert "known only within a signed interval" in report
+    record = pydicom.dcmread(treated.output / "record.dcm").TreatmentSessionIonBeamSequence[0]
+    assert record.TreatmentTerminationStatus == "NORMAL"
+    for text in ("\n".join(verdict), report, record.TreatmentTerminationDescription):
+        for words in (f"between {low} and {high} counts", "accepted by A. Physicist: film"):
+            assert words in text
+    assert "Delivered as prescribed" not in report
 
 
 def test_a_unit_that_survived_gives_the_truth_by_its_results_and_nothing_needs_a_signature(crash: Crash, dead: Path) -> None:

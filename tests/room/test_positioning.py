@@ -156,7 +156,13 @@ def test_a_blocked_way_between_beams_is_known_beforehand_with_beams_angles_gap_a
     first = targets_for(beam(gantry_deg=60.0, couch=CouchTargets(**NO_WAY[0]), snout_mm=500.0), G1)
     second = targets_for(beam(gantry_deg=60.0, couch=CouchTargets(**NO_WAY[1]), snout_mm=500.0), G1)
     (reason,) = blocked_between_beams([(4, first), (7, second)], G1)
-    for words in ("beam 7 after beam 4", "gantry 60 deg, couch angle -90 deg", "gantry 60 deg, couch angle 60 deg", "at least 50 mm", "[4301]"):
+    for words in (
+        "beam 7 after beam 4",
+        "gantry 60 deg, couch angle -90 deg",
+        "gantry 60 deg, couch angle 60 deg",
+        "at least 50 mm",
+        "[4301]",
+    ):
         assert words in reason
     assert blocked_between_beams([(4, first)], G1) == []
     assert blocked_between_beams([(4, first), (5, first)], G1) == []
