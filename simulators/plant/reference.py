@@ -7,6 +7,8 @@ no part in any treatment and in no protection.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,12 +37,18 @@ class ReferenceDetector:
         self._name = f"{room}-reference"
         self._pieces: list[Floats] = []
         self._seen = 0
+        self._watchers: list[Callable[[], None]] = []
         kernel.observe(self._hear)
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call `watcher` whenever its readings have changed."""
+        self._watchers.append(watcher)
 
     def install(self, installed: bool) -> None:
         """Put it up (readings start empty) or take it away."""
         self.installed = installed
         self._pieces.clear()
+        self._changed()
 
     def readings(self) -> Floats:
         """Pieces measured since it was put up, the latest 4,000: shape (m, 7), columns `COLUMNS`."""
@@ -67,3 +75,8 @@ class ReferenceDetector:
                 ]
             )
         )
+        self._changed()
+
+    def _changed(self) -> None:
+        for watcher in self._watchers:
+            watcher()

@@ -22,7 +22,7 @@ from simulators.plant.facility import FacilityPlant
 from simulators.plant.grants import words64
 from simulators.plant.kernel import Kernel
 from simulators.plant.magnets import BeamlineMagnets
-from simulators.plant.reference import ReferenceDetector
+from simulators.plant.reference import COLUMNS, PIECES_KEPT, ReferenceDetector
 from simulators.plant.second_dose_unit import SecondDoseUnitPlant
 
 Value = int | float | str | NDArray[np.int32] | NDArray[np.float64]
@@ -31,6 +31,8 @@ Listener = Callable[[str, Value], None]
 BEAT_NS = 900_000_000
 RECENT_NS = 100_000_000  # a counter that moved so recently is left alone: no gap is longer than 1 s
 INT32_MAX = 2**31 - 1
+GRANT_WORDS_MAX = 14 + 5 * 4000 + 1  # header, rows, CRC
+RESULT_WORDS_MAX = 5 + 17 * 256 + 1  # header, pieces, CRC
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,13 @@ class Pv:
         kind: ``"int"``, ``"double"``, ``"string"``, ``"int[]"`` or ``"double[]"``.
         get: its present value.
         put: what a client's write does; None for a read-back. Raises ValueError when the value makes no sense.
+        elements: most elements of an array; 0: as many as it has at present.
     """
 
     kind: str
     get: Callable[[], Value]
     put: Callable[[Value], None] | None = None
+    elements: int = 0
 
 
 class PvTable:
@@ -71,6 +75,13 @@ class PvTable:
     def kind(self, name: str) -> str:
         """Type of a variable. KeyError when there is none of that name."""
         return self._pvs[name].kind
+
+    def elements(self, name: str) -> int:
+        """Most elements that a variable may hold: 1 of a number or text."""
+        pv = self._pvs[name]
+        if not pv.kind.endswith("[]"):
+            return 1
+        return pv.elements or int(np.size(pv.get()))
 
     def writable(self, name: str) -> bool:
         """Whether clients may write it."""
@@ -112,9 +123,11 @@ class PvTable:
 
     # --- what devices need ----------------------------------------------------------------------------------------
 
-    def add(self, name: str, kind: str, get: Callable[[], Value], put: Callable[[Value], None] | None = None) -> None:
-        """Add a variable."""
-        self._pvs[name] = Pv(kind, get, put)
+    def add(
+        self, name: str, kind: str, get: Callable[[], Value], put: Callable[[Value], None] | None = None, elements: int = 0
+    ) -> None:
+        """Add a variable; see `Pv`."""
+        self._pvs[name] = Pv(kind, get, put, elements)
 
     def add_status(self, name: str, words: Callable[[], list[int]]) -> None:
         """Add a status: an int array of a counter and these words."""
@@ -324,14 +337,14 @@ def _unit(table: PvTable, unit: DeliveryUnitPlant, prefix: str) -> None:
     table.add(f"{prefix}:ID:RB", "string", lambda: unit.identity)
     table.add_status(f"{prefix}:STATUS:RB", status)
     table.add(f"{prefix}:MAP:SP", "double[]", lambda: unit.map.values if unit.map is not None else np.zeros(16), put_map)
-    table.add(f"{prefix}:GRANT:SP", "int[]", lambda: state["grant"], put_grant)
+    table.add(f"{prefix}:GRANT:SP", "int[]", lambda: state["grant"], put_grant, GRANT_WORDS_MAX)
     table.add(f"{prefix}:ECHO:RB", "int[]", lambda: _array(unit.echo))
     table.add(f"{prefix}:START:SP", "int[]", lambda: state["start"], put_start)
     table.add(f"{prefix}:GATE:SP", "int", lambda: int(unit.controller_gate), lambda v: unit.set_controller_gate(_int(v) == 1))
     table.add(f"{prefix}:ABORT:SP", "int", lambda: 0, put_abort)
     table.add(f"{prefix}:RESET:SP", "int", lambda: 0, lambda v: unit.reset(_int(v)))
     table.add(f"{prefix}:RESULT:SP", "int[]", lambda: state["result"], put_result)
-    table.add(f"{prefix}:RESULT:RB", "int[]", result)
+    table.add(f"{prefix}:RESULT:RB", "int[]", result, elements=RESULT_WORDS_MAX)
     table.add(f"{prefix}:LATCH:RB", "int[]", unit.memory.latch)
     names = {"status": "STATUS", "progress": "STATUS", "echo": "ECHO", "latch": "LATCH"}
     unit.watch(lambda what: table.post(f"{prefix}:{names[what]}:RB"))
@@ -372,4 +385,5 @@ def _second_unit(table: PvTable, unit2: SecondDoseUnitPlant, prefix: str) -> Non
 def _reference(table: PvTable, detector: ReferenceDetector, prefix: str) -> None:
     """Commissioning only: rows of `reference.COLUMNS`, one after the other."""
     table.add(f"{prefix}:INSTALL:SP", "int", lambda: int(detector.installed), lambda v: detector.install(_int(v) == 1))
-    table.add(f"{prefix}:SPOTS:RB", "double[]", lambda: detector.readings().reshape(-1))
+    table.add(f"{prefix}:SPOTS:RB", "double[]", lambda: detector.readings().reshape(-1), elements=len(COLUMNS) * PIECES_KEPT)
+    detector.watch(lambda: table.post(f"{prefix}:SPOTS:RB"))
