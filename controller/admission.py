@@ -177,13 +177,12 @@ def admit(options: TreatOptions, objections: Sequence[str] = ()) -> Admitted:
 
 def locate_room(options: TreatOptions, intake: Intake) -> tuple[Whereabouts | None, list[str]]:
     """Where the room answers, if endpoints were given, and every objection to it."""
-    if options.operator not in OPERATORS:
-        return None, [f"--operator {options.operator!r}: expected {SCRIPTED} or {CONSOLE}"]
+    wrong = [f"--operator {options.operator!r}: expected {SCRIPTED} or {CONSOLE}"] * (options.operator not in OPERATORS)
     if options.endpoints is None:
         if options.operator == CONSOLE:
-            return None, ["--operator console: a simulated world in this process has a scripted operator; give --endpoints"]
-        return None, []
-    return locate(
+            wrong.append("--operator console: a simulated world in this process has a scripted operator; give --endpoints")
+        return None, wrong
+    where, reasons = locate(
         options.endpoints,
         intake.facility,
         intake.room.name,
@@ -194,6 +193,7 @@ def locate_room(options: TreatOptions, intake: Intake) -> tuple[Whereabouts | No
         lifted=options.overrides,
         faults=bool(options.faults or options.scenario),
     )
+    return where, [*wrong, *reasons]
 
 
 def pace_of(options: TreatOptions, where: Whereabouts | None) -> float | None:

@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from controller.cli_common import (
+    EXIT_DELIVERED,
+    EXIT_ENDED_EARLY,
+    EXIT_FAULT,
+    EXIT_OF,
+    EndpointsOption,
+    FacilityOption,
+    JsonOption,
+    OperatorOption,
+    OverrideOption,
+    PlanArgument,
+    RoomOption,
+    collected,
+    refuse,
+    say,
+)
+from controller.cli_site import register as register_site
 
+if TYPE_CHECKING:
     from drivers.hal.events import Event
 
-EXIT_DELIVERED = 0
-EXIT_REFUSED = 2  # before any motion or beam
-EXIT_ENDED_EARLY = 3  # record written
-EXIT_FAULT = 4  # of the program
-EXIT_OF = {"complete": EXIT_DELIVERED, "refused": EXIT_REFUSED, "partial": EXIT_ENDED_EARLY, "fault": EXIT_FAULT}
-
-A = TypeVar("A")
-T = TypeVar("T")
 
 app = typer.Typer(
     name="iongantry",
@@ -38,24 +44,6 @@ app = typer.Typer(
     help="Treatment control for rotating-gantry heavy-ion beamlines. Research, training, test-rig and simulation "
     "software: not a medical device.",
 )
-
-FacilityOption = Annotated[str, typer.Option(help="Shipped facility (asan, qst, research) or a facility file.")]
-RoomOption = Annotated[str | None, typer.Option(help="Room; by default the one the plan names, or the only one.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-EndpointsOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Where the devices answer: what `simulate` wrote, or a rig's overlay. Default: a simulated world in here."
-    ),
-]
-OperatorOption = Annotated[
-    str, typer.Option(help="Who answers the room: scripted (simulated worlds only) or console. Default: whichever may.")
-]
-PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="RT Ion Plan (DICOM) or GSI raster file (.rst).")]
-OverrideOption = Annotated[
-    list[str] | None,
-    typer.Option(help="NAME=REASON, recorded: 'machine' (plan names another machine), 'approval' (not APPROVED)."),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -73,38 +61,6 @@ def _root(
     ] = False,
 ) -> None:
     """Options before the command."""
-
-
-def _refuse(reasons: Sequence[str], as_json: bool = False) -> NoReturn:
-    """Say every reason and leave with exit code 2."""
-    if as_json:
-        typer.echo(json.dumps({"status": "refused", "reasons": list(reasons)}, indent=2))
-    else:
-        noun = "reason" if len(reasons) == 1 else "reasons"
-        typer.echo(f"refused, {len(reasons)} {noun}:", err=True)
-        for reason in reasons:
-            typer.echo(f"  - {reason}", err=True)
-    raise typer.Exit(EXIT_REFUSED)
-
-
-def _say(line: str) -> None:
-    """A result; on a terminal a line is wrapped between words. A reader who has left changes no exit code."""
-    if sys.stdout.isatty() and "\n" not in line:
-        width = shutil.get_terminal_size().columns
-        line = "\n".join(textwrap.wrap(line, width, subsequent_indent=" " * 12, break_on_hyphens=False)) or line
-    try:
-        typer.echo(line)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _collected(objections: list[str], parse: Callable[[A], T], argument: A, otherwise: T) -> T:
-    """What `parse` makes of an argument; what is wrong with it is told later, together with everything else."""
-    try:
-        return parse(argument)
-    except ValueError as error:
-        objections += str(error).splitlines()
-        return otherwise
 
 
 @app.command()
@@ -154,10 +110,10 @@ def treat(
         beams=tuple(beam or ()),
         fraction=fraction,
         seed=seed,
-        speed=_collected(objections, parse_speed, speed, VIRTUAL),
+        speed=collected(objections, parse_speed, speed, VIRTUAL),
         scenario=scenario,
         faults=tuple(fault or ()),
-        overrides=_collected(objections, parse_overrides, override or [], {}),
+        overrides=collected(objections, parse_overrides, override or [], {}),
         output=output,
         output_parent=Path(),
         state=state,
@@ -168,18 +124,18 @@ def treat(
         with Progress() as listener:
             result = run_treatment(options, listener, objections, stop_by_signal=True)
     except Refused as refused:
-        _refuse(refused.reasons, as_json)
+        refuse(refused.reasons, as_json)
     if as_json:
         told = {**result.summary, "status": result.status, "output": str(result.output), "failures": list(result.failures)}
-        _say(json.dumps(told, indent=2))
+        say(json.dumps(told, indent=2))
     else:
         for line in verdict_lines(result.outcome, result.summary):
-            _say(line)
+            say(line)
         where = "report.html" if result.status != "refused" else "events.jsonl"
-        _say(f"outputs: {result.output}")
-        _say(f"read first: {result.output}/{where}")
+        say(f"outputs: {result.output}")
+        say(f"read first: {result.output}/{where}")
         if result.status == "partial":
-            _say(f"what is left: iongantry resume {result.output}")
+            say(f"what is left: iongantry resume {result.output}")
     for failure in result.failures:
         typer.echo(f"fault: {failure}; journal and ledger hold what was delivered", err=True)
     raise typer.Exit(EXIT_OF[result.status])
@@ -210,23 +166,23 @@ def resume(
     from controller.resume import ResumeOptions, run_resume
 
     objections: list[str] = []
-    pace = _collected(objections, parse_speed, speed, VIRTUAL)
+    pace = collected(objections, parse_speed, speed, VIRTUAL)
     options = ResumeOptions(directory, seed, pace, scenario, tuple(fault or ()), endpoints, operator)
     try:
         with Progress() as listener:
             result = run_resume(options, listener, objections, stop_by_signal=True)
     except Refused as refused:
-        _refuse(refused.reasons, as_json)
+        refuse(refused.reasons, as_json)
     treated = result.treated
     if as_json:
-        _say(json.dumps(result.report(), indent=2))
+        say(json.dumps(result.report(), indent=2))
     else:
         for line in verdict_lines(treated.outcome, treated.summary):
-            _say(line)
-        _say("over all sessions:")
+            say(line)
+        say("over all sessions:")
         for beam in result.beams:
-            _say(f"  {beam.line()}")
-        _say(f"outputs: {treated.output}")
+            say(f"  {beam.line()}")
+        say(f"outputs: {treated.output}")
     for failure in treated.failures:
         typer.echo(f"fault: {failure}; journal and ledger hold what was delivered", err=True)
     raise typer.Exit(EXIT_OF[result.status])
@@ -249,9 +205,9 @@ def recover(
     try:
         result = run_recovery(directory, sign=sign, reason=reason)
     except Refused as refused:
-        _refuse(refused.reasons, as_json)
+        refuse(refused.reasons, as_json)
     if as_json:
-        _say(json.dumps(result.report(), indent=2))
+        say(json.dumps(result.report(), indent=2))
     else:
         for line in result.lines():
             typer.echo(line)
@@ -273,13 +229,13 @@ def check(
     from controller.treatment import check_plan
 
     objections: list[str] = []
-    overrides: dict[str, str] = _collected(objections, parse_overrides, override or [], {})
+    overrides: dict[str, str] = collected(objections, parse_overrides, override or [], {})
     try:
         report = check_plan(plan, facility, room, tuple(beam or ()), overrides)
     except Refused as refused:
-        _refuse([*objections, *refused.reasons], as_json)
+        refuse([*objections, *refused.reasons], as_json)
     if objections:
-        _refuse(objections, as_json)
+        refuse(objections, as_json)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return
@@ -349,11 +305,11 @@ def make_plan_file(
             output.parent.mkdir(parents=True)
         file = write_plan(spec, where, output)
     except PlanRefused as refused:
-        _refuse([str(reason) for reason in refused.reasons], as_json)
+        refuse([str(reason) for reason in refused.reasons], as_json)
     except (PlanError, BeamlineError) as error:
-        _refuse([str(error)], as_json)
+        refuse([str(error)], as_json)
     except OSError as error:
-        _refuse([f"{output}: cannot be written: {error.strerror or error}"], as_json)
+        refuse([f"{output}: cannot be written: {error.strerror or error}"], as_json)
     objections = _objections_to(file, facility, spec.room)
     if as_json:
         written = {"status": "written", "file": str(file), "facility": where.name, "room": spec.room}
@@ -391,10 +347,10 @@ def check_config(
     except ConfigError as error:
         head, *faults_found = error.message.splitlines()
         where = f"{head.partition(':')[0]}: " if faults_found else ""
-        _refuse([where + line.strip() for line in faults_found] or [str(error)], as_json)
+        refuse([where + line.strip() for line in faults_found] or [str(error)], as_json)
     reasons = check_facility(facility)
     if reasons:
-        _refuse(reasons, as_json)
+        refuse(reasons, as_json)
     if as_json:
         typer.echo(json.dumps({"status": "ok", "facility": facility.name, "devices": sorted(facility.devices)}, indent=2))
     else:
@@ -460,7 +416,7 @@ def commission(
     try:
         done = run_commissioning(options, show)
     except Refused as refused:
-        _refuse(refused.reasons, as_json)
+        refuse(refused.reasons, as_json)
     withdrawn = sum(not row["released"] for row in done.measured)
     if as_json:
         typer.echo(json.dumps(done.as_dict(), indent=2))
@@ -470,6 +426,9 @@ def commission(
             f"{done.version}, signed with key {done.key_id}: {done.file}"
         )
     raise typer.Exit(EXIT_ENDED_EARLY if withdrawn else EXIT_DELIVERED)
+
+
+register_site(app)
 
 
 def main() -> None:

@@ -1,0 +1,213 @@
+"""Commands of the machine rather than of a patient: what is there, the interlock daemon, a standing room, all under one roof.
+
+Registered on the command line by `cli`. Not responsible for deciding anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from controller.cli_common import (
+    EXIT_DELIVERED,
+    EXIT_ENDED_EARLY,
+    EndpointsOption,
+    FacilityOption,
+    JsonOption,
+    refuse,
+)
+
+if TYPE_CHECKING:
+    from controller.endpoints import Whereabouts
+    from drivers.hal.facility import Facility
+
+RoomOf = Annotated[str | None, typer.Option(help="Room; default: the first of the facility, or of the endpoints.")]
+NeededEndpoints = Annotated[Path, typer.Option(help="Where the devices answer: what `simulate` wrote, or a rig's overlay.")]
+
+
+def devices(
+    facility: FacilityOption = "asan",
+    room: RoomOf = None,
+    endpoints: EndpointsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every device of a room: driver, endpoint, simulated or real, identity, quality, age, value, unit. Moves nothing.
+
+    Exit codes: 0 every device answers, 2 refused, 3 a device does not answer or is not what it should be.
+    """
+    import asyncio
+
+    from controller.assembly import loop_factory
+    from controller.device_table import survey
+
+    installed, where, name = _located(facility, room, endpoints, as_json)
+    factor = where.endpoints.speed if where is not None else None
+    with asyncio.Runner(loop_factory=loop_factory(factor)) as runner:
+        found = runner.run(survey(installed, where, name))
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        _show(found)
+    raise typer.Exit(EXIT_ENDED_EARLY if found.silent else EXIT_DELIVERED)
+
+
+def interlock(
+    endpoints: NeededEndpoints,
+    facility: FacilityOption = "asan",
+    room: RoomOf = None,
+    journal: Annotated[
+        Path | None, typer.Option(help="File for trips, resets and bypasses. Default: ROOM-interlock.jsonl.")
+    ] = None,
+    buttons: Annotated[
+        Path | None, typer.Option(help="Socket that takes 'press ROLE' and 'release ROLE'. Default: as the endpoints say.")
+    ] = None,
+) -> None:
+    """The interlock system of one room, as a process of its own: reads the plant by itself, can only take beam away.
+
+    Ends when it is ended (Ctrl-C); beam permit B is then gone. Exit code 2: refused, every reason.
+    """
+    from drivers.hal.endpoints import parse_endpoint
+
+    installed, where, name = _located(facility, room, endpoints, as_json=False)
+    reasons = []
+    safety = (where.facility if where is not None else installed).devices[f"{name}-safety"]
+    at = parse_endpoint(safety.endpoint, f"{name}-safety")
+    if at.scheme != "tcp":
+        reasons.append(f"{name}-safety: {safety.endpoint}: the interlock system reads Modbus TCP only")
+    socket = buttons or (Path(where.endpoints.interlock_buttons.get(name, "")) if where is not None else Path())
+    if socket == Path():
+        reasons.append("--buttons: the endpoints name no socket for the reset buttons of this room; give one")
+    if reasons:
+        refuse(reasons)
+    command = [
+        *(sys.executable, "-m", "interlocks.daemon", "--host", at.host, "--port", str(at.port)),
+        *("--buttons", str(socket), "--journal", str(journal or f"{name}-interlock.jsonl")),
+    ]
+    if where is not None and where.endpoints.speed != 1.0:
+        command += ["--speed", f"{where.endpoints.speed:g}"]
+    os.execv(command[0], command)  # a process that holds nothing of the controller
+
+
+def serve(
+    endpoints: NeededEndpoints,
+    facility: FacilityOption = "asan",
+    room: RoomOf = None,
+) -> None:
+    """A room that stands by: keeps its devices connected, says when one is lost or back, publishes what they read.
+
+    Ends with Ctrl-C. Exit codes: 0 ended, 2 refused.
+    """
+    import asyncio
+
+    from controller.assembly import loop_factory
+    from controller.standby import stand_by
+
+    _, where, name = _located(facility, room, endpoints, as_json=False)
+    if where is None:
+        refuse(["--endpoints: needed"])
+    with asyncio.Runner(loop_factory=loop_factory(where.endpoints.speed)) as runner:
+        reason = runner.run(stand_by(where, name, typer.echo))
+    if reason:
+        refuse([reason])
+
+
+def up(
+    plan: Annotated[
+        Path | None, typer.Argument(metavar="[PLAN]", help="Plan to treat; without one the room stands by.")
+    ] = None,
+    facility: FacilityOption = "asan",
+    room: RoomOf = None,
+    speed: Annotated[
+        str, typer.Option(help="real, or plant seconds per second (up to 2 is safe from the computer's pauses).")
+    ] = "real",
+    seed: Annotated[int, typer.Option(help="Root of every random stream of the simulated plant.")] = 0,
+    broker: Annotated[str, typer.Option(metavar="HOST:PORT", help="An MQTT broker to use instead of one of our own.")] = "",
+    staff: Annotated[str, typer.Option(help="real, or quick: people who walk 20 times faster.")] = "real",
+    directory: Annotated[Path, typer.Option(help="Where endpoints, journals and logs of the processes go.")] = Path("run/up"),
+    state: Annotated[Path | None, typer.Option(help="Facility state that outlives a treatment.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory for the outputs of the treatment.")] = None,
+) -> None:
+    """Simulators, interlock system and controller, each in a process of its own, under one supervisor, until Ctrl-C.
+
+    With a plan: treats it over the real wires between these processes, then stops them; exit codes as of `treat`.
+    Without: the room stands by. 4: one of the processes died.
+    """
+    from controller.supervise import Site, run_site
+
+    installed, _, name = _located(facility, room, None, as_json=False)
+    site = Site(
+        facility=facility,
+        room=name,
+        speed=speed,
+        seed=seed,
+        broker=broker,
+        staff=staff,
+        directory=directory,
+        plan=plan,
+        state=state,
+        output=output,
+    )
+    del installed
+    raise typer.Exit(run_site(site, typer.echo))
+
+
+def _located(
+    facility: str, room: str | None, endpoints: Path | None, as_json: bool
+) -> tuple[Facility, Whereabouts | None, str]:
+    """Facility, whereabouts and room of a command that needs no plan; refuses with every reason."""
+    from controller.endpoints import locate
+    from drivers.hal.endpoints import load_endpoints
+    from drivers.hal.errors import BeamlineError
+    from drivers.hal.facility import load_facility
+
+    try:
+        installed = load_facility(facility)
+        name = room
+        if name is None and endpoints is not None:
+            placed = load_endpoints(endpoints).devices
+            name = next((r for r in installed.rooms if any(d.startswith(f"{r}-") for d in placed)), None)
+        name = name or next(iter(installed.rooms))
+        installed.room(name)
+    except BeamlineError as error:
+        refuse(str(error).splitlines(), as_json)
+    if endpoints is None:
+        return installed, None, name
+    # Nothing is treated: what a patient received is nobody's question here.
+    where, reasons = locate(endpoints, installed, name, factor=None, state=Path())
+    if reasons or where is None:
+        refuse(reasons, as_json)
+    return installed, where, name
+
+
+def _show(found: object) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from controller.device_table import Survey, table_lines
+
+    if not isinstance(found, Survey):
+        raise TypeError(f"{found!r} is no survey")
+    table = Table(title=f"{found.room} of {found.facility}", show_lines=False, pad_edge=False)
+    for column in ("device", "driver", "endpoint", "is", "identity", "signal", "quality", "age ms", "value", "unit"):
+        table.add_column(column, overflow="fold", justify="right" if column == "age ms" else "left")
+    before = ""
+    for line, row in zip(table_lines(found), found.rows, strict=True):
+        if before and row.device != before:
+            table.add_section()
+        before = row.device
+        table.add_row(*line, style=None if row.quality == "good" else "bold red" if row.error else "yellow")
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    for letter, what in (("A", "hard-wired chain"), ("B", "interlock system"), ("R", "request of the controller")):
+        real = "REAL" if found.contributions[letter] else "simulated"
+        typer.echo(f"permit contribution {letter} ({what}): {real}")
+
+
+def register(app: typer.Typer) -> None:
+    """Put these commands on the command line."""
+    for command in (devices, interlock, serve, up):
+        app.command()(command)
