@@ -84,7 +84,7 @@ class RoomWires:
 
             broker = next(endpoint for endpoint in brokers if endpoint.scheme == "mqtt")
             client = MqttMessages(broker.host, broker.port, self._client_id)
-            await client.start()
+            await client.start(required=False)  # a broker that is away holds nothing but images
             self._opened.append(client)
             self._messages = self._tap.messages(MESSAGES, client)
         elif self._memory.messages is not None:
