@@ -27,24 +27,37 @@ class Liveness:
         deadline_ns: longest time for which the counter may stand still.
     """
 
-    __slots__ = ("_counter", "deadline_ns", "moved_ns")
+    __slots__ = ("_counter", "_restarted", "deadline_ns", "moved_ns")
 
     def __init__(self, deadline_ns: int) -> None:
         self.deadline_ns = deadline_ns
         self.moved_ns: int | None = None  # when the counter was last seen to differ
         self._counter: int | None = None
+        self._restarted = False
 
     def see(self, counter: int, t_ns: int) -> bool:
         """Take the counter read at `t_ns`; True when it has moved."""
         if counter == self._counter:
             return False
         self._counter = counter
+        if self._restarted:
+            self._restarted = False
+            return False
         self.moved_ns = t_ns
         return True
 
     def forget(self) -> None:
         """Start anew, after a reconnection: another device may be there."""
         self._counter = self.moved_ns = None
+
+    def restart(self) -> None:
+        """Start anew, and let the first counter prove nothing: it has to move. What was last seen alive stays that old."""
+        self._counter = None
+        self._restarted = True
+
+    def still_ns(self, at_ns: int) -> int:
+        """For how long the counter has stood still; 0 when it was never seen, which is no standing still."""
+        return 0 if self.moved_ns is None else at_ns - self.moved_ns
 
     def quality(self, at_ns: int) -> Quality:
         """GOOD while the counter moves, STALE when it has stood still too long, DISCONNECTED when it was never seen."""
@@ -63,9 +76,12 @@ class Connection:
 
     Args:
         device: name, for events and messages.
-        bus: where ``device.up`` and ``device.down`` are told.
+        bus: where ``device.up`` and ``device.down`` are told, and ``device.refused``: another device answers instead.
         establish: opens, flushes, checks the identity and reads the state; raises BeamlineError when any of it fails.
         backoff_s: first and longest pause between tries, assumed.
+
+    Attributes:
+        up: whether the device is connected, known and alive.
     """
 
     def __init__(
@@ -82,6 +98,19 @@ class Connection:
         self._backoff_s = backoff_s
         self._retry: asyncio.Task[None] | None = None
         self._told_down = False
+        self._why: BeamlineError | None = None
+        self._told_refused = ""
+
+    @property
+    def quality_down(self) -> Quality:
+        """How values are to be shown while it is not up: STALE when something answers that does not live."""
+        return Quality.STALE if self._why is not None and self._why.code == NOT_ALIVE else Quality.DISCONNECTED
+
+    def unavailable(self) -> BeamlineError:
+        """The error of a command to the device while it is not up: which wrong device answers, or that none does."""
+        if self._why is not None and self._why.code in (WRONG_IDENTITY, NOT_ALIVE):
+            return self._why
+        return silent(self._device)
 
     async def open(self) -> None:
         """Connect now; raises what `establish` raises."""
@@ -113,7 +142,9 @@ class Connection:
             pause_s = min(2 * pause_s, longest_s)
             try:
                 await self._establish()
-            except BeamlineError:
+            except BeamlineError as error:
+                self._why = error
+                self._tell_refused(error)
                 continue
             self._tell_up()
 
@@ -121,13 +152,23 @@ class Connection:
         if not self.up:
             self.up = True
             self._told_down = False
+            self._why, self._told_refused = None, ""
             self._bus.emit(self._device, "device.up")
 
     def _tell_down(self, error: BeamlineError) -> None:
         self.up = False
+        self._why = error
         if not self._told_down:
             self._told_down = True
+            if error.code == WRONG_IDENTITY:
+                self._told_refused = error.message
             self._bus.emit(self._device, "device.down", error=str(error), code=error.code)
+
+    def _tell_refused(self, error: BeamlineError) -> None:
+        """It was lost for another reason, and now a wrong device answers in its place: told once for each such device."""
+        if error.code == WRONG_IDENTITY and error.message != self._told_refused:
+            self._told_refused = error.message
+            self._bus.emit(self._device, "device.refused", error=str(error), code=error.code)
 
 
 class Poller:
@@ -256,6 +297,17 @@ async def prove_alive(
             )
         await asyncio.sleep(period_s)
         await poll()
+
+
+def standing(name: str, still_ns: int) -> DeviceError:
+    """The error of a device that answers and does not live: its counter has stood still for `still_ns`."""
+    return DeviceError(
+        f"answers, but its counter stands still for {still_ns / NS_PER_MS:.0f} ms",
+        code=NOT_ALIVE,
+        device=name,
+        hint="restart the device",
+        retryable=True,
+    )
 
 
 def silent(name: str) -> CommunicationError:

@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 
-from drivers.devices.connect import Poller, silent
+from drivers.devices.connect import Poller
 from drivers.devices.drive_group import DriveGroup, DriveView
 from drivers.devices.node import Node
 from drivers.hal.capabilities import COUCH_AXES
@@ -123,7 +123,7 @@ class SixAxisCouch:
         """
         self._inside_limits(targets)
         if not self._node.connection.up:
-            raise silent(self._name)
+            raise self._node.connection.unavailable()
         if self._moving:
             raise CommandRejected("a motion is under way", code=BUSY, device=self._name, hint="stop it first")
         self._moving = True

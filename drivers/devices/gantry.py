@@ -118,7 +118,7 @@ class RotatingGantry:
             CommunicationError: a drive or the encoder is silent; the drives stop by themselves.
         """
         if not self._connection.up:
-            raise silent(self._name)
+            raise self._connection.unavailable()
         if self._moving:
             raise CommandRejected("a motion is under way", code=BUSY, device=self._name, hint="stop it first")
         self._moving = True
@@ -343,12 +343,12 @@ class RotatingGantry:
         return [sample.view(index, node) for index, node in enumerate(self._config.unit_ids[:2])]
 
     def _quality(self) -> Quality:
-        return self._ring.quality(self._connection.up)
+        return self._ring.quality(self._connection)
 
     async def _establish(self) -> None:
         await self._client.connect()
         await check_identity(self._name, self._config, self._client, self._drive["identity"])
-        self._ring.forget()
+        self._ring.restart()
         first = await self._ring.read()
 
         async def poll() -> None:

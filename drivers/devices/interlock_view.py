@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from drivers.devices.connect import Connection, Poller, check_identity
+from drivers.devices.connect import Connection, Poller, check_identity, prove_alive, standing
 from drivers.hal.capabilities import InterlockStatus
 from drivers.hal.clock import NS_PER_MS, now_ns
 from drivers.hal.errors import BeamlineError, CommunicationError
@@ -75,7 +75,7 @@ class InterlockStatusLine:
         """Relay, trips, first-out, as last read."""
         status = self._status
         stale = now_ns() - status.t_ns > self._config.deadline_ms * NS_PER_MS
-        quality = Quality.DISCONNECTED if not self._connection.up else Quality.STALE if stale else Quality.GOOD
+        quality = self._connection.quality_down if not self._connection.up else Quality.STALE if stale else Quality.GOOD
         values: tuple[tuple[str, object, str], ...] = (
             ("relay_closed", status.relay_closed, ""),
             ("active_trips", status.active_trips, ""),
@@ -87,17 +87,21 @@ class InterlockStatusLine:
     async def refresh(self) -> InterlockStatus:
         """Read now. Raises CommunicationError when the relay node is silent."""
         try:
-            return await self._read()
+            status = await self._read()
         except CommunicationError as error:
             self._connection.lost(error)
             raise
+        still_ns = now_ns() - status.t_ns
+        if still_ns > self._config.deadline_ms * NS_PER_MS:  # a relay cannot be closed so long after its last pulse
+            self._connection.lost(standing(self._name, still_ns))
+        return status
 
     async def _read(self) -> InterlockStatus:
         unit = self._config.unit_ids[0]
         words = await self._client.read(unit, self._first, self._count)  # one answer: trips and relay of one instant
         pulse, closed = words[0], bool(words[-1])
         before = self._status
-        fresh = pulse != self._pulse or not closed
+        fresh = not closed or (self._pulse is not None and pulse != self._pulse)
         self._pulse = pulse
         self._status = status = InterlockStatus(
             t_ns=now_ns() if fresh else before.t_ns,
@@ -121,7 +125,16 @@ class InterlockStatusLine:
         await self._client.connect()
         await check_identity(self._name, self._config, self._client, self._identity)
         self._pulse = None
-        await self._read()
+        first = await self._read()
+
+        async def poll() -> None:
+            await self._read()
+
+        def lives() -> bool:
+            """An open relay says what is safe; a closed one is believed when its pulse moves."""
+            return not self._status.relay_closed or self._status.t_ns > first.t_ns
+
+        await prove_alive(self._name, poll, lives, self._config.deadline_ms / 1000.0)
 
     async def _beat(self) -> None:
         if self._connection.up:

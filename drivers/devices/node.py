@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from drivers.devices.connect import Connection, Liveness, check_identity, deadline_ns, prove_alive
+from drivers.devices.connect import Connection, Liveness, check_identity, deadline_ns, prove_alive, standing
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError, CommunicationError
 from drivers.hal.events import EventBus
@@ -69,7 +69,16 @@ class Node:
             self.connection.lost(error)
             raise
         self.take(words)
+        self.judge()
         return words
+
+    def judge(self) -> bool:
+        """Whether the node lives by its last block; one that stands still too long is lost, like one that is silent."""
+        still_ns = self.life.still_ns(self.t_ns)
+        if still_ns <= self.life.deadline_ns:
+            return True
+        self.connection.lost(standing(self._name, still_ns))
+        return False
 
     async def read_quietly(self) -> None:
         """Read the block unless the connection is down; a failure has been told when this returns."""
@@ -119,15 +128,17 @@ class Node:
 
     def quality(self) -> Quality:
         """Quality of the last block, now."""
-        if not self.words or not self.connection.up:
+        if not self.words:
             return Quality.DISCONNECTED
+        if not self.connection.up:
+            return self.connection.quality_down
         return self.life.quality(now_ns())
 
     async def establish(self) -> None:
         """Open the line, check the identity, read the block, see the counter move."""
         await self._client.connect()
         await check_identity(self._name, self._config, self._client, self._table["identity"])
-        self.life.forget()
+        self.life.restart()
 
         async def poll() -> None:
             self.take(await self._client.read(self.unit, self.first, self.count))

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from enum import IntFlag
 
-from drivers.devices.connect import Poller, silent
+from drivers.devices.connect import Poller
 from drivers.devices.drive_group import COMMAND_AGE_S
 from drivers.devices.node import Node
 from drivers.hal.clock import now_ns
@@ -134,7 +134,7 @@ class Nozzle:
                 f"snout {snout_mm:g} mm is outside {low:g} to {high:g} mm", code=OUT_OF_LIMITS, device=self._name
             )
         if not self._node.connection.up:
-            raise silent(self._name)
+            raise self._node.connection.unavailable()
         if self._moving:
             raise CommandRejected("a set-up is under way", code=BUSY, device=self._name)
         self._moving = True

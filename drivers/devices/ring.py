@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from drivers.devices.connect import Liveness, deadline_ns
+from drivers.devices.connect import Connection, Liveness, deadline_ns, standing
 from drivers.devices.drive_group import DriveView
 from drivers.hal.capabilities import RingState
 from drivers.hal.clock import NS_PER_S, now_ns
-from drivers.hal.errors import CommunicationError
+from drivers.hal.errors import BeamlineError, CommunicationError
 from drivers.hal.facility import Device
 from drivers.hal.reading import Quality, Reading
 from drivers.wire.codecs.cia402 import DriveState, Safety, drive_state
@@ -101,7 +101,7 @@ class RingReader:
         config: nodes (drive A, drive B, load encoder), deadline.
         client: the room's motion line.
         registers: register tables ``drive`` and ``load_encoder``.
-        lost: told when a node is silent.
+        lost: told when a node is silent, or answers with a counter that stands still.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class RingReader:
         config: Device,
         client: ModbusLine,
         registers: Mapping[str, Mapping[str, int]],
-        lost: Callable[[CommunicationError], None],
+        lost: Callable[[BeamlineError], None],
     ) -> None:
         self.sample: RingSample | None = None
         self._name = name
@@ -139,26 +139,31 @@ class RingReader:
         counters = (a[self._drive["counter"]], b[self._drive["counter"]], load[self._encoder["counter"]])
         for life, counter in zip(self._lives, counters, strict=True):
             life.see(counter, t_ns)
+        still_ns = max(life.still_ns(t_ns) for life in self._lives)
+        if still_ns > self._lives[0].deadline_ns:
+            self._lost(standing(self._name, still_ns))
         load_deg = int32(load, self._encoder["position"]) / 1000.0
         drives = (self._drive_sample(a, a_ns), self._drive_sample(b, b_ns))
         self.sample = RingSample(t_ns, drives, load_deg, bool(load[0] & 1))
         return self.sample
 
-    def forget(self) -> None:
-        """Start anew after a reconnection."""
+    def restart(self) -> None:
+        """Start anew after a reconnection: each counter has to move before it proves anything."""
         for life in self._lives:
-            life.forget()
+            life.restart()
 
     def silent_since_ns(self) -> int | None:
         """When the slowest of the three counters last moved; None when one has never been seen."""
         moved = [life.moved_ns for life in self._lives]
         return None if None in moved else min(m for m in moved if m is not None)
 
-    def quality(self, connected: bool) -> Quality:
+    def quality(self, connection: Connection) -> Quality:
         """Quality of the last sample, now."""
         sample = self.sample
-        if sample is None or not connected:
+        if sample is None:
             return Quality.DISCONNECTED
+        if not connection.up:
+            return connection.quality_down
         at_ns = now_ns()
         if any(life.quality(at_ns) is not Quality.GOOD for life in self._lives):
             return Quality.STALE

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntFlag
 
-from drivers.devices.connect import Poller, silent
+from drivers.devices.connect import NOT_ALIVE, Poller, standing
 from drivers.devices.node import Node
 from drivers.hal.capabilities import RoomStatus
-from drivers.hal.errors import BeamlineError, CommunicationError, DeviceError
+from drivers.hal.errors import BeamlineError, DeviceError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
 from drivers.hal.reading import Reading
 from drivers.wire.codecs.registers import words_of_int32, words_of_milli
-from drivers.wire.modbus import ModbusLine, Withheld
+from drivers.wire.modbus import LINE_CLOSED, ModbusLine, Withheld
 
 PULSE_S = 0.05  # docs/wires.md: must change at least every 100 ms
 REFRESH_S = 0.5
@@ -165,7 +165,7 @@ class RoomAccessIO:
             CommunicationError: silent.
         """
         if not self._node.connection.up:
-            raise silent(self._name)
+            raise self._node.connection.unavailable()
         values = [room_token, *words_of_milli(angle_deg), *words_of_int32(species_token), int(armed)]
         await self._client.write(self._node.unit, self._preset_register, values)
         held = await self._client.read(self._node.unit, self._preset_register, len(values))
@@ -181,7 +181,7 @@ class RoomAccessIO:
             CommunicationError: on, while the safety I/O is not connected.
         """
         if on and not self._node.connection.up:
-            raise silent(self._name)
+            raise self._node.connection.unavailable()
         if on == self._requested:
             return
         self._requested = on
@@ -214,8 +214,12 @@ class RoomAccessIO:
             self._pulse_failed(error)
             return
         self._failures = 0
-        self._node.take((*words, *self._node.words[len(words) :]))
+        node = self._node
+        node.take((*words, *node.words[len(words) :]))
         self._decode()
+        still_ns = node.life.still_ns(node.t_ns)
+        if still_ns > node.life.deadline_ns:
+            self._pulse_failed(standing(self._name, still_ns))
 
     def _still_requested(self) -> bool:
         return self._requested
@@ -223,7 +227,7 @@ class RoomAccessIO:
     def _pulse_failed(self, error: BeamlineError) -> None:
         """A pulse did not arrive. Beam is off by the relay; a request must not come back by itself when the line does."""
         self._failures += 1
-        if self._failures < FAILURES_MAX and not (isinstance(error, CommunicationError) and error.code == 2002):
+        if self._failures < FAILURES_MAX and error.code not in (LINE_CLOSED, NOT_ALIVE):
             return
         if self._requested:
             self._requested = False
