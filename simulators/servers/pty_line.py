@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 BITS_PER_BYTE = 11  # start, 8 data, parity, stop: Modbus over Serial Line V1.02, section 2.5.1
-READ_BYTES = 256
+FRAME_BYTES = 256  # the longest Modbus frame on a serial line; more than that travels in pieces
+QUEUE_BYTES = 65536  # what may wait to be sent; more is lost
 BACKLOG_BYTES = 1024  # what may be under way to us before we stop taking more from the pty
 
 
@@ -88,17 +89,23 @@ class PtyLine:
         self._path = None
 
     def send(self, data: bytes) -> None:
-        """Put bytes on the line; they can be read at the other end when their last bit has passed."""
-        if self._loop is None or not data:
+        """Put bytes on the line; a frame can be read at the other end when its last bit has passed."""
+        if self._loop is None:
             return
-        if self._s_per_byte:
-            self._at(self._pass(len(data)), self._deliver, data)
-        else:
-            self._deliver(data)
+        queue_s = QUEUE_BYTES * self._s_per_byte
+        for start in range(0, len(data), FRAME_BYTES):
+            piece = data[start : start + FRAME_BYTES]
+            if self._free_at_s - self._loop.time() > queue_s:
+                self.overruns += len(piece)
+                continue
+            if self._s_per_byte:
+                self._at(self._pass(len(piece)), self._deliver, piece)
+            else:
+                self._deliver(piece)
 
     def _readable(self) -> None:
         try:
-            data = os.read(self._ours, READ_BYTES)
+            data = os.read(self._ours, FRAME_BYTES)
         except OSError:  # taken by an earlier call, or the client has just left
             return
         loop = self._loop
@@ -111,7 +118,7 @@ class PtyLine:
         self._at(due_s, self._arrived, data)
         if due_s - loop.time() > BACKLOG_BYTES * self._s_per_byte:  # a flood waits in the client, as on a real line
             loop.remove_reader(self._ours)
-            self._at(due_s - READ_BYTES * self._s_per_byte, self._listen)
+            self._at(due_s - FRAME_BYTES * self._s_per_byte, self._listen)
 
     def _listen(self) -> None:
         if self._loop is not None:
