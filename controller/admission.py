@@ -300,6 +300,8 @@ def _ledger_objections(state: Path, intake: Intake, fraction: int) -> list[str]:
         return []
     try:
         with open_ledger(state, boot_id=1) as ledger:
+            if who := ledger.in_session(intake.plan.uid):
+                return [who]
             return ledger_objections(ledger, intake, fraction)
     except BeamlineError as error:
         return [f"--state {state}: {error}"]

@@ -146,6 +146,8 @@ def _damage(found: Sequence[Path]) -> list[str]:
 def _received(request: Request, root: Path) -> dict[int, Received]:
     try:
         with open_state(request, root) as ledger:
+            if who := ledger.in_session(request.plan_uid):
+                raise Refused([who])
             return received_of(ledger, request)
     except BeamlineError as error:
         raise Refused([f"ledger: {error}"]) from None

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from controller.history import History
     from controller.record.ledger import Ledger
     from controller.record.outcome import BeamOutcome, FractionOutcome, SignedInterval
+    from controller.record.session_lock import SessionLock
     from controller.record.store import Store
     from controller.surroundings import Surroundings
     from drivers.hal.capabilities import RoomDevices
@@ -203,7 +204,11 @@ async def _treat(
     ran = Ran(history, started, now_ns(), run_id, simulated=admitted.simulated, operator=world.operator_name)
     identity = _request(options, intake, earlier, started).identity()
     _tell_start(options, admitted, bus)
-    with _ledger(options, where, store, run_id) as ledger, quiet_garbage(collect=real):
+    with (
+        _ledger(options, where, store, run_id) as ledger,
+        _session(ledger, intake, str(output) if output is not None else ""),
+        quiet_garbage(collect=real),
+    ):
         if reasons := ledger_objections(ledger, intake, options.fraction, earlier.before):
             raise Refused(reasons)
         if output is not None and not earlier.session:
@@ -328,6 +333,14 @@ def _ledger(options: TreatOptions, where: Path, store: Store, boot_id: int) -> L
         return open_ledger(where / "state", boot_id=boot_id, store=store)
     except BeamlineError as error:
         raise Refused([f"ledger: {error}"]) from None
+
+
+def _session(ledger: Ledger, intake: Intake, outputs: str) -> SessionLock:
+    """Keep another process from setting the same patient up. Raises Refused."""
+    try:
+        return ledger.begin_session(intake.plan.uid, since_utc=datetime.now(UTC).isoformat(timespec="seconds"), outputs=outputs)
+    except BeamlineError as error:
+        raise Refused([str(error)]) from None
 
 
 def _request(options: TreatOptions, intake: Intake, earlier: Earlier, started: datetime) -> Request:

@@ -36,6 +36,7 @@ from controller.record.journal import (
     encode_record,
     scan,
 )
+from controller.record.session_lock import SessionLock, occupied, occupy
 from controller.record.store import AppendLog, Lock, StorageError, Store, ensure_directory, storage_error, write_atomic
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import CommandRejected, DataError
@@ -210,6 +211,14 @@ class Ledger:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+    def begin_session(self, plan_uid: str, *, since_utc: str, outputs: str) -> SessionLock:
+        """Keep other sessions of a plan away, before anything moves; see `session_lock.occupy`. Raises Busy (4191)."""
+        return occupy(self._store, self._directory, plan_uid, since_utc=since_utc, outputs=outputs)
+
+    def in_session(self, plan_uid: str) -> str:
+        """Who treats this plan now, in words; empty when nobody does."""
+        return occupied(self._store, self._directory, plan_uid)
 
     # --- questions ------------------------------------------------------------------------------------------------
 

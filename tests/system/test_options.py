@@ -232,6 +232,24 @@ def test_a_ledger_in_use_by_another_process_is_refused(plan, state, tmp_path):
     assert not (tmp_path / "again").exists()
 
 
+def test_a_plan_that_another_process_treats_is_refused_before_anything_is_set_up(plan, state, tmp_path):
+    """The other one is still setting the patient up: it has claimed nothing yet."""
+    said = []
+
+    def at_set_up(event):
+        if event.kind == "room.state" and event.data["state"] == "preparatory.positioning" and not said:
+            said.append(reasons_for(plan, state=state, output=tmp_path / "second", fraction=2))
+
+    first = Treated(
+        run_treatment(TreatOptions(plan=plan, output=tmp_path / "first", state=state, fraction=2), listener=at_set_up)
+    )
+    ((reason,),) = said
+    assert f"is being treated by process {os.getpid()} on " in reason
+    assert f"outputs {tmp_path / 'first'}" in reason
+    assert not (tmp_path / "second").exists()
+    assert first.status == "complete"
+
+
 def test_a_ledger_that_was_changed_is_refused(plan, state, tmp_path):
     chain = state / "ledger" / "chain.bin"
     content = bytearray(chain.read_bytes())
