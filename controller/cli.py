@@ -335,9 +335,10 @@ def _objections_to(plan: Path, facility: str, room: str) -> list[str]:
 @app.command("check-config")
 def check_config(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Facility file, or the name of a shipped facility.")],
+    endpoints: Annotated[Path | None, typer.Option(help="Also an endpoint map or a rig's overlay for this facility.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Is a facility file right? Every reason why not."""
+    """Is a facility file right, and a map of where its devices answer? Every reason why not."""
     from drivers.hal.errors import ConfigError
     from drivers.hal.facility import load_facility
     from drivers.hal.facility_check import check_facility
@@ -349,6 +350,13 @@ def check_config(
         where = f"{head.partition(':')[0]}: " if faults_found else ""
         refuse([where + line.strip() for line in faults_found] or [str(error)], as_json)
     reasons = check_facility(facility)
+    if endpoints is not None:
+        from drivers.hal.endpoints import load_endpoints, objections
+
+        try:
+            reasons += [f"{endpoints}: {reason}" for reason in objections(facility, load_endpoints(endpoints))]
+        except ConfigError as error:
+            reasons += str(error).splitlines()
     if reasons:
         refuse(reasons, as_json)
     if as_json:
