@@ -3,7 +3,10 @@
 A status is alive while its counter moves; a connection proves nothing (a frozen server looks connected and unchanging). A wait
 ends when its condition holds after a monitor, when the status stands still, or at its deadline, whichever comes first.
 
-Not responsible for what a status means (the caller's `decode`) or for reconnecting (the channels do, and replay the value).
+The channels reconnect by themselves and tell the values anew, whoever answers now. So nothing that comes over a new connection
+is believed before the identity (`pv_identity`) has been asked again; a wrong device is told once and asked again with pauses.
+
+Not responsible for what a status means (the caller's `decode`).
 """
 
 from __future__ import annotations
@@ -15,18 +18,20 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from drivers.devices.pv_identity import PvIdentity
 from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
-from drivers.hal.errors import BeamlineError, CommunicationError, DeviceError
+from drivers.hal.errors import BeamlineError, CommunicationError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
 from drivers.hal.reading import Quality
-from drivers.wire.channels import Channels, PutValue, Sample, as_int_array, as_text
+from drivers.wire.channels import Channels, PutValue, Sample, as_int_array
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 HEARTBEAT_NS = 1_200_000_000  # a status is posted at least once a second (docs/wires.md), and has to travel
 MIN_TIMEOUT_S = 1.0
+GET_TRIES = 2  # questions may be repeated; assumed: one answer may be lost
 NO_EFFECT = 2104  # code of a wait whose deadline passed while the device lived
 
 
@@ -46,7 +51,8 @@ class PvLink(Generic[S]):
         device: name of the device, for messages.
         config: its row of the facility file: identity, deadline.
         channels: the wire.
-        bus: ``device.down`` and ``device.up`` are emitted once each, from the device.
+        bus: ``device.down`` and ``device.up`` are emitted once each, from the device, and ``device.refused`` when another
+            device answers in its place.
         status: the status variable; its first word is the counter.
     """
 
@@ -64,7 +70,15 @@ class PvLink(Generic[S]):
         self._cancels: list[Callable[[], None]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self.simulated = config.endpoint.startswith("memory:")
+        self._identity = PvIdentity(device, config.identity, channels, status.pv, self._identified)
+        self._held: dict[int, tuple[Callable[[Sample], None], Sample]] = {}  # told over a connection not yet believed
+        self._told_refused = ""
+        self._at_address = config.endpoint.startswith("memory:")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a simulator answers, by its endpoint or by what it says of itself."""
+        return self._at_address or self._identity.says_simulated
 
     async def open(self, identity_pv: str | None) -> None:
         """Check the identity, start the monitors, and see the counter move.
@@ -73,24 +87,25 @@ class PvLink(Generic[S]):
             CommunicationError: not connected, or the counter stands still.
             DeviceError: another device answers (3101).
         """
-        if identity_pv is not None:
-            identity = as_text(identity_pv, await self._channels.get(identity_pv))
-            self.simulated = self.simulated or "simulat" in identity.lower()
-            if self._config.identity and identity != self._config.identity:
-                raise DeviceError(
-                    f"{identity_pv} answers {identity!r}, expected {self._config.identity!r}",
-                    code=3101,
-                    device=self.device,
-                    hint="check the endpoint and the prefix in the facility file",
-                )
+        self._identity.begin(identity_pv)
+        await self._identity.confirm()
         self._down, self._counter = "", None
         await self.refresh()
         first = self._counter
         self.watch(self._status_words.pv, self._take_status)
+        if identity_pv is not None:
+            self._cancels.append(self._channels.monitor(identity_pv, self._identity.take))
         await self.until(lambda: self._counter != first or None, 2 * self._limit_ns / NS_PER_S, "heartbeat")
+
+    async def end(self) -> None:
+        """`close`, and wait until nothing of this link runs any more."""
+        self.close()
+        await self._identity.ended()
 
     def close(self) -> None:
         """End monitors and timer; who still waits is told that the link is down."""
+        self._identity.end()
+        self._held.clear()
         for cancel in self._cancels:
             cancel()
         self._cancels.clear()
@@ -101,21 +116,61 @@ class PvLink(Generic[S]):
         self._wake()
 
     def watch(self, pv: str, callback: Callable[[Sample], None]) -> None:
-        """Monitor another variable; waits are looked at again after each of its values."""
+        """Monitor another variable; waits are looked at again after each of its values.
+
+        What is told over a new connection waits until the identity has been asked again.
+        """
+        key = len(self._cancels)
 
         def take(sample: Sample) -> None:
+            if not self._identity.known:
+                self._held[key] = callback, sample
+                self._identity.ask()
+                return
             callback(sample)
             self._wake()
 
         self._cancels.append(self._channels.monitor(pv, take))
 
-    async def put(self, pv: str, value: PutValue, timeout_s: float = 1.0) -> None:
-        """Write with completion. Raises CommunicationError or CommandRejected (access denied)."""
+    async def put(self, pv: str, value: PutValue, timeout_s: float = 1.0, *, anyone: bool = False) -> None:
+        """Write with completion, once: what may have been taken is never sent again.
+
+        Args:
+            pv: variable.
+            value: what to write.
+            timeout_s: longest wait for completion.
+            anyone: also to a device whose identity has not been confirmed since the connection was lost; for what can only end
+                beam, and must not wait.
+
+        Raises:
+            CommunicationError: no completion, or the identity is not confirmed (2107).
+            DeviceError: another device answers (3101).
+            CommandRejected: access denied.
+        """
+        if not anyone and not self._identity.known:
+            raise self._identity.unknown()
         await self._channels.put(pv, value, timeout_s)
 
     async def get(self, pv: str) -> Sample:
-        """Ask the server. Raises CommunicationError."""
-        return await self._channels.get(pv)
+        """Ask the server, and after silence once more.
+
+        Raises:
+            CommunicationError: no answer, or the connection changed meanwhile.
+            DeviceError: another device answers (3101).
+        """
+        tries = GET_TRIES
+        while True:
+            await self._identity.confirm()
+            try:
+                sample = await self._channels.get(pv)
+            except CommunicationError:
+                tries -= 1
+                if tries == 0 or not self._channels.connected(pv):
+                    raise
+                continue
+            if not self._identity.known:  # it may be of the new connection
+                raise self._identity.unknown()
+            return sample
 
     async def refresh(self) -> S:
         """Ask for the status now, after everything put before; returns it.
@@ -123,7 +178,7 @@ class PvLink(Generic[S]):
         Raises:
             CommunicationError: no answer, or no sense in it (2105).
         """
-        self._take_status(await self._channels.get(self._status_words.pv))
+        self._take_status(await self.get(self._status_words.pv))
         return self.status
 
     @property
@@ -138,6 +193,8 @@ class PvLink(Generic[S]):
         """How far the last status may be trusted now."""
         if not self._channels.connected(self._status_words.pv):
             return Quality.DISCONNECTED
+        if not self._identity.known:
+            return Quality.DISCONNECTED if self._identity.refused is not None else Quality.STALE
         if self._status is None or now_ns() - self._fresh_ns > self._limit_ns:
             return Quality.STALE
         return Quality.GOOD
@@ -152,6 +209,7 @@ class PvLink(Generic[S]):
 
         Raises:
             CommunicationError: never received (2101), not connected (2102) or standing still (2103).
+            DeviceError: another device answers (3101).
         """
         status = self.status
         if (quality := self.quality) is not Quality.GOOD or self._down == "closed":
@@ -188,6 +246,26 @@ class PvLink(Generic[S]):
                 if future in self._waiters:
                     self._waiters.remove(future)
 
+    def _identified(self) -> None:
+        """The identity was confirmed, or refused: what was told over this connection counts now, or never."""
+        refused = self._identity.refused
+        if refused is None:
+            self._told_refused = ""
+            held, self._held = self._held, {}
+            for callback, sample in held.values():
+                callback(sample)
+            self._wake()
+            return
+        self._held.clear()
+        if refused.message == self._told_refused:
+            return
+        self._told_refused = refused.message
+        if self._down:
+            self._bus.emit(self.device, "device.refused", error=str(refused), code=refused.code)
+        else:
+            self._set_down(str(refused))
+        self._wake()
+
     def _take_status(self, sample: Sample) -> None:
         try:
             words: list[int] = as_int_array(self._status_words.pv, sample, self._status_words.size).tolist()
@@ -215,7 +293,13 @@ class PvLink(Generic[S]):
         if self.quality is Quality.GOOD:
             self._arm()
             return
-        self._set_down("not connected" if self.quality is Quality.DISCONNECTED else "its counter stands still")
+        if not self._channels.connected(self._status_words.pv):
+            why = "not connected"
+        elif not self._identity.known:
+            why = "its identity has not been confirmed since it was connected again"
+        else:
+            why = "its counter stands still"
+        self._set_down(why)
         self._wake()
 
     def _set_down(self, why: str) -> None:
@@ -223,10 +307,12 @@ class PvLink(Generic[S]):
             self._down = why
             self._bus.emit(self.device, "device.down", reason=why)
 
-    def _not_good(self, quality: Quality) -> CommunicationError:
+    def _not_good(self, quality: Quality) -> BeamlineError:
         age_ms = (now_ns() - self._fresh_ns) / NS_PER_MS
         if self._down == "closed":
             return CommunicationError("the device was closed", code=2106, device=self.device, hint="connect again")
+        if self._channels.connected(self._status_words.pv) and not self._identity.known:
+            return self._identity.unknown()
         if quality is Quality.DISCONNECTED:
             return CommunicationError(
                 f"{self._status_words.pv} is not connected",

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,15 @@ class Channels(Protocol):
 
     async def close(self) -> None:
         """End all monitors and let go of the servers."""
+        ...
+
+
+@runtime_checkable
+class CountsConnections(Protocol):
+    """Channels that also tell how often a variable has been connected, so that no reconnection goes unseen."""
+
+    def connections(self, name: str) -> int:
+        """Connections of the variable so far. It has risen before any value of a new connection is told."""
         ...
 
 

@@ -88,6 +88,7 @@ class MemoryChannels:
         self._held: list[tuple[Callable[[], Any], asyncio.Future[Any], str]] = []
         self._inward = Fifo()
         self._connected = True
+        self._connections = 1
         self._frozen = False
         self._closed = False
         table.subscribe(self._posted, self._monitors.keys())
@@ -120,6 +121,10 @@ class MemoryChannels:
         """Whether the variable is connected. True for a frozen server."""
         return self._connected and not self._closed and name in self._names
 
+    def connections(self, name: str) -> int:
+        """How often the variable has been connected; see `CountsConnections`."""
+        return self._connections if name in self._names else 0
+
     async def close(self) -> None:
         """End all monitors; whoever waits for an answer gets CommunicationError."""
         self.disconnect()
@@ -143,6 +148,7 @@ class MemoryChannels:
         if self._connected or self._closed:
             return
         self._connected = True
+        self._connections += 1
         for monitors in self._monitors.values():
             for monitor in monitors:
                 self._replay(monitor)

@@ -1,0 +1,147 @@
+"""Who answers at a device's process variables, asked at each connect and after each reconnection.
+
+A reconnection is seen where the channels count connections (`CountsConnections`); elsewhere by a variable that is seen without
+connection, and by the identity itself, whose value is told anew. While the identity is not confirmed nobody believes anything.
+Not responsible for what is done then (`pv_link`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from drivers.devices.connect import end_task
+from drivers.hal.errors import BeamlineError, CommunicationError, DeviceError
+from drivers.wire.channels import Channels, CountsConnections, Sample, as_text
+
+WRONG_DEVICE = 3101
+NOT_CONFIRMED = 2107
+BACKOFF_S = (0.2, 5.0)  # first and longest pause between questions, assumed
+
+
+class PvIdentity:
+    """The identity of one device.
+
+    Args:
+        device: its name, for messages.
+        expected: what it must answer; empty: what it answers first.
+        channels: the wire.
+        status_pv: the variable whose connections count.
+        changed: called when the identity was confirmed, or refused.
+
+    Attributes:
+        refused: the error that names both identities, while a wrong device answers.
+        says_simulated: whether what it says of itself has the word in it.
+    """
+
+    def __init__(self, device: str, expected: str, channels: Channels, status_pv: str, changed: Callable[[], None]) -> None:
+        self.refused: DeviceError | None = None
+        self.says_simulated = False
+        self._device = device
+        self._expected = expected
+        self._channels = channels
+        self._status_pv = status_pv
+        self._changed = changed
+        self._pv: str | None = None
+        self._confirmed: int | None = None  # the connection for which the identity was confirmed
+        self._question: asyncio.Task[None] | None = None
+
+    def begin(self, pv: str | None) -> None:
+        """Ask `pv` from now on; None: the device has no identity, and everything it says counts."""
+        self._pv = pv
+        self._confirmed = None
+        self.refused = None
+
+    def end(self) -> None:
+        """Ask no more."""
+        if self._question is not None:
+            self._question.cancel()
+
+    async def ended(self) -> None:
+        """Wait until no question is under way."""
+        await end_task(self._question)
+        self._question = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the device that answers now is the right one."""
+        if self._pv is None:
+            return True
+        if not self._channels.connected(self._status_pv):
+            self._confirmed = None
+        return self._confirmed is not None and self._confirmed == self._connection()
+
+    def unknown(self) -> BeamlineError:
+        """The error of whoever needs the device while it is not known."""
+        if self.refused is not None:
+            return self.refused
+        return CommunicationError(
+            f"it was connected again, and {self._pv} has not been answered since",
+            code=NOT_CONFIRMED,
+            device=self._device,
+            hint="it is being asked",
+            retryable=True,
+        )
+
+    async def confirm(self) -> None:
+        """Ask who answers, unless that is known.
+
+        Raises:
+            CommunicationError: no answer, or the connection changed meanwhile.
+            DeviceError: another device answers (3101).
+        """
+        if self._pv is None or self.known:
+            return
+        connection = self._connection()
+        sample = await self._channels.get(self._pv)
+        if self._connection() != connection:
+            raise self.unknown()
+        self._judge(sample, connection)
+        if self.refused is not None:
+            raise self.refused
+
+    def take(self, sample: Sample) -> None:
+        """The identity as a monitor tells it: over each new connection."""
+        self._judge(sample, self._connection())
+
+    def ask(self) -> None:
+        """Ask in the background until the identity is confirmed, with growing pauses."""
+        if self._question is None or self._question.done():
+            self._question = asyncio.get_running_loop().create_task(self._ask(), name=f"{self._device}-identity")
+
+    async def _ask(self) -> None:
+        pause_s, longest_s = BACKOFF_S
+        while not self.known:
+            try:
+                await self.confirm()
+            except BeamlineError:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2.0 * pause_s, longest_s)
+
+    def _judge(self, sample: Sample, connection: int) -> None:
+        pv = self._pv
+        if pv is None:
+            return
+        try:
+            answered = as_text(pv, sample)
+        except BeamlineError:
+            answered = repr(sample.value)
+        if answered == (self._expected or answered):
+            self._expected = answered
+            self.says_simulated = self.says_simulated or "simulat" in answered.lower()
+            news = self._confirmed != connection or self.refused is not None
+            self._confirmed, self.refused = connection, None
+        else:
+            self._confirmed, news = None, True
+            self.refused = DeviceError(
+                f"{pv} answers {answered!r}, expected {self._expected!r}",
+                code=WRONG_DEVICE,
+                device=self._device,
+                hint="check the endpoint and the prefix in the facility file",
+            )
+        if news:
+            self._changed()
+
+    def _connection(self) -> int:
+        channels = self._channels
+        return channels.connections(self._status_pv) if isinstance(channels, CountsConnections) else 0
