@@ -7,7 +7,7 @@ in the loop. Not responsible for connections or brokers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -109,6 +109,22 @@ class Subscriptions:
                 if topic_matches(entry.pattern, message.topic):
                     self.hand_to(entry, message)
         asyncio.get_running_loop().call_soon(self._hand_over)
+
+
+def minimal_filters(patterns: Sequence[str]) -> list[str]:
+    """The filters that no other one covers: with these at a broker, most messages come once instead of once per filter."""
+    return [pattern for pattern in patterns if not any(other != pattern and _covers(other, pattern) for other in patterns)]
+
+
+def _covers(wider: str, narrower: str) -> bool:
+    """Whether a filter matches every topic that another one matches."""
+    wide, narrow = wider.split("/"), narrower.split("/")
+    for index, level in enumerate(wide):
+        if level == "#":
+            return True
+        if index >= len(narrow) or narrow[index] == "#" or level not in ("+", narrow[index]):
+            return False
+    return len(wide) == len(narrow)
 
 
 def _call(callback: Callable[[T], None], value: T) -> None:
