@@ -61,9 +61,10 @@ class CaContext:
         return self._loop is not None
 
     def start(self) -> None:
-        """Begin, in the running loop."""
+        """Begin, in the running loop. Raises ConfigError when the library has no context to give."""
         self._loop = loop = asyncio.get_running_loop()
         self._repeater = ca.QuietRepeater(loop.add_reader)
+        self._make()
         self._thread = threading.Thread(target=self._work, name="epics", daemon=True)
         self._thread.start()
         _open_contexts.add(self)
@@ -108,6 +109,21 @@ class CaContext:
             self._lib.ca_attach_context(self._context)
         self._lib.ca_flush_io()
 
+    def _make(self) -> None:
+        """Make the context: 0.1 ms. In the main thread: elsewhere the library's threads get no valid priority and say so."""
+        previous = self._lib.ca_current_context()
+        if previous is not None:
+            self._lib.ca_detach_context()
+        with ca.environment(self._settings()):
+            status = self._lib.ca_context_create(1)  # callbacks come by themselves
+        if status != ca.NORMAL:
+            raise ConfigError(f"no EPICS client context: {ca.message(self._lib, status)}", code=1062)
+        self._context = self._lib.ca_current_context()
+        self._lib.ca_add_exception_event(self._on_exception, None)
+        self._lib.ca_detach_context()
+        if previous is not None:
+            self._lib.ca_attach_context(previous)
+
     def _drain(self) -> None:
         with self._lock:
             self._wake_planned = False
@@ -147,13 +163,7 @@ class CaContext:
         return status
 
     def _work(self) -> None:
-        with ca.environment(self._settings()):
-            status = self._lib.ca_context_create(1)  # callbacks come by themselves
-        if status != ca.NORMAL:
-            _log.error("no EPICS client context: %s", ca.message(self._lib, status))
-            return
-        self._context = self._lib.ca_current_context()
-        self._lib.ca_add_exception_event(self._on_exception, None)
+        self._lib.ca_attach_context(self._context)
         while (job := self._jobs.get()) is not None:
             job()
 
