@@ -97,7 +97,7 @@ class Accelerator:
 
     async def close(self) -> None:
         """End the monitors."""
-        self._link.close()
+        await self._link.end()
 
     def readings(self) -> Sequence[Reading[object]]:
         """State, energy, species, spill, ions left and route, as last received."""
@@ -203,7 +203,7 @@ class Accelerator:
 
     async def switch_off(self) -> None:
         """Dump the ring; returns when it is off."""
-        await self._link.put(self._off_sp, 1)
+        await self._link.put(self._off_sp, 1, anyone=True)
         await self._link.until(
             lambda: True if self.status.state in (AcceleratorState.OFF, AcceleratorState.FAULT) else None,
             self._facts.cycle_s * PATIENCE + GRACE_S,

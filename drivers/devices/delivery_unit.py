@@ -130,7 +130,7 @@ class DeliveryUnitClient:
 
     async def close(self) -> None:
         """End the monitors."""
-        self._link.close()
+        await self._link.end()
 
     def readings(self) -> Sequence[Reading[object]]:
         """State, open grant, totals and holds, as last received."""
@@ -289,11 +289,11 @@ class DeliveryUnitClient:
 
     async def set_gate(self, open_: bool) -> None:
         """Withdraw (True) or make (False) the controller's objection to beam."""
-        await self._link.put(f"{self._prefix}:GATE:SP", 1 if open_ else 0)
+        await self._link.put(f"{self._prefix}:GATE:SP", 1 if open_ else 0, anyone=not open_)
 
     async def abort(self) -> None:
         """End the open grant now. Sent at once, whatever the status says."""
-        await self._link.put(f"{self._prefix}:ABORT:SP", 1)
+        await self._link.put(f"{self._prefix}:ABORT:SP", 1, anyone=True)
 
     async def read_latch(self) -> UnitLatch:
         """What the unit kept through a power loss. Raises DataError when its checksum does not hold."""

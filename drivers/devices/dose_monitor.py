@@ -77,7 +77,7 @@ class SecondDoseUnit:
 
     async def close(self) -> None:
         """End the monitor."""
-        self._link.close()
+        await self._link.end()
 
     def readings(self) -> Sequence[Reading[object]]:
         """State, field total, high voltage and freshness, as last received."""

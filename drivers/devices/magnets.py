@@ -59,6 +59,7 @@ class Magnets:
         self._name = name
         self._bus = bus
         self._magnets = config.magnets
+        self._identity = f"{config.prefix}:ID:RB" if config.identity else None
         self._current_sp = f"{config.prefix}:CURRENT:SP"
         self._nameplate_rb = f"{config.prefix}:NAMEPLATE:RB"
         self._current_rb = f"{config.prefix}:CURRENT:RB"
@@ -87,13 +88,13 @@ class Magnets:
         return self._link.require_fresh().settled_kev_u
 
     async def connect(self) -> None:
-        """See the heartbeat and the right number of supplies (they have no identity variable of their own).
+        """Check identity (supplies for which the facility names none are not asked), heartbeat, and the number of supplies.
 
         Raises:
-            DeviceError: another number of supplies answers (3103).
+            DeviceError: another device (3101), or another number of supplies answers (3103).
         """
         self._link.close()
-        await self._link.open(None)
+        await self._link.open(self._identity)
         currents = as_float_array(self._current_rb, await self._link.get(self._current_rb))
         if currents.size != 1 + 2 * len(self._magnets):
             raise DeviceError(
@@ -106,7 +107,7 @@ class Magnets:
 
     async def close(self) -> None:
         """End the monitors."""
-        self._link.close()
+        await self._link.end()
 
     def readings(self) -> Sequence[Reading[object]]:
         """Settled token, hottest coil, deviation and quench bits, as last received."""

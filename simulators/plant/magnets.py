@@ -42,11 +42,13 @@ class BeamlineMagnets:
     """All magnets of a room. Arrays hold the dipoles, then the quadrupoles, in the order of `names`.
 
     Attributes:
+        identity: what the supplies say they are.
         names: magnet names.
         settled_token: energy token of the set-point once all currents have settled; 0 while ramping, quenched or deviating.
     """
 
     def __init__(self, kernel: Kernel, room: RoomTruth, log: MachineLog) -> None:
+        self.identity = room.magnets.identity
         self.names = room.magnets.names
         self.settled_token = 0
         self._kernel = kernel

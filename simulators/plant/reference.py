@@ -27,10 +27,12 @@ class ReferenceDetector:
     """Screen and cup of one room.
 
     Attributes:
+        identity: what it says it is.
         installed: whether it stands at the isocentre now.
     """
 
     def __init__(self, kernel: Kernel, room: str) -> None:
+        self.identity = f"iongantry simulated reference {room}"
         self.installed = False
         self._kernel = kernel
         self._room = room

@@ -75,6 +75,7 @@ class AcceleratorTruth:
 class MagnetsTruth:
     """The bending and focusing magnets of a room's line; tuples have one entry per magnet."""
 
+    identity: str
     names: tuple[str, ...]
     superconducting: bool
     design_rigidity_tm: float  # nameplate currents hold this rigidity with ideal magnets

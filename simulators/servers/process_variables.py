@@ -274,6 +274,7 @@ def _magnets(table: PvTable, magnets: BeamlineMagnets, prefix: str) -> None:
         hottest_mk = round(float(magnets.temperatures_k().max()) * 1e3)
         return [magnets.settled_token, magnets.quench_bits, hottest_mk, int(magnets.ramp_inhibited), magnets.deviation_ppm()]
 
+    table.add(f"{prefix}:ID:RB", "string", lambda: magnets.identity)
     table.add(f"{prefix}:NAMEPLATE:RB", "double[]", magnets.nameplate)
     table.add(f"{prefix}:CURRENT:SP", "double[]", lambda: setpoint[0], put)
     table.add(f"{prefix}:CURRENT:RB", "double[]", readback)
@@ -384,6 +385,7 @@ def _second_unit(table: PvTable, unit2: SecondDoseUnitPlant, prefix: str) -> Non
 
 def _reference(table: PvTable, detector: ReferenceDetector, prefix: str) -> None:
     """Commissioning only: rows of `reference.COLUMNS`, one after the other."""
+    table.add(f"{prefix}:ID:RB", "string", lambda: detector.identity)
     table.add(f"{prefix}:INSTALL:SP", "int", lambda: int(detector.installed), lambda v: detector.install(_int(v) == 1))
     table.add(f"{prefix}:SPOTS:RB", "double[]", lambda: detector.readings().reshape(-1), elements=len(COLUMNS) * PIECES_KEPT)
     detector.watch(lambda: table.post(f"{prefix}:SPOTS:RB"))
