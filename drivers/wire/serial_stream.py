@@ -65,13 +65,13 @@ def serial_opener(
             port = await _in_thread(open_port)
             stream = SerialStream(path, port, stall_s)
             try:
-                _Transport(asyncio.get_running_loop(), stream, port)
+                transport = _Transport(asyncio.get_running_loop(), stream, port)
             except BaseException:
                 port.close()
                 raise
         except (OSError, ValueError, termios.error) as error:
             raise ConnectionError(f"{path}: {_reason(error)}") from error
-        await stream.ready()
+        stream.connection_made(transport)  # which the transport will say again in the next turn; the line is open now
         return stream
 
     return open_stream

@@ -18,7 +18,7 @@ CLOSE_S = 2.0  # assumed: longest wait until the operating system has let go of 
 
 
 class TransportStream(asyncio.Protocol):
-    """One end of a line; fulfils `drivers.wire.stream.Stream`. Made by an opener, usable once `ready` has returned.
+    """One end of a line; fulfils `drivers.wire.stream.Stream`. Made by an opener, usable once its transport has said so.
 
     Args:
         name: endpoint, for messages.
@@ -35,7 +35,6 @@ class TransportStream(asyncio.Protocol):
         self._held = False  # whether the transport is paused
         self._aborted = False
         self._why: str | None = None  # why the line can no longer be used
-        self._made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- what the transport calls
@@ -44,7 +43,6 @@ class TransportStream(asyncio.Protocol):
         """The line is open."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=OUTPUT_HIGH)
-        _resolve(self._made)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived."""
@@ -66,7 +64,6 @@ class TransportStream(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The line is gone, by our doing or not; the operating system has let go of it."""
         self._end(str(error) if error is not None else "the other side closed the line")
-        _resolve(self._made)
         _resolve(self._gone)
 
     # --- what drivers call
@@ -129,12 +126,6 @@ class TransportStream(asyncio.Protocol):
         self.cut("the line is closed")
         if not self._gone.done():
             await asyncio.wait([self._gone], timeout=CLOSE_S)
-
-    # --- for openers
-
-    async def ready(self) -> None:
-        """Wait until the transport has taken the line."""
-        await self._made
 
     def cut(self, why: str) -> None:
         """End the line now, saying why; `close` waits until it is gone."""
