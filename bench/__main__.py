@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import campaign_field, cli_start, plan_load, protocol_overhead, same_trace, treat_speed
+from bench import campaign_field, cli_start, modbus_round_trip, plan_load, protocol_overhead, same_trace, treat_speed
 from bench.figures import Bench, Figure, bench
 
 MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
@@ -24,6 +24,7 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "protocol-overhead": protocol_overhead.measure,
     "same-trace": same_trace.measure,
     "cli-start": cli_start.measure,
+    "modbus-round-trip": modbus_round_trip.measure,
 }
 
 
