@@ -186,9 +186,10 @@ class IocServer:
             process.wait()
 
     def suspend(self) -> None:
-        """SIGSTOP: connected, silent."""
+        """SIGSTOP: connected, silent. Returns when all of it stands still (some 0.1 ms)."""
         if self._process is not None:
             os.kill(self._process.pid, signal.SIGSTOP)
+            os.waitpid(self._process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         """SIGCONT: it works off what waited."""
