@@ -124,6 +124,7 @@ class TransportStream(asyncio.Protocol):
     async def close(self) -> None:
         """Let go of the line at once; what the operating system has not taken is dropped. A second close does nothing."""
         self.cut("the line is closed")
+        self._arrived.clear()
         if not self._gone.done():
             await asyncio.wait([self._gone], timeout=CLOSE_S)
 

@@ -223,12 +223,13 @@ class TcpStreamRig(_RealRig):
 
     async def lose(self) -> None:
         """The server dies."""
-        if self._listener is not None:
-            self._listener.close()
-            await self._listener.wait_closed()
-            self._listener = None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
         if self._server is not None:
             await self._server.close()
+        if listener is not None:
+            await listener.wait_closed()
 
     async def find(self) -> None:
         """It is started again on the same port."""

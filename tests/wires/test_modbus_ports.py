@@ -11,6 +11,8 @@ from modbus_bench import BAUD, WIRES, client_of, motion_bench, nothing_left, unt
 from drivers.hal.endpoints import parse_endpoint
 from drivers.hal.errors import CommunicationError
 from drivers.wire.tcp_stream import tcp_opener
+from interlocks.daemon import SAFETY_NODE
+from interlocks.modbus import ModbusTcp
 from simulators.clock import PacedLoop
 from simulators.plant.kernel import Kernel
 from simulators.servers.modbus_node import ModbusNode
@@ -147,6 +149,27 @@ async def test_any_number_of_clients_get_each_their_own_answers() -> None:
         for client in clients[15:]:
             with pytest.raises(CommunicationError):
                 await client.read(1, 16, 1)
+
+
+async def test_the_interlock_systems_own_reader_and_a_controller_share_the_safety_line(tmp_path: Path) -> None:
+    async with nothing_left(), motion_bench(tmp_path) as bench:
+        client = client_of(bench.safety)
+        await client.connect()
+        loop = asyncio.get_running_loop()
+
+        def read_as_the_interlocks_do() -> list[tuple[int, ...]]:
+            reader = ModbusTcp(bench.safety.host, bench.safety.port, timeout_s=1.0)
+            try:
+                return [tuple(reader.read(SAFETY_NODE, 0, 4)) for _ in range(ASKED)]
+            finally:
+                reader.close()
+
+        reading = loop.run_in_executor(None, read_as_the_interlocks_do)
+        ours = [await client.read(SAFETY_NODE, 0, 4) for _ in range(ASKED)]
+        theirs = await reading
+        assert set(ours) == set(theirs)
+        assert ours[0][:2] == (0x1009, 0x51)
+        await client.close()
 
 
 async def test_a_client_that_never_reads_its_answers_holds_up_nobody_and_no_memory() -> None:
