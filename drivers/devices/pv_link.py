@@ -20,11 +20,11 @@ import numpy as np
 
 from drivers.devices.pv_identity import PvIdentity
 from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
-from drivers.hal.errors import BeamlineError, CommunicationError
+from drivers.hal.errors import BeamlineError, CommunicationError, DeviceError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
 from drivers.hal.reading import Quality
-from drivers.wire.channels import Channels, PutValue, Sample, as_int_array
+from drivers.wire.channels import Channels, PutValue, Sample, Severity, as_int_array
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -64,13 +64,14 @@ class PvLink(Generic[S]):
         self._status_words = status
         self._status: S | None = None
         self._counter: int | None = None
+        self._severity = Severity.NO_ALARM
         self._fresh_ns = 0
         self._down = ""
         self._limit_ns = max(HEARTBEAT_NS, round(config.deadline_ms * NS_PER_MS))
         self._cancels: list[Callable[[], None]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._identity = PvIdentity(device, config.identity, channels, status.pv, self._identified)
+        self._identity = PvIdentity(device, config.identity, channels, self._identified)
         self._held: dict[int, tuple[Callable[[Sample], None], Sample]] = {}  # told over a connection not yet believed
         self._told_refused = ""
         self._at_address = config.endpoint.startswith("memory:")
@@ -195,9 +196,16 @@ class PvLink(Generic[S]):
             return Quality.DISCONNECTED
         if not self._identity.known:
             return Quality.DISCONNECTED if self._identity.refused is not None else Quality.STALE
+        if self._alarmed:
+            return Quality.ALARM
         if self._status is None or now_ns() - self._fresh_ns > self._limit_ns:
             return Quality.STALE
         return Quality.GOOD
+
+    @property
+    def _alarmed(self) -> bool:
+        """Whether the server itself says that its status is not to be relied on; MINOR is a warning."""
+        return self._severity >= Severity.MAJOR
 
     @property
     def fresh_ns(self) -> int:
@@ -209,7 +217,7 @@ class PvLink(Generic[S]):
 
         Raises:
             CommunicationError: never received (2101), not connected (2102) or standing still (2103).
-            DeviceError: another device answers (3101).
+            DeviceError: another device answers (3101), or its server marks the status as in alarm (3102).
         """
         status = self.status
         if (quality := self.quality) is not Quality.GOOD or self._down == "closed":
@@ -273,7 +281,10 @@ class PvLink(Generic[S]):
         except (BeamlineError, ValueError) as error:
             self._set_down(f"its status makes no sense: {error}")
             return
-        self._status = status
+        self._status, self._severity = status, sample.severity
+        if self._alarmed:
+            self._set_down(self._alarm_words)
+            return
         if words[0] == self._counter:
             return  # a value that is replayed, or asked for again, is no sign of life
         self._counter = words[0]
@@ -297,10 +308,16 @@ class PvLink(Generic[S]):
             why = "not connected"
         elif not self._identity.known:
             why = "its identity has not been confirmed since it was connected again"
+        elif self._alarmed:
+            why = self._alarm_words
         else:
             why = "its counter stands still"
         self._set_down(why)
         self._wake()
+
+    @property
+    def _alarm_words(self) -> str:
+        return f"its server marks {self._status_words.pv} with severity {self._severity.name}"
 
     def _set_down(self, why: str) -> None:
         if not self._down:
@@ -313,6 +330,8 @@ class PvLink(Generic[S]):
             return CommunicationError("the device was closed", code=2106, device=self.device, hint="connect again")
         if self._channels.connected(self._status_words.pv) and not self._identity.known:
             return self._identity.unknown()
+        if quality is Quality.ALARM:
+            return DeviceError(self._alarm_words, code=3102, device=self.device, hint="look at the device and its server")
         if quality is Quality.DISCONNECTED:
             return CommunicationError(
                 f"{self._status_words.pv} is not connected",
