@@ -32,6 +32,7 @@ from drivers.hal.events import EventBus
 FETCH_S = 3.0  # for results that an error left behind; the room waits 10 s for the delivery to wind up
 RESUMABLE = (EndReason.PERMIT_LOST, EndReason.ABORTED)
 ATTEMPTS_MAX = 20  # grants for one pass; more means that beam is lost again and again (assumed)
+NOT_OPEN = 4124  # the unit holds no such grant as open
 NOT_BEGUN = (4126, 4131)  # the unit has the grant and does not begin: too old meanwhile, or beam is not permitted now
 END_S = 2.0  # for the unit to end a grant that nobody waits for any more, and to tell its results (assumed)
 HOLD_POLL_S = 0.1
@@ -240,7 +241,9 @@ class BeamDelivery:
         except CommandRejected as refused:
             await self._unit.abort()
             ended = await self._unit.wait_ended(grant.grant_id)
-            if refused.code not in NOT_BEGUN:
+            # A pause may fall between echo and start: then it was we who ended the grant.
+            ours = refused.code == NOT_OPEN and ended.last_grant_id == grant.grant_id and ended.reason is EndReason.ABORTED
+            if refused.code not in NOT_BEGUN and not ours:
                 self._close(run, ended, None)
                 raise
             return run, ended

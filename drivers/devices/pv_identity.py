@@ -1,8 +1,9 @@
 """Who answers at a device's process variables, asked at each connect and after each reconnection.
 
-A reconnection is seen where the channels count connections (`CountsConnections`); elsewhere by a variable that is seen without
-connection, and by the identity itself, whose value is told anew. While the identity is not confirmed nobody believes anything.
-Not responsible for what is done then (`pv_link`).
+All variables of a device come and go with its server, so the identity's own connection stands for all of them. A reconnection
+is seen where the channels count connections (`CountsConnections`); elsewhere when the variable is found without connection, and
+by its value, which is told anew. While the identity is not confirmed nobody believes anything. Not responsible for what is done
+then (`pv_link`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ class PvIdentity:
         device: its name, for messages.
         expected: what it must answer; empty: what it answers first.
         channels: the wire.
-        status_pv: the variable whose connections count.
         changed: called when the identity was confirmed, or refused.
 
     Attributes:
@@ -34,13 +34,12 @@ class PvIdentity:
         says_simulated: whether what it says of itself has the word in it.
     """
 
-    def __init__(self, device: str, expected: str, channels: Channels, status_pv: str, changed: Callable[[], None]) -> None:
+    def __init__(self, device: str, expected: str, channels: Channels, changed: Callable[[], None]) -> None:
         self.refused: DeviceError | None = None
         self.says_simulated = False
         self._device = device
         self._expected = expected
         self._channels = channels
-        self._status_pv = status_pv
         self._changed = changed
         self._pv: str | None = None
         self._confirmed: int | None = None  # the connection for which the identity was confirmed
@@ -67,9 +66,9 @@ class PvIdentity:
         """Whether the device that answers now is the right one."""
         if self._pv is None:
             return True
-        if not self._channels.connected(self._status_pv):
+        if not self._channels.connected(self._pv):
             self._confirmed = None
-        return self._confirmed is not None and self._confirmed == self._connection()
+        return self._confirmed is not None and self._confirmed == self._connection(self._pv)
 
     def unknown(self) -> BeamlineError:
         """The error of whoever needs the device while it is not known."""
@@ -92,17 +91,19 @@ class PvIdentity:
         """
         if self._pv is None or self.known:
             return
-        connection = self._connection()
+        before = self._connection(self._pv)
         sample = await self._channels.get(self._pv)
-        if self._connection() != connection:
+        connection = self._connection(self._pv)
+        if before not in (0, connection):  # it was connected anew while it was asked
             raise self.unknown()
-        self._judge(sample, connection)
+        self._judge(self._pv, sample, connection)
         if self.refused is not None:
             raise self.refused
 
     def take(self, sample: Sample) -> None:
         """The identity as a monitor tells it: over each new connection."""
-        self._judge(sample, self._connection())
+        if self._pv is not None:
+            self._judge(self._pv, sample, self._connection(self._pv))
 
     def ask(self) -> None:
         """Ask in the background until the identity is confirmed, with growing pauses."""
@@ -118,10 +119,7 @@ class PvIdentity:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2.0 * pause_s, longest_s)
 
-    def _judge(self, sample: Sample, connection: int) -> None:
-        pv = self._pv
-        if pv is None:
-            return
+    def _judge(self, pv: str, sample: Sample, connection: int) -> None:
         try:
             answered = as_text(pv, sample)
         except BeamlineError:
@@ -142,6 +140,6 @@ class PvIdentity:
         if news:
             self._changed()
 
-    def _connection(self) -> int:
+    def _connection(self, pv: str) -> int:
         channels = self._channels
-        return channels.connections(self._status_pv) if isinstance(channels, CountsConnections) else 0
+        return channels.connections(pv) if isinstance(channels, CountsConnections) else 0

@@ -59,6 +59,7 @@ class _Channel:
     chid: int | None = None
     connected: bool = False
     seen: bool = False
+    connections: int = 0
     lost_s: float = 0.0
     pause_s: float = SEARCH_ANEW_S[0]
     kind: int = -1
@@ -165,6 +166,11 @@ class EpicsChannels:
         """Whether the variable is connected. True for a frozen server, until the library gives it up."""
         channel = self._channels.get(name)
         return channel is not None and channel.connected and not self._closed
+
+    def connections(self, name: str) -> int:
+        """How often the variable has been connected; see `CountsConnections`."""
+        channel = self._channels.get(name)
+        return 0 if channel is None else channel.connections
 
     async def close(self) -> None:
         """End all monitors, fail what is under way, and let go of the library; afterwards no callback comes."""
@@ -304,6 +310,7 @@ class EpicsChannels:
         retyped = channel.seen and (kind, elements) != (channel.kind, channel.elements)
         channel.chid, channel.kind, channel.elements = chid, kind, elements
         channel.connected = channel.seen = True
+        channel.connections += 1
         channel.pause_s = SEARCH_ANEW_S[0]
         for waiter in channel.waiters:
             _finish(waiter, None)
