@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from simulators.clock import wall_limit
@@ -19,6 +20,7 @@ from simulators.leash import leashed
 
 STOP_S = 3.0  # wall time between asking a child to end and killing it
 WORDS_KEPT = 2000  # of what it said last
+ROOT = str(Path(__file__).resolve().parents[1])  # where these packages are, installed or not
 
 
 class Died(Protocol):
@@ -32,18 +34,14 @@ class Child:
 
     Args:
         name: as people call it.
-        command: program and arguments.
+        command: makes program and arguments, anew for each start.
         died: told when it ends by itself.
-        environment: added to this process's own.
     """
 
-    def __init__(
-        self, name: str, command: Callable[[], Sequence[str]], died: Died, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, name: str, command: Callable[[], Sequence[str]], died: Died) -> None:
         self.name = name
         self._command = command
         self._died = died
-        self._environment = dict(environment or {})
         self._process: asyncio.subprocess.Process | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._expected = False
@@ -82,7 +80,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **self._environment},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))},
             start_new_session=True,
         )
         self._watcher = asyncio.create_task(self._watch(self._process), name=f"child {self.name}")

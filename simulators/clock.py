@@ -238,7 +238,7 @@ class SteeredClock:
         wall: wall clock in s, monotonic.
 
     Attributes:
-        slip_s: wall time by which simulated time was held back since the start; pauses are not slip.
+        slip_s: wall time by which simulated time was held back since `forgive`; pauses are not slip.
         stalls: how often that happened.
         longest_stall_s: wall time that the longest of them took.
     """
@@ -277,6 +277,10 @@ class SteeredClock:
             self.slip_s += elapsed_s - STRIDE_S
             self.stalls += 1
             self.longest_stall_s = max(self.longest_stall_s, elapsed_s)
+
+    def forgive(self) -> None:
+        """Forget the slip so far: of a start, for example."""
+        self.slip_s, self.stalls, self.longest_stall_s = 0.0, 0, 0.0
 
     def steer(self, factor: float) -> None:
         """Go on at another factor from now on. Raises ValueError when it is negative or no number."""

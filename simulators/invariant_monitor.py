@@ -236,6 +236,7 @@ class InvariantMonitor:
                 self._by_kind.setdefault(kind, []).append(rule)
         self._truth = Truth(plant, prescription, record, {name: RoomTruth() for name in plant.rooms})
         self._ticking: set[str] = set()
+        self._sessions: dict[str, Prescription] = {}
         self.violation: Violation | None = None
         self.judged = 0
         for name, room in plant.rooms.items():
@@ -245,6 +246,25 @@ class InvariantMonitor:
             for line in room.chain.elements.values():
                 line.watch(lambda _t_ns, _value, name=name: self._own(ELEMENT, name))  # type: ignore[misc]
         plant.kernel.observe(self._take)
+
+    def begin(self, prescription: Prescription) -> None:
+        """A session begins in the room of a prescription: it is judged by that from now on, and by no earlier one.
+
+        For a plant that outlives its sessions: what the room has had so far counts no longer, and a violation is forgotten.
+        Sessions of other rooms go on. Raises ValueError when there is no such room, or beam is on in it.
+        """
+        name = prescription.room
+        known = self._truth.rooms.get(name)
+        if known is None:
+            raise ValueError(f"the plant has no room {name!r}")
+        if known.beam_on:
+            raise ValueError(f"beam is on in {name}")
+        base = self._plant.rooms[name].unit.counts()[0]
+        self._truth.rooms[name] = RoomTruth(
+            moving=known.moving, open_grant=known.open_grant, consumed=known.consumed, counts1_base=base
+        )
+        self._sessions[name] = prescription
+        self.violation = None
 
     def _own(self, kind: str, room_name: str) -> None:
         self._take(TruthEvent(self._truth.now_ns, "invariants", kind, {"room": room_name}))
@@ -270,6 +290,8 @@ class InvariantMonitor:
         if self.violation is not None:
             return
         self.judged += 1
+        if self._sessions:  # a grant in a room without a session is held against what is prescribed elsewhere
+            self._truth.prescription = self._sessions.get(room_name) or next(iter(self._sessions.values()))
         message = rule.check(self._truth, event, self._plant.rooms[room_name], self._truth.rooms[room_name])
         if message is None:
             return

@@ -42,6 +42,14 @@ class Switchyard:
         """Call on every change."""
         self._watchers.append(watcher)
 
+    def stand(self, route: str) -> None:
+        """Begin with a path that was opened before the simulation began. Raises ValueError as `select` does."""
+        if route != NONE and route not in self._switch_s:
+            raise ValueError(f"no route {route!r}; routes: {', '.join(self._switch_s)}")
+        self._target = route
+        self._open(route)
+        self._tell()
+
     def select(self, route: str) -> None:
         """Close what is open, then open a path.
 
