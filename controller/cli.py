@@ -29,6 +29,7 @@ from controller.cli_common import (
     refuse,
     say,
 )
+from controller.cli_simulate import register as register_simulate
 from controller.cli_site import register as register_site
 
 if TYPE_CHECKING:
@@ -437,6 +438,7 @@ def commission(
 
 
 register_site(app)
+register_simulate(app)
 
 
 def main() -> None:

@@ -1,0 +1,104 @@
+"""`simulate`: a simulator process from its arguments to its end, and what it says at the terminal.
+
+Not responsible for the simulators (`simulators.site`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from controller.cli_common import EXIT_DELIVERED, EXIT_FAULT
+from simulators.clock import SteerableLoop
+from simulators.site import Site
+from simulators.site_options import SiteOptions
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Say = Callable[[str], None]
+
+
+def parse_speed(text: str) -> float:
+    """Plant seconds per second of ``real`` or a factor. Raises ValueError."""
+    if text == "real":
+        return 1.0
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--speed {text!r}: expected real or a factor") from None
+
+
+def run_simulators(options: SiteOptions, say: Say) -> int:
+    """Simulate until Ctrl-C or SIGTERM; a second one ends the process at once, and its children with it.
+
+    Returns the exit code.
+
+    Raises:
+        SiteRefused: every reason; nothing is left running.
+    """
+    with asyncio.Runner(loop_factory=SteerableLoop) as runner:
+        return runner.run(_live(options, say))
+
+
+async def _live(options: SiteOptions, say: Say) -> int:
+    loop, ended, failed = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+    def end() -> None:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+        ended.set()
+
+    def unforeseen(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """A plant in which a callback has failed is not to be trusted any more; a client that vanished is nothing."""
+        error = context.get("exception")
+        site.tell(f"fault of the program: {context.get('message')}: {type(error).__name__}: {error}")
+        if not isinstance(error, ConnectionError):
+            failed.set()
+            ended.set()
+
+    site = Site(options, say)
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, end)
+    loop.set_exception_handler(unforeseen)
+    waiting = asyncio.ensure_future(ended.wait())
+    starting = asyncio.ensure_future(site.start())
+    try:
+        await asyncio.wait({waiting, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            _show(site, say)
+            await waiting
+            say("stopping")
+            await site.stop()
+        else:  # interrupted on the way: what was started is taken down by the start itself
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
+    finally:
+        waiting.cancel()
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+    return EXIT_FAULT if failed.is_set() else EXIT_DELIVERED
+
+
+def _show(site: Site, say: Say) -> None:
+    """The table of what answers where."""
+    options = site.options
+    table = Table(
+        title=f"simulated: {', '.join(options.served)} of {options.facility.name}, speed {site.speed:g}", pad_edge=False
+    )
+    for column in ("server", "what", "answers at", "process"):
+        table.add_column(column, overflow="fold")
+    for name, server in site.servers.items():
+        table.add_row(name, server.kind, server.endpoint, str(server.pid or ""))
+    if options.broker:
+        table.add_row("broker", "MQTT broker", f"mqtt://{options.broker}", "not ours")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    file = options.endpoints_file
+    say(f"endpoints: {file}   (treat: iongantry treat PLAN --endpoints {file}; look: iongantry backdoor {file} state)")
+    say("Ctrl-C ends it")
