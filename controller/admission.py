@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from controller.plan.model import Plan
     from controller.record.ledger import Ledger, Received
     from controller.record.store import Store
+    from drivers.wire.tap.faults import WireFault
 
 VIRTUAL = float("inf")
 REAL = 1.0
@@ -43,6 +44,7 @@ class TreatOptions:
         output_parent: where a new directory named after the plan is made when `output` is None; None: nothing is written.
         state: the facility's state (ledger, library, keys); None: a fresh one inside the outputs.
         endpoints: where the devices answer; None: a simulated world in this process.
+        record: file that everything on the wires is written to; None: none.
         operator: who answers the room, ``scripted`` or ``console``; empty: scripted where everything is simulated.
     """
 
@@ -61,6 +63,7 @@ class TreatOptions:
     state: Path | None = None
     endpoints: Path | None = None
     operator: str = ""
+    record: Path | None = None
 
     @property
     def paced(self) -> bool:
@@ -77,12 +80,14 @@ class Admitted:
         faults: to plant.
         where: the room on real wires; None: a simulated world in this process.
         factor: the run keeps to this multiple of the wall clock; None: to virtual time.
+        wire_faults: what goes wrong on the wires.
     """
 
     intake: Intake
     faults: tuple[TimedFault, ...]
     where: Whereabouts | None = None
     factor: float | None = None
+    wire_faults: tuple[WireFault, ...] = ()
 
     @property
     def simulated(self) -> bool:
@@ -133,18 +138,22 @@ def admit(options: TreatOptions, objections: Sequence[str] = ()) -> Admitted:
     Raises:
         Refused: with every reason.
     """
-    from controller.assembly import read_faults, unsuited_faults
+    from controller.assembly import unsuited_faults
+    from controller.taps import record_objections, sort_faults, wire_fault_objections
 
     reasons = [*objections, *_number_objections(options)]
     faults: list[TimedFault] = []
+    wire_faults: list[WireFault] = []
     try:
-        faults = read_faults(options.faults, options.scenario)
+        faults, wire_faults = sort_faults(options.faults, options.scenario, options.seed)
     except ValueError as error:
         reasons += str(error).splitlines()
     if options.output is not None:
         reasons += output_objections(options.output)
     if options.state is not None:
         reasons += directory_objections("--state", options.state)
+    if options.record is not None:
+        reasons += record_objections(options.record)
     intake: Intake | None = None
     plan: Plan | None = None
     where: Whereabouts | None = None
@@ -166,16 +175,20 @@ def admit(options: TreatOptions, objections: Sequence[str] = ()) -> Admitted:
         reasons.append(f"--fraction {options.fraction}: the plan has {planned} fraction{'s' if planned > 1 else ''}")
     if intake is not None:
         reasons += unsuited_faults(faults, intake.facility.name, intake.room.name)
-        where, found = locate_room(options, intake)
+        where, found = locate_room(options, intake, faults)
         reasons += found
+        real = where.real if where is not None else ()
+        reasons += wire_fault_objections(wire_faults, intake.facility, intake.room.name, real)
         if options.state is not None:
             reasons += _ledger_objections(options.state, intake, options.fraction)
     if intake is None or reasons:
         raise Refused(list(dict.fromkeys(reasons)))
-    return Admitted(intake, tuple(faults), where, pace_of(options, where))
+    return Admitted(intake, tuple(faults), where, pace_of(options, where), tuple(wire_faults))
 
 
-def locate_room(options: TreatOptions, intake: Intake) -> tuple[Whereabouts | None, list[str]]:
+def locate_room(
+    options: TreatOptions, intake: Intake, faults: Sequence[TimedFault] = ()
+) -> tuple[Whereabouts | None, list[str]]:
     """Where the room answers, if endpoints were given, and every objection to it."""
     wrong = [f"--operator {options.operator!r}: expected {SCRIPTED} or {CONSOLE}"] * (options.operator not in OPERATORS)
     if options.endpoints is None:
@@ -191,7 +204,7 @@ def locate_room(options: TreatOptions, intake: Intake) -> tuple[Whereabouts | No
         state=options.state,
         library=intake.library,
         lifted=options.overrides,
-        faults=bool(options.faults or options.scenario),
+        faults=bool(faults),
     )
     return where, [*wrong, *reasons]
 

@@ -21,12 +21,14 @@ from controller.record.ledger import BeamState, Received
 from controller.record.store import DiskStore
 from controller.request import JOURNAL, Earlier, Request, kept_plan, read_request, session_directory, sessions, under_its_name
 from controller.standing import BeamStanding, open_state, received_of, standings
+from controller.taps import sort_faults, wire_fault_objections
 from controller.treatment import TreatResult, treat_admitted
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import Listener
 
 if TYPE_CHECKING:
     from controller.assembly import TimedFault
+    from drivers.wire.tap.faults import WireFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +111,20 @@ def run_resume(
     )
     if treat.seed < 0:
         reasons.append(f"--seed {treat.seed}: expected 0 or more")
-    faults = _faults(options, request, reasons)
+    faults, wire_faults = _faults(options, request, reasons)
     if reasons:
         raise Refused(list(dict.fromkeys(reasons)))
     intake = take_in(plan, request.facility, request.room, treat.beams, request.overrides, *library_in(state))
     intake = _left(under_its_name(intake, request), received)
     before = {n: r for n, r in received.items() if r.state is BeamState.PARTIAL}
-    where, objected = locate_room(treat, intake)
+    where, objected = locate_room(treat, intake, faults)
+    objected += wire_fault_objections(wire_faults, intake.facility, intake.room.name, where.real if where is not None else ())
     if objected:
         raise Refused(objected)
     output = _make(session_directory(root, session))
     treated = treat_admitted(
         treat,
-        Admitted(intake, tuple(faults), where, pace_of(treat, where)),
+        Admitted(intake, tuple(faults), where, pace_of(treat, where), tuple(wire_faults)),
         output,
         listener,
         Earlier(session, before, request.beams),
@@ -176,21 +179,21 @@ def _bounds(received: Received) -> str:
     return f"its dose is known only between {low} and {high} counts"
 
 
-def _faults(options: ResumeOptions, request: Request, reasons: list[str]) -> list[TimedFault]:
-    """The faults to plant; what is wrong with them is added to `reasons`."""
-    from controller.assembly import read_faults, unsuited_faults
+def _faults(options: ResumeOptions, request: Request, reasons: list[str]) -> tuple[list[TimedFault], list[WireFault]]:
+    """The faults to plant in the plant and on the wires; what is wrong with them is added to `reasons`."""
+    from controller.assembly import unsuited_faults
     from drivers.hal.facility import load_facility
 
     try:
-        faults = read_faults(options.faults, options.scenario)
+        faults, wire_faults = sort_faults(options.faults, options.scenario, options.seed or request.seed)
         reasons += unsuited_faults(faults, load_facility(request.facility).name, request.room)
     except ValueError as error:
         reasons += str(error).splitlines()
-        return []
+        return [], []
     except BeamlineError as error:
         reasons.append(str(error))
-        return []
-    return faults
+        return [], []
+    return faults, wire_faults
 
 
 def _left(intake: Intake, received: Mapping[int, Received]) -> Intake:

@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from controller.record.session_lock import SessionLock
     from controller.record.store import Store
     from controller.surroundings import Surroundings
+    from controller.taps import Taps
     from drivers.hal.capabilities import RoomDevices
     from simulators.invariants import Violation
 
 SIMULATED_EPOCH = datetime(2031, 1, 1, 8, tzinfo=UTC)  # date of loop time 0 in simulated time: equal runs give equal files
 SESSION_APART = timedelta(hours=1)  # between the sessions of one treatment, in simulated time
+Around = Callable[[EventBus, list[Callable[[str], None]]], "Surroundings"]
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -126,18 +128,32 @@ def treat_admitted(
     earlier: Earlier | None = None,
     *,
     stop_by_signal: bool = False,
+    around: Around | None = None,
 ) -> TreatResult:
-    """One session of what was admitted, and its outputs. `earlier`: what sessions before it left. Raises Refused."""
+    """One session of what was admitted, and its outputs.
+
+    Args:
+        options, admitted, output, listener: of this session.
+        earlier: what sessions before it left.
+        stop_by_signal: end with a record when this process is interrupted.
+        around: makes other surroundings than those that were admitted, from the bus and the list of functions that end the
+            fraction; a replay does.
+
+    Raises:
+        Refused: nothing moved.
+    """
     from controller.assembly import loop_factory
     from controller.outputs import outcome_of, write_outputs
+    from controller.taps import taps_of
 
     wall_start_s = time.perf_counter()
     try:
         with (
             _stopping(stop_by_signal) as stop,
+            taps_of(options, admitted) as taps,
             asyncio.Runner(loop_factory=loop_factory(admitted.factor)) as runner,
         ):
-            ran = runner.run(_treat(options, admitted, output, listener, stop, earlier or Earlier()))
+            ran = runner.run(_treat(options, admitted, output, listener, stop, earlier or Earlier(), taps, around))
     except Refused:
         if output is not None:
             with contextlib.suppress(OSError):
@@ -145,6 +161,8 @@ def treat_admitted(
         raise
     outcome = outcome_of(admitted.intake, ran, options, wall_s=time.perf_counter() - wall_start_s)
     summary, failures = write_outputs(output, outcome, ran.history.events)
+    taps.close(status=summary["status"], termination=summary["termination"], violation=ran.violation is not None)
+    failures = [*failures, *([taps.failure] if taps.failure else [])]
     return TreatResult(summary, outcome, output, failures, ran.violation)
 
 
@@ -176,6 +194,8 @@ async def _treat(
     listener: Listener | None,
     stops: list[Callable[[str], None]],
     earlier: Earlier,
+    taps: Taps,
+    around: Around | None,
 ) -> Ran:
     """The run itself, in its loop: world, devices, fraction. Raises Refused when the ledger objects."""
     from controller.assembly import prescription_of
@@ -199,9 +219,14 @@ async def _treat(
     where = output if output is not None else Path("memory")
     real = admitted.factor is not None
     run_id = time.time_ns() if real else (options.seed << 8 | (earlier.session + 1) & 0xFF) & 0x7FFF_FFFF_FFFF_FFFF
-    world = surroundings(intake.facility, admitted.where, options.seed, bus, intake.room.name)
+    world: Surroundings
+    if around is not None:
+        world = around(bus, stops)
+    else:
+        world = surroundings(intake.facility, admitted.where, options.seed, bus, intake.room.name, taps.tap(bus))
     started = datetime.now(UTC) if real else SIMULATED_EPOCH + earlier.session * SESSION_APART
     ran = Ran(history, started, now_ns(), run_id, simulated=admitted.simulated, operator=world.operator_name)
+    taps.note(run_id=run_id, started_utc=started.isoformat(), session=earlier.session, operator=world.operator_name)
     identity = _request(options, intake, earlier, started).identity()
     _tell_start(options, admitted, bus)
     with (
@@ -227,15 +252,19 @@ async def _treat(
                 journal,
                 ledger,
                 bus,
-                machine_limited_s=world.machine_limited_s,
+                machine_limited_s=taps.noted(world.machine_limited_s),
                 simulated=admitted.simulated,
                 before=earlier.before,
             )
             loop = asyncio.get_running_loop()
 
+            def stop_now(why: str) -> None:
+                taps.stopped(why)
+                fraction.stop(why)
+
             def stop(why: str) -> None:
                 ran.stopped = ran.stopped or why
-                loop.call_soon_threadsafe(fraction.stop, why)
+                loop.call_soon_threadsafe(stop_now, why)
 
             stops.append(stop)
             await _run(ran, options, admitted, world, devices, fraction, bus)

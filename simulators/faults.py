@@ -381,13 +381,10 @@ def _number(text: str, what: str) -> float:
     return number
 
 
-def read_faults(specs: Iterable[str], scenario: Path | None) -> list[TimedFault]:
-    """Faults of the command line and of a scenario file (`faults = ["NAME:VALUE@WHEN", ...]`).
-
-    Raises:
-        ValueError: one line per thing that is wrong.
-    """
-    texts, wrong, found = list(specs), [], []
+def fault_texts(specs: Iterable[str], scenario: Path | None) -> tuple[list[str], list[str]]:
+    """Faults as written on the command line and in a scenario file (`faults = ["NAME:VALUE@WHEN", ...]`), and what is wrong
+    with that file."""
+    texts, wrong = list(specs), []
     if scenario is not None:
         try:
             table = tomllib.loads(scenario.read_text(encoding="utf-8"))
@@ -399,6 +396,17 @@ def read_faults(specs: Iterable[str], scenario: Path | None) -> list[TimedFault]
                 texts += listed
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             wrong.append(f"scenario {scenario}: {error}")
+    return texts, wrong
+
+
+def read_faults(specs: Iterable[str], scenario: Path | None) -> list[TimedFault]:
+    """Faults of the command line and of a scenario file.
+
+    Raises:
+        ValueError: one line per thing that is wrong.
+    """
+    texts, wrong = fault_texts(specs, scenario)
+    found = []
     for text in texts:
         try:
             found.append(parse_fault(text))

@@ -41,7 +41,7 @@ STREAM_OUT = frozenset({"open", "write", "close"})
 CHANNELS_OUT = frozenset({"get", "put", "monitor", "unmonitor"})
 MESSAGES_OUT = frozenset({"publish", "post", "subscribe", "unsubscribe", "watch", "unwatch"})
 OUT = STREAM_OUT | CHANNELS_OUT | MESSAGES_OUT | {"cancel", "ask"}
-IN = frozenset({"opened", "read", "got", "done", "value", "error", "link", "message", "notice", "answer"})
+IN = frozenset({"opened", "read", "got", "done", "value", "error", "link", "message", "notice", "answer", "stopped"})
 
 _ERRORS: dict[str, type[BeamlineError]] = {
     kind.__name__: kind for kind in (ConfigError, CommunicationError, DeviceError, CommandRejected, DataError)

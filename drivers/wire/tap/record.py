@@ -355,7 +355,7 @@ class _RecordedAnswers:
     async def confirm(self, kind: str, facts: Mapping[str, Any]) -> bool:
         """Ask; question and answer are written down."""
         asked = json.dumps(dict(facts), default=str, sort_keys=True)
-        number = self._recorder.ask(self.wire, "ask", f'"n":{json.dumps(kind)},"facts":{asked}')
+        number = self._recorder.ask(self.wire, "ask", f'"n":{json.dumps(str(kind))},"facts":{asked}')
         try:
             answer = await self._port.confirm(kind, facts)
         except BaseException as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,6 @@ class Replay:
 
     Attributes:
         difference: the first one; None while there is none.
-        over: resolved at the first difference. The run has to be ended then; nothing is served any more.
         matched: outward entries that were the same, by kind.
     """
 
@@ -123,7 +122,6 @@ class Replay:
         failed = {e.data["q"]: e for e in self._entries if e.kind == "error" and "q" in e.data}
         self._exchange.failures = {number: error_of(entry.data) for number, entry in failed.items()}
         self._timers: set[asyncio.TimerHandle] = set()
-        self._over: asyncio.Future[None] | None = None
 
     # --- the tap --------------------------------------------------------------------------------------------------------
 
@@ -133,27 +131,39 @@ class Replay:
 
     def channels(self, name: str, channels: Channels) -> Channels:
         """The recorded variables."""
-        return ReplayChannels(self._exchange, name)
+        return self.recorded_channels(name)
 
     def messages(self, name: str, messages: Messages) -> Messages:
         """The recorded messages."""
-        return ReplayMessages(self._exchange, name)
+        return self.recorded_messages(name)
 
     def operator(self, port: Answers) -> Answers:
         """The recorded answers."""
+        return self.recorded_operator()
+
+    # --- the same without anything to replace -----------------------------------------------------------------------------
+
+    def recorded_channels(self, name: str) -> Channels:
+        """The recorded variables of a wire."""
+        return ReplayChannels(self._exchange, name)
+
+    def recorded_messages(self, name: str) -> Messages:
+        """The recorded messages of a wire."""
+        return ReplayMessages(self._exchange, name)
+
+    def recorded_operator(self) -> Answers:
+        """The recorded answers."""
         return ReplayAnswers(self._exchange)
+
+    def on_stop(self, stop: Callable[[str], None]) -> None:
+        """Call `stop` with its reason when somebody ended the run then."""
+        self._exchange.feed("operator", lambda entry: stop(str(entry.data["why"])))
 
     # --- running --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to deliver, in the running loop. The loop's time must be what it was when the recording began."""
-        self._over = asyncio.get_running_loop().create_future()
         self._prepare()
-
-    async def until_over(self) -> None:
-        """Return at the first difference. Cancel it when the run has ended."""
-        if self._over is not None:
-            await asyncio.shield(self._over)
 
     def finish(self) -> None:
         """The run has ended: whatever was recorded and did not happen is a difference."""
@@ -166,8 +176,6 @@ class Replay:
             timer.cancel()
         self._timers.clear()
         self._exchange.end(CommunicationError("the replay is over", code=REPLAY_OVER))
-        if self._over is not None and not self._over.done():
-            self._over.cancel()
 
     def sent(self, wire: str, kind: str, data: Data) -> Entry | None:
         """The present program does something; the recorded entry that it equals, or None after a difference."""
@@ -264,6 +272,6 @@ class Replay:
             self._set(found)
 
     def _set(self, difference: Difference) -> None:
+        """From here on every wire is gone: the program winds up by itself, and what it does is not compared."""
         self.difference = difference
-        if self._over is not None and not self._over.done():
-            self._over.set_result(None)
+        self._exchange.end(CommunicationError("the replay is over", code=REPLAY_OVER))

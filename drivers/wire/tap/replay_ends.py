@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from drivers.hal.clock import now_ns
 from drivers.wire.channels import PutValue, Sample, Severity
@@ -39,6 +39,7 @@ class Exchange:
         self._early: dict[int, Entry] = {}
         self._callbacks: dict[int, Callable[[Entry], None]] = {}
         self._streams: dict[str, Callable[[Entry], None]] = {}
+        self._ends: dict[str, Callable[[], None]] = {}
         self._over: Exception | None = None
 
     def deliver(self, entry: Entry) -> None:
@@ -59,7 +60,7 @@ class Exchange:
         """Do something that is answered, and wait for the answer. Raises what was recorded."""
         question = self.sent(wire, kind, data)
         if question is None:
-            await self.nothing()
+            raise self._over or RuntimeError("a replay that serves nothing says why")
         number = question.data["q"]
         try:
             answer = await self.answer(number)
@@ -83,18 +84,10 @@ class Exchange:
         finally:
             self._waiting.pop(number, None)
 
-    async def nothing(self) -> NoReturn:
-        """There was a difference: nothing is served any more. Waits to be cancelled, or for the replay's end."""
-        if self._over is not None:
-            raise self._over
-        waiter: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
-        key = id(waiter)
-        self._waiting[key] = waiter
-        try:
-            await waiter
-        finally:
-            self._waiting.pop(key, None)
-        raise RuntimeError("a replay that is over serves nothing")  # a waiter here is only ever failed or cancelled
+    @property
+    def over(self) -> Exception | None:
+        """Why nothing is served any more; None while it is."""
+        return self._over
 
     def call(self, number: int, callback: Callable[[Entry], None]) -> None:
         """Hand every delivery of a recorded monitor or subscription to a callback."""
@@ -104,13 +97,17 @@ class Exchange:
         """Hand over nothing any more."""
         self._callbacks.pop(number, None)
 
-    def feed(self, wire: str, take: Callable[[Entry], None]) -> None:
-        """Hand what arrives on a stream to its newest end."""
+    def feed(self, wire: str, take: Callable[[Entry], None], gone: Callable[[], None] | None = None) -> None:
+        """Hand what arrives on a stream to its newest end; `gone` is called when nothing is served any more."""
         self._streams[wire] = take
+        if gone is not None:
+            self._ends[wire] = gone
 
     def end(self, error: Exception) -> None:
         """Whoever still waits is told so, and whoever asks from now on."""
         self._over = error
+        for stream in tuple(self._ends.values()):
+            stream()
         for waiter in tuple(self._waiting.values()):
             if not waiter.done():
                 waiter.set_exception(error)
@@ -136,7 +133,7 @@ class ReplayStream:
         self._gone = False
         self._error: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
-        exchange.feed(wire, self._take)
+        exchange.feed(wire, self._take, self._end)
 
     async def read(self, n: int = 4096, timeout_s: float | None = None) -> bytes:
         """What was read then, when it was read then; TimeoutError after `timeout_s` of nothing."""
@@ -164,6 +161,8 @@ class ReplayStream:
     async def write(self, data: bytes) -> None:
         """Compare with what was written then; fails as it failed then."""
         entry = self._exchange.sent(self.name, "write", {"x": data.hex()})
+        if self._exchange.over is not None:
+            raise ConnectionResetError(str(self._exchange.over))
         if entry is not None and (error := self._exchange.failures.get(entry.data["q"])) is not None:
             raise error
 
@@ -174,6 +173,10 @@ class ReplayStream:
     async def close(self) -> None:
         """Compare."""
         self._exchange.sent(self.name, "close", {})
+
+    def _end(self) -> None:
+        self._gone = True
+        _resolve(self._reader)
 
     def _take(self, entry: Entry) -> None:
         if entry.kind == "error":
@@ -284,7 +287,7 @@ class ReplayAnswers:
     async def confirm(self, kind: str, facts: Mapping[str, Any]) -> bool:
         """What was answered then, when it was answered."""
         asked = json.loads(json.dumps(dict(facts), default=str, sort_keys=True))
-        return bool((await self._exchange.ask("operator", "ask", {"n": kind, "facts": asked})).data["yes"])
+        return bool((await self._exchange.ask("operator", "ask", {"n": str(kind), "facts": asked})).data["yes"])
 
 
 def _sample(entry: Entry) -> Sample:

@@ -1,0 +1,7 @@
+"""placeholder"""
+
+from drivers.wire.tap.replay import Replay
+
+
+class ElasticReplay(Replay):
+    """x"""
