@@ -27,7 +27,7 @@ from controller.record.entries import BeamClaim, write_claim, write_closed
 from controller.record.journal import Journal
 from controller.record.ledger import BeamKey, Claim, Ledger, Received
 from controller.record.outcome import BeamOutcome, PassOutcome, Status, Termination
-from controller.record.reconcile import BeamReconciliation, believed_counts, reconcile, record_outcomes
+from controller.record.reconcile import BeamReconciliation, counts_between, reconcile, record_outcomes
 from controller.room.causes import Severity
 from controller.room.machine import Room
 from controller.room.ports import BeamSharing, DeliveryContext, DeliveryResult, Job, OperatorPort, Tuned
@@ -349,7 +349,7 @@ class Fraction:
     ) -> None:
         """What was received, in the ledger. Spots that were found wrong wait for a physicist."""
         counts1, counts2 = self._counts_per_meterset(beam)
-        lower = upper = received_counts(beam, delivered, counts2 / counts1)
+        lower, upper = received_counts(beam, delivered, counts2 / counts1)
         if unsettled is not None:
             lower, upper = unsettled.received()
         ledger.close_claim(
@@ -451,18 +451,21 @@ def planned_counts(beam: Beam, schedule: BeamSchedule) -> NDArray[np.int64]:
     return flat
 
 
-def received_counts(beam: Beam, delivered: Delivered, counts2_per_count1: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Counts of monitor 1 received per spot, flat in the plan's order.
+def received_counts(
+    beam: Beam, delivered: Delivered, counts2_per_count1: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Counts of monitor 1 received per spot, at least and at most, flat in the plan's order; equal unless a monitor is doubted.
 
     `counts2_per_count1` is what the library expects of the monitors, shape (layers,).
     """
     offsets = np.concatenate([[0], np.cumsum([layer.spots for layer in beam.layers])])
-    flat = np.zeros(int(offsets[-1]), dtype=np.int64)
+    lower, upper = np.zeros(int(offsets[-1]), dtype=np.int64), np.zeros(int(offsets[-1]), dtype=np.int64)
     for run in delivered.runs:
         layer = run.scheduled.layer_index
-        counts1 = believed_counts(run.pieces, run.reason, float(counts2_per_count1[layer]))
-        np.add.at(flat, offsets[layer] + run.pieces["spot_index"], counts1)
-    return flat
+        bounds = counts_between(run.pieces, run.reason, float(counts2_per_count1[layer]))
+        for flat, counts in zip((lower, upper), bounds, strict=True):
+            np.add.at(flat, offsets[layer] + run.pieces["spot_index"], counts)
+    return lower, upper
 
 
 def _status(delivered: Delivered, result: SessionResult, *, stopped: bool) -> tuple[Status, Termination]:

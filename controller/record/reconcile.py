@@ -2,9 +2,10 @@
 
 A grant with its pieces in the journal, or still held by the unit, is known. The open one is compared with the unit's latch,
 which survives a power loss: both monitors against the granted rows that the latch calls finished. Equal within the reaction
-quantum closes it by itself; a latch that disagrees, belongs to another boot or is lost leaves the interval [0, grant] for
-every row, locks the beam, and needs a physicist's signature. Resuming delivers the plan less the upper bound, so uncertainty
-can only under-dose.
+quantum closes it by itself; a latch that disagrees, belongs to another boot or is lost leaves the interval from nothing to
+the grant and one reaction quantum for every row. Pieces of a grant whose monitors are doubted leave the interval between what
+the one and the other counted. An interval locks the beam, and needs a physicist's signature. Resuming delivers the plan less
+the upper bound, so uncertainty can only under-dose.
 
 Pure apart from `record_outcomes`. Doing it twice gives the same: outcomes already recorded are taken from the journal.
 Not responsible for moving or beaming anything, nor for the ledger (`ledger`), which takes the arrays from here.
@@ -26,20 +27,39 @@ from drivers.hal.capabilities import EndReason, Grant, ScanMode, UnitLatch
 CARRIED_MARGIN_COUNTS = 2  # rounding of counts (assumed)
 MONITORS_FRACTION = 0.05  # monitors may differ by 5 % or 20 counts (starting values of the limits file)
 MONITORS_COUNTS = 20
+MONITORS_AT_ONCE_FRACTION = 0.10
 
 
 MONITORS_DOUBTED = (EndReason.MONITORS_DISAGREE, EndReason.MONITOR_DEAD)
 
 
-def believed_counts(pieces: NDArray[np.void], reason: EndReason, counts2_per_count1: float) -> NDArray[np.int64]:
-    """Counts of monitor 1 that each piece stands for, shape (pieces,).
+def counts_between(
+    pieces: NDArray[np.void], reason: EndReason, counts2_per_count1: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What each piece of a grant stands for at least and at most, counts of monitor 1, shape (pieces,): equal unless doubted.
 
-    Where a grant ended because a monitor was not to be trusted, the one that counted more is believed.
+    Where the grant ended because a monitor was not to be trusted, or its sums differ by more than the monitors may, nobody
+    knows which of the two was right: every piece lies between what the one and the other say.
     """
     counts1 = pieces["counts1"].astype(np.int64)
+    if not monitors_doubted(pieces, reason, counts2_per_count1):
+        return counts1, counts1
+    like1 = pieces["counts2"] / counts2_per_count1
+    return np.minimum(counts1, np.floor(like1).astype(np.int64)), np.maximum(counts1, np.ceil(like1).astype(np.int64))
+
+
+def monitors_doubted(pieces: NDArray[np.void], reason: EndReason, counts2_per_count1: float) -> bool:
+    """Whether the unit ended a grant for its monitors, or they differ beyond their limits over all of it or in one piece.
+
+    The last covers a monitor that died in the grant's last moments, after which the grant had no time to end for that.
+    """
     if reason in MONITORS_DOUBTED:
-        counts1 = np.maximum(counts1, np.ceil(pieces["counts2"] / counts2_per_count1).astype(np.int64))
-    return counts1
+        return True
+    counts1, like1 = pieces["counts1"].astype(np.float64), pieces["counts2"] / counts2_per_count1
+    if abs(counts1.sum() - like1.sum()) > max(MONITORS_COUNTS, MONITORS_FRACTION * counts1.sum()):
+        return True
+    larger = np.maximum(counts1, like1)
+    return bool(np.any(np.abs(counts1 - like1) > np.maximum(MONITORS_COUNTS, MONITORS_AT_ONCE_FRACTION * larger)))
 
 
 class How(Enum):
@@ -49,7 +69,7 @@ class How(Enum):
     RESULTS = "results"  # pieces still held by the unit
     LATCH = "latch"  # counters that survived
     NOT_DELIVERED = "not delivered"  # the unit never took the grant
-    INTERVAL = "interval"  # between nothing and all of it
+    INTERVAL = "interval"  # between nothing and all of it, and a reaction quantum
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,11 +87,17 @@ class GrantOutcome:
     counts2: int
     reason: str
     recorded: bool = False  # the journal holds it already
+    shown_counts1: int | None = None  # what monitor 1 itself counted, where its pieces are known
 
     @property
     def exact(self) -> bool:
         """Whether there is nothing to sign."""
-        return self.how is not How.INTERVAL
+        return self.how is not How.INTERVAL and bool(np.array_equal(self.lower, self.upper))
+
+    @property
+    def counts1(self) -> int:
+        """Share of this grant in the unit's total of monitor 1."""
+        return int(self.lower.sum()) if self.shown_counts1 is None else self.shown_counts1
 
     @property
     def quantum_counts(self) -> int:
@@ -157,17 +183,17 @@ def _beam(
     history: BeamHistory, latch: UnitLatch | None, kept: Mapping[int, NDArray[np.void]], kept_boot_id: int | None
 ) -> BeamReconciliation:
     outcomes: dict[int, GrantOutcome] = {}
+    ratio = history.claim.counts2_per_count1
     for grant_id, grant in history.grants.items():
         if grant_id in history.done:
             done = history.done[grant_id]
-            counts1 = believed_counts(done.pieces, done.reason, history.claim.counts2_per_count1)
-            outcomes[grant_id] = _from_pieces(grant, done.pieces, counts1, How.DONE)
+            outcomes[grant_id] = _from_pieces(grant, done.pieces, done.reason, ratio, How.DONE)
         elif grant_id in history.reconciled:
             outcomes[grant_id] = _from_record(grant, history.reconciled[grant_id])
         elif grant_id in kept and kept_boot_id in (None, grant.unit_boot_id):
-            outcomes[grant_id] = _from_pieces(grant, kept[grant_id], kept[grant_id]["counts1"], How.RESULTS)
+            outcomes[grant_id] = _from_pieces(grant, kept[grant_id], EndReason.NONE, ratio, How.RESULTS)
     open_ids = [grant_id for grant_id in history.grants if grant_id not in outcomes]
-    known1 = sum(int(o.lower.sum()) for o in outcomes.values())
+    known1 = sum(o.counts1 for o in outcomes.values())
     known2 = sum(o.counts2 for o in outcomes.values())
     for grant_id in open_ids:
         outcomes[grant_id] = _from_latch(history, history.grants[grant_id], latch, known1, known2)
@@ -175,10 +201,13 @@ def _beam(
     return BeamReconciliation(history.claim, ordered, _unexplained(history, ordered, latch), history.closed)
 
 
-def _from_pieces(grant: Grant, pieces: NDArray[np.void], counts1: NDArray[np.int64], how: How) -> GrantOutcome:
-    counts = np.zeros(grant.rows, np.int64)
-    np.add.at(counts, pieces["row"], counts1)
-    return GrantOutcome(grant, how, counts, counts, int(pieces["counts2"].sum()), "", how is How.DONE)
+def _from_pieces(grant: Grant, pieces: NDArray[np.void], ended: EndReason, ratio: float, how: How) -> GrantOutcome:
+    lower, upper = np.zeros(grant.rows, np.int64), np.zeros(grant.rows, np.int64)
+    for bound, counts in zip((lower, upper), counts_between(pieces, ended, ratio), strict=True):
+        np.add.at(bound, pieces["row"], counts)
+    sum1, sum2 = int(pieces["counts1"].sum()), int(pieces["counts2"].sum())
+    doubt = "" if np.array_equal(lower, upper) else f"grant {grant.grant_id}: the monitors disagree, {sum1} and {sum2} counts"
+    return GrantOutcome(grant, how, lower, upper, sum2, doubt, how is How.DONE, sum1)
 
 
 def _from_record(grant: Grant, record: Record) -> GrantOutcome:
@@ -249,7 +278,7 @@ def _spread(counts: NDArray[np.int64], carried: int, rows: int) -> None:
 
 
 def _interval(grant: Grant, reason: str) -> GrantOutcome:
-    upper = grant.counts1_max.astype(np.int64)
+    upper = grant.counts1_max.astype(np.int64) + grant.quantum_counts  # whichever row was the last, its cut-off came late
     return GrantOutcome(grant, How.INTERVAL, np.zeros_like(upper), upper, 0, f"grant {grant.grant_id}: {reason}")
 
 

@@ -390,7 +390,7 @@ def test_a_resumed_session_that_dies_is_recovered_and_all_sessions_count(one_bea
 
     truth_then: list[PlantTruth] = []
     with watching(truth_of(one_beam)) as truth, fractions() as made:
-        treat(one_beam, run, "mu1-gain:1.2@beam+1.0")
+        treat(one_beam, run, "quench@beam+1.0")
         first = received(run)
         run_resume(ResumeOptions(run), at_pass(2, 0.1, die))
     recovered = run_recovery(dead)
@@ -425,7 +425,7 @@ def test_a_process_that_died_before_its_outputs_leaves_a_full_salvage_record(one
 
     monkeypatch.setattr(controller.outputs, "write_outputs", die)
     with pytest.raises(PowerCut):
-        treat(one_beam, tmp_path / "run", "mu1-gain:1.2@beam+1.0")
+        treat(one_beam, tmp_path / "run", "quench@beam+1.0")
     recovered = run_recovery(tmp_path / "run")
     assert [b.state for b in recovered.beams] == [BeamState.PARTIAL]
     assert (recovered.salvage[0] / "record.dcm").exists()

@@ -14,13 +14,14 @@ from sessions import at_pass, fractions, iongantry, make_plan, treat, truth_of, 
 from controller.intake import Refused
 from controller.record.ledger import BeamKey, BeamState, Ledger
 from controller.record.memory_store import MemoryStore
+from controller.recover import run_recovery
 from controller.request import read_request
 from controller.resume import ResumeOptions, run_resume
 from controller.standing import open_state, received_of
 from drivers.hal.errors import CommandRejected
 
 KEY = BeamKey("1.2.3", 1, 4)
-GAIN = "mu1-gain:1.2@beam+1.5"  # ends the beam within milliseconds, latched
+QUENCH = "quench@beam+1.5"  # ends the beam within milliseconds, both monitors sound
 
 
 def received(directory: Path):
@@ -39,7 +40,7 @@ def reasons_of(directory: Path, **more) -> str:
 def ended_early(one_beam: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One beam that a fault ended. Tests copy it."""
     directory = tmp_path_factory.mktemp("early") / "run"
-    assert treat(one_beam, directory, GAIN).status == "partial"
+    assert treat(one_beam, directory, QUENCH).status == "partial"
     return directory
 
 
@@ -51,7 +52,7 @@ def early(ended_early: Path, tmp_path: Path) -> Path:
 def test_a_beam_that_a_fault_ended_and_one_not_begun_are_finished(two_beams: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with watching(truth_of(two_beams)) as truth:
-        assert treat(two_beams, run, GAIN).status == "partial"
+        assert treat(two_beams, run, QUENCH).status == "partial"
         assert truth.error_of_beam(1) < -0.3
         resumed = run_resume(ResumeOptions(run))
     assert resumed.status == "complete"
@@ -252,13 +253,28 @@ def test_a_raster_file_keeps_its_name_and_its_overrides_in_the_next_session(shar
     assert {o.name: o.reason for o in second.overrides} == reasons
 
 
-def test_a_monitor_that_counted_too_little_is_not_believed_for_what_it_did_not_see(one_beam: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["mu1-dead@beam+0.8", "mu2-dead@beam+0.8", "mu1-gain:1.2@beam+0.8", "mu2-gain:0.8@beam+0.8"])
+def test_of_two_monitors_that_disagree_neither_is_believed_before_a_physicist_has_signed(
+    one_beam: Path, tmp_path: Path, fault: str
+) -> None:
     run = tmp_path / "run"
     with watching(truth_of(one_beam)) as truth:
-        assert treat(one_beam, run, "mu1-dead@beam+0.8").status == "partial"
-        assert received(run)[1].upper.sum() >= truth.flat(1).sum() * 0.999
-        assert run_resume(ResumeOptions(run)).status == "complete"
-    truth.assert_as_planned(1)
+        early = treat(one_beam, run, fault)
+        assert early.status == "partial"
+        known, true = received(run)[1], truth.flat(1)
+        assert known.state is BeamState.LOCKED
+        assert known.lower.sum() < known.upper.sum()
+        assert known.lower.sum() * 0.999 <= true.sum() <= known.upper.sum() * 1.001
+        doubted = known.lower != known.upper
+        assert doubted.any() and not doubted.all(), "only the grant that the monitors ended is in doubt"
+        assert "known only between" in reasons_of(run)
+        assert run_recovery(run).locked, "the journal says the same as the ledger"
+        run_recovery(run, sign="A. Physicist", reason="the chamber was tested")
+        resumed = run_resume(ResumeOptions(run))
+    assert resumed.status == "partial"
+    (interval,) = resumed.treated.summary["intervals"]
+    assert interval["counts1_upper"] - interval["counts1_lower"] == known.upper.sum() - known.lower.sum()
+    assert truth.error_of_beam(1) == pytest.approx(0.0, abs=0.01)
     truth.assert_never_over(1)
 
 
