@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,6 +31,7 @@ from controller.cli_common import (
 )
 from controller.cli_simulate import register as register_simulate
 from controller.cli_site import register as register_site
+from controller.cli_tap import register as register_tap
 
 if TYPE_CHECKING:
     from drivers.hal.events import Event
@@ -90,6 +91,9 @@ def treat(
     ] = None,
     endpoints: EndpointsOption = None,
     operator: OperatorOption = "",
+    record: Annotated[
+        Path | None, typer.Option(help="Write all that travels on the wires to this new file (.jsonl.gz), for `replay`.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Treat one fraction of a plan.
@@ -120,6 +124,7 @@ def treat(
         state=state,
         endpoints=endpoints,
         operator=operator,
+        record=record,
     )
     try:
         with Progress() as listener:
@@ -135,6 +140,8 @@ def treat(
         where = "report.html" if result.status != "refused" else "events.jsonl"
         say(f"outputs: {result.output}")
         say(f"read first: {result.output}/{where}")
+        if record is not None:
+            say(f"recording of the wires: {record}")
         if result.status == "partial":
             say(f"what is left: iongantry resume {result.output}")
     for failure in result.failures:
@@ -369,22 +376,6 @@ def check_config(
 
 
 @app.command()
-def faults(as_json: JsonOption = False) -> None:
-    """The catalogue of faults that --fault can inject, and what is expected of each."""
-    from simulators.faults import CATALOGUE
-
-    if as_json:
-        rows: list[dict[str, Any]] = [
-            {"name": f.name, "arguments": f.arguments, "does": f.does, "expected": f.expected} for f in CATALOGUE.values()
-        ]
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    typer.echo("NAME[:VALUE][@WHEN]; WHEN is start, t=SECONDS, beam, beam+SECONDS or grant=N\n")
-    for entry in CATALOGUE.values():
-        typer.echo(f"{entry.name}{entry.arguments}\n    {entry.does}\n    expected: {entry.expected}")
-
-
-@app.command()
 def commission(
     facility: FacilityOption = "asan",
     room: Annotated[list[str] | None, typer.Option(help="Only this room; may be repeated. Default: every room.")] = None,
@@ -439,6 +430,7 @@ def commission(
 
 register_site(app)
 register_simulate(app)
+register_tap(app)
 
 
 def main() -> None:
