@@ -26,6 +26,7 @@ from controller.plan.model import (
 from controller.plan.raw import Item, Tag, encodings_of
 
 RT_ION_PLAN = "1.2.840.10008.5.1.4.1.1.481.8"
+FRACTION_DOSE_MAX_GY = 25.0  # assumed: single-fraction radiosurgery and carbon in one or two fractions reach it
 FILE_BYTES_MAX = 256 << 20  # assumed: 500 times the largest public plan; guards memory, not medicine
 
 
@@ -95,10 +96,21 @@ def _read_plan(root: Item, path: Path, data: bytes) -> Plan | None:
     uid = root.text(Tag.SOPInstanceUID)
     if not uid:
         root.refuse(Why.MISSING, "SOPInstanceUID is missing", hint="the ledger needs the identity of the plan")
+    patient = Patient(
+        root.text(Tag.PatientName), root.text(Tag.PatientID), root.text(Tag.PatientBirthDate), root.text(Tag.PatientSex)
+    )
+    if not patient.id:
+        root.refuse(
+            Why.MISSING,
+            "PatientID is missing or empty",
+            hint="nobody can tell whose plan this is; no override lifts that. Give a phantom an identity of its own",
+        )
     setups = tuple(_setup(item) for item in root.items(Tag.PatientSetupSequence, "patient setup"))
     tables = tuple(_tolerance(item) for item in root.items(Tag.IonToleranceTableSequence, "tolerance table"))
     group, fractions, references = _fraction_scheme(root, notes)
     beams = _beams(root, references, setups, tables, notes)
+    dose_references = tuple(_dose_reference(item) for item in root.items(Tag.DoseReferenceSequence, "dose reference"))
+    notes += _dose_notes(dose_references, fractions, beams)
     sha256 = hashlib.sha256(data).hexdigest()
     return Plan(
         uid=uid,
@@ -113,9 +125,7 @@ def _read_plan(root: Item, path: Path, data: bytes) -> Plan | None:
         plan_hash=plan_hash_of(sha256),
         source=str(path),
         kind="dicom",
-        patient=Patient(
-            root.text(Tag.PatientName), root.text(Tag.PatientID), root.text(Tag.PatientBirthDate), root.text(Tag.PatientSex)
-        ),
+        patient=patient,
         study=Study(
             study_uid=root.text(Tag.StudyInstanceUID),
             series_uid=root.text(Tag.SeriesInstanceUID),
@@ -128,7 +138,7 @@ def _read_plan(root: Item, path: Path, data: bytes) -> Plan | None:
             position_reference=root.text(Tag.PositionReferenceIndicator),
         ),
         fraction_group=group,
-        dose_references=tuple(_dose_reference(item) for item in root.items(Tag.DoseReferenceSequence, "dose reference")),
+        dose_references=dose_references,
         setups=setups,
         tolerance_tables=tables,
         notes=tuple(notes),
@@ -243,6 +253,24 @@ def _beams(
     if left_out == len(items):
         root.refuse(Why.NO_BEAMS, "the plan has no treatment beams", value=f"{left_out} setup beam(s) or beam(s) of meterset 0")
     return tuple(beams)
+
+
+def _dose_notes(references: tuple[DoseReference, ...], fractions: int, beams: tuple[Beam, ...]) -> list[str]:
+    """Doses that a planner should look at again. Nothing is refused for them: metersets are delivered, doses are not."""
+    doses = [
+        (
+            f"dose reference {r.number}: TargetPrescriptionDose over {fractions} fraction(s)",
+            r.target_dose_gy / max(fractions, 1),
+        )
+        for r in references
+        if r.target_dose_gy is not None
+    ]
+    doses += [(f"beam {beam.number}: BeamDose", beam.dose_gy) for beam in beams if beam.dose_gy is not None]
+    return [
+        f"{what} is {dose_gy:g} Gy a fraction, which is not plausible (0 to {FRACTION_DOSE_MAX_GY:g} Gy); ask the planner"
+        for what, dose_gy in doses
+        if not 0.0 < dose_gy <= FRACTION_DOSE_MAX_GY
+    ]
 
 
 def _setup(item: Item) -> PatientSetup:

@@ -34,6 +34,7 @@ CUMULATIVE_TOLERANCE = 1e-5  # of the final cumulative weight; measured worst in
 METERSET_MAX = {"MU": 1e7, "NP": 1e14}  # assumed: far above any treatment, far below what breaks 64-bit counts
 POSITION_MAX_MM = 1e4  # assumed: no nozzle is ten metres wide
 PAINTINGS_MAX = 1000  # assumed
+FULL_TURN_DEG = 360.0
 
 _Row = TypeVar("_Row", PatientSetup, ToleranceTable)
 
@@ -108,6 +109,14 @@ def read_beam(item: Item, context: BeamContext) -> Beam | None:
     gantry_angle = first.number(Tag.GantryAngle)
     if gantry_angle is None:
         first.refuse(Why.MISSING, "GantryAngle is missing")
+    elif not 0.0 <= gantry_angle <= FULL_TURN_DEG:
+        first.refuse(
+            Why.BAD_VALUE,
+            "GantryAngle is not an IEC 61217 angle",
+            value=f"{gantry_angle:g} deg",
+            limit=f"0 to {FULL_TURN_DEG:g} deg",
+            hint="it is not guessed by full turns; correct the plan",
+        )
     isocentre = first.numbers(Tag.IsocenterPosition)
     if len(isocentre) not in (0, 3):
         first.refuse(Why.BAD_VALUE, "IsocenterPosition needs 3 values", value=str(len(isocentre)))

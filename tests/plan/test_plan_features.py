@@ -288,3 +288,25 @@ def test_a_deflated_bomb_is_refused(small, read, monkeypatch):
     with pytest.raises(PlanRefused) as refused:
         read(plain[:at] + bomb)
     assert [(r.why, "too large" in r.what) for r in refused.value.reasons] == [(Why.TRUNCATED, True)]
+
+
+def dose(dataset, gray):
+    dataset.DoseReferenceSequence[0].TargetPrescriptionDose = str(gray)
+    return dataset
+
+
+@pytest.mark.parametrize(("gray", "fractions", "plausible"), [(60, 3, True), (26, 1, False), (130, 5, False), (0, 1, False)])
+def test_a_prescription_that_nobody_means_is_told_and_not_refused(read, small, gray, fractions, plausible):
+    small.FractionGroupSequence[0].NumberOfFractionsPlanned = fractions
+    notes = [note for note in read(dose(small, gray)).notes if "not plausible" in note]
+    assert bool(notes) is not plausible
+    if notes:
+        assert "dose reference 1" in notes[0] and f"is {gray / fractions:g} Gy a fraction" in notes[0]
+
+
+def test_a_dose_of_a_beam_beyond_plausibility_is_told_and_so_is_a_beam_of_nothing(read, small):
+    first, second = small.FractionGroupSequence[0].ReferencedBeamSequence
+    first.BeamDose, second.BeamMeterset = "2000", "0"
+    notes = " ".join(read(small).notes)
+    assert "beam 1: BeamDose is 2000 Gy a fraction" in notes and "ask the planner" in notes
+    assert "beam 2 has a meterset of 0 and is not treated" in notes
