@@ -70,6 +70,10 @@ class PvIdentity:
             self._confirmed = None
         return self._confirmed is not None and self._confirmed == self._connection(self._pv)
 
+    def lost(self) -> None:
+        """The device was seen without connection: whoever comes back has to say who it is."""
+        self._confirmed = None
+
     def unknown(self) -> BeamlineError:
         """The error of whoever needs the device while it is not known."""
         if self.refused is not None:

@@ -193,6 +193,7 @@ class PvLink(Generic[S]):
     def quality(self) -> Quality:
         """How far the last status may be trusted now."""
         if not self._channels.connected(self._status_words.pv):
+            self._identity.lost()
             return Quality.DISCONNECTED
         if not self._identity.known:
             return Quality.DISCONNECTED if self._identity.refused is not None else Quality.STALE
