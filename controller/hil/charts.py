@@ -1,4 +1,4 @@
-"""The charts of a rig report: position and target over time, following error, speed of a stop, answer times. Each is an SVG text.
+"""The charts of a rig report: position and target over time, following error, speed of a stop, answer times; each an SVG text.
 
 In the style of the treatment report: colours are left to the page. Not responsible for verdicts or the page (`report`).
 """
