@@ -29,6 +29,7 @@ from controller.cli_common import (
     refuse,
     say,
 )
+from controller.cli_hil import register as register_hil
 from controller.cli_simulate import register as register_simulate
 from controller.cli_site import register as register_site
 from controller.cli_tap import register as register_tap
@@ -429,59 +430,9 @@ def commission(
 
 
 register_site(app)
+register_hil(app)
 register_simulate(app)
 register_tap(app)
-
-
-hil_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Hardware in the loop: real devices on a test rig.")
-app.add_typer(hil_app, name="hil")
-
-
-@hil_app.command("check")
-def hil_check(
-    overlay: Annotated[Path, typer.Argument(metavar="OVERLAY", help="TOML file: where the device answers, and [rig].")],
-    facility: Annotated[
-        str, typer.Option(help="Shipped facility or a facility file. Default: the one the overlay names, or asan.")
-    ] = "",
-    device: Annotated[str | None, typer.Option(help="Device or part. Default: the only real one of the overlay.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="New directory for report.html and hil.json. Default: hil-DEVICE.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check one attached device against its profile: a drive is enabled and moved, everything else is only looked at.
-
-    Exit codes: 0 conforms, 2 refused before anything was enabled, 3 a check failed or was cut short (report written), 4 program
-    fault. Ctrl-C stops the drive, disables it and writes the report of what was done.
-    """
-    from controller.hil.report import as_dict, headline
-    from controller.hil.run import HilOptions, find, run_check
-    from controller.hil.target import DRIVE, Unsuited
-
-    options = HilOptions(overlay=overlay, facility=facility, device=device, output=output)
-    try:
-        target = find(options)
-        if not as_json and target.kind == DRIVE:
-            rig = target.rig
-            typer.echo(
-                f"{target.name} will be enabled and moved up to {rig.travel_deg:g} deg at {rig.speed_deg_s:g} deg/s; "
-                f"local stop: {rig.local_stop or 'none, a simulator answers'}"
-            )
-        result, where = run_check(target, options, lambda words: None if as_json else typer.echo(f"  {words}"))
-    except Unsuited as unsuited:
-        _refuse(unsuited.reasons, as_json)
-    if as_json:
-        _say(json.dumps({**as_dict(result, traces=False), "output": str(where)}, indent=2))
-    else:
-        for check in result.checks:
-            line = f"{check.verdict.value:8}  {check.requirement.name}"
-            _say(line + (f": {check.reason}" if check.reason else ""))
-            if check.verdict.value == "fail":
-                _say(f"          {check.requirement.advice}")
-        _say(f"{'SIMULATED; ' if target.simulated else ''}{headline(result)}")
-        _say(f"left: {result.left}")
-        _say(f"read first: {where}/report.html")
-    raise typer.Exit(result.exit_code)
 
 
 def main() -> None:
