@@ -143,6 +143,18 @@ async def test_a_line_pulled_out_with_bytes_waiting_leaves_nothing() -> None:
         await stream.close()
 
 
+async def test_closing_twice_at_once_with_bytes_waiting_leaves_nothing(line: tuple[int, str]) -> None:
+    async with nothing_left():
+        stream = await serial_opener(line[1], stall_s=5.0)()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                while True:  # nobody reads the other end
+                    await stream.write(bytes(4096))
+        await asyncio.gather(stream.close(), stream.close())
+        with pytest.raises(ConnectionError):
+            await stream.write(b"x")
+
+
 async def test_opening_given_up_leaves_nothing(line: tuple[int, str]) -> None:
     async with nothing_left():
         for turns in range(4):
