@@ -127,7 +127,7 @@ def backdoor(
         typer.echo(f"fault: {error}", err=True)
         raise typer.Exit(EXIT_FAULT) from None
     except BeamlineError as error:
-        refuse(str(error).splitlines())
+        refuse([f"{error.message}{f' ({error.hint})' if error.hint else ''}"])
     say(json.dumps(answer, indent=2))
 
 

@@ -372,7 +372,7 @@ class Site:
             ]
 
         async def ready() -> None:
-            while boot_id() == before[0]:
+            while boot_id() == before[0] and safety.running and not safety.silent:  # a dead line shows nobody's life
                 await self.loop.sleep_wall(0.02)
 
         child = Child(name, command, lambda _name, code, words: self._ended(name, code, words))

@@ -1,0 +1,140 @@
+"""However a simulator process ends, nothing of it is left; two do not disturb each other; what cannot start is refused."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from site_process import SiteProcess, alive, descendants, until
+
+pytestmark = pytest.mark.xdist_group("wires")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_child_pty_or_file_is_left(tmp_path, number):
+    site = SiteProcess(tmp_path, "--room", "G1")
+    try:
+        site.ready()
+        children = descendants(site.process.pid)
+        assert len(children) == 3, "IOC, broker, interlocks"
+        site.ask("POST", "/servers/ioc/suspend")  # a child that cannot hear dies all the same
+        buttons = site.endpoints.interlock_buttons["G1"]
+        code = site.end(number)
+        assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0), site.said()
+        until(lambda: not any(alive(pid) for pid in children), 10.0, "children outlive it")
+    finally:
+        site.end(signal.SIGKILL)
+    if number != signal.SIGKILL:
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["G1-interlocks.jsonl", "simulate.log"]
+        assert not Path(buttons).parent.exists()
+    else:
+        again = SiteProcess(tmp_path, "--room", "G1")  # what a killed one left behind is no obstacle
+        try:
+            assert again.ready().endpoints.token != site.endpoints.token
+            assert again.end() == 0
+        finally:
+            again.end(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after_s", [0.6, 1.2])
+def test_an_interrupt_on_the_way_up_leaves_nothing(tmp_path, after_s):
+    site = SiteProcess(tmp_path, "--room", "G1")
+    children = []
+    try:
+        end = time.monotonic() + after_s
+        while time.monotonic() < end:
+            children = descendants(site.process.pid) or children
+            time.sleep(0.02)
+        site.end(signal.SIGTERM)
+        assert site.process.returncode in (0, -signal.SIGTERM), site.said()  # before Python listens, it just ends
+        until(lambda: not any(alive(pid) for pid in children))
+        assert not site.file.exists()
+    finally:
+        site.end(signal.SIGKILL)
+
+
+def test_two_sites_at_once_share_nothing(tmp_path):
+    homes = [tmp_path / "a", tmp_path / "b"]
+    for home in homes:
+        home.mkdir()
+    sites = [SiteProcess(homes[0], "--room", "G1"), SiteProcess(homes[1], "--room", "G1", "--serial", "tcp", "--speed", "2")]
+    try:
+        for site in sites:
+            site.ready()
+        places = [{d.endpoint for d in site.endpoints.devices.values()} | {site.endpoints.backdoor} for site in sites]
+        assert not places[0] & places[1]
+        assert sites[1].at("G1-gantry").options == {"framing": "rtu"}, "a serial line behind a terminal server"
+        sites[0].ask("POST", "/pause")
+        assert sites[1].ask("GET", "/clock")["paused"] is False
+        sites[1].ask("POST", "/faults", {"spec": "mu1-dead"})
+        assert sites[0].ask("GET", "/faults") == []
+        assert sites[0].end() == 0, "also while it is paused"
+        assert sites[1].servers()["ioc"]["state"] == "serving"
+        assert sites[1].end(signal.SIGTERM) == 0
+    finally:
+        for site in sites:
+            site.end(signal.SIGKILL)
+
+
+def refusal(tmp_path, *arguments):
+    command = [sys.executable, "-m", "controller", "simulate", "--directory", str(tmp_path), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "endpoints.toml").exists()
+    return done.stderr
+
+
+def test_every_reason_why_it_cannot_start_is_told_at_once(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+    told = refusal(
+        tmp_path,
+        *("--speed", "0", "--serial", "usb", "--staff", "fast", "--broker", nobody),
+        *("--room", "G1", "--at", "400", "--route", "G7"),
+    )
+    for words in ("speed 0", "usb", "fast", f"broker {nobody}: nobody answers", "400"):
+        assert words in told
+    assert "G7" in refusal(tmp_path, "--route", "G7")
+    assert "no room 'G9'" in refusal(tmp_path, "--room", "G9")
+    assert "real or a factor" in refusal(tmp_path, "--speed", "fast")
+    assert "moon" in refusal(tmp_path, "--facility", "moon")
+    assert "expected HOST:PORT" in refusal(tmp_path, "--broker", "here")
+
+
+def test_a_file_of_somebody_else_is_not_overwritten(tmp_path):
+    for name, content, words in (
+        ("notes.toml", "shopping = 'milk'\n", "not an endpoint file"),
+        ("overlay.toml", "facility = 'asan'\n", "was not written by a simulator"),
+    ):
+        file = tmp_path / name
+        file.write_text(content, encoding="utf-8")
+        assert words in refusal(tmp_path, "--output", str(file))
+        assert file.read_text(encoding="utf-8") == content
+    assert "does not exist" in refusal(tmp_path, "--output", str(tmp_path / "no" / "where.toml"))
+
+
+def test_a_living_simulators_file_is_not_taken_from_it(tmp_path):
+    site = SiteProcess(tmp_path, "--room", "F1", "--no-interlock")
+    try:
+        site.ready()
+        assert set(site.servers()) == {"broker", "ioc", "F1-motion", "F1-safety", "F1-messages"}
+        command = [sys.executable, "-m", "controller", "simulate", "--directory", str(tmp_path), "--room", "F1"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2
+        assert "still runs" in done.stderr
+        assert site.ask("GET", "/clock")["speed"] == 1.0
+        told = subprocess.run(
+            [sys.executable, "-m", "controller", "backdoor", str(site.file), "server", "F1-motion", "kill"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert '"state": "stopped"' in told.stdout
+        assert site.end() == 0
+    finally:
+        site.end(signal.SIGKILL)
