@@ -37,7 +37,10 @@ OperatorOption = Annotated[
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="RT Ion Plan (DICOM) or GSI raster file (.rst).")]
 OverrideOption = Annotated[
     list[str] | None,
-    typer.Option(help="NAME=REASON, recorded: 'machine' (plan names another machine), 'approval' (not APPROVED)."),
+    typer.Option(
+        help="NAME=REASON, recorded: 'machine' (plan names another machine), 'approval' (not APPROVED), 'accessories' (its own "
+        "beam modifiers, mounted by hand; research rooms)."
+    ),
 ]
 
 
