@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import aiomqtt
@@ -171,11 +171,12 @@ class MqttMessages:
         """Messages that match, retained ones first; see `Messages.subscribe`."""
         entry = self._subscriptions.add(pattern, callback, retained)
         self._fresh.append(pattern)
-        self._touch()
+        self._settled.clear()
+        self._changed.set()
 
         def end() -> None:
             self._subscriptions.remove(entry)
-            self._touch()
+            self._changed.set()
 
         return end
 
@@ -269,9 +270,10 @@ class MqttMessages:
         self._client = client
         self._stuck = 0
         self.connections += 1
-        self._settled.set()
         if self._fresh:  # asked for meanwhile
-            self._touch()
+            self._changed.set()
+        else:
+            self._settled.set()
         self._first.set()
         self._subscriptions.tell(True)
 
@@ -279,16 +281,14 @@ class MqttMessages:
         jobs: list[Coroutine[Any, Any, None]] = [_until_lost(client), self._send_posted(client), self._keep_subscribed(client)]
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(job, name=f"{self._client_id}-mqtt-{i}") for i, job in enumerate(jobs)]
-        stop: asyncio.Task[Any] = loop.create_task(self._stop.wait(), name=f"{self._client_id}-mqtt-stop")
+        tasks.append(loop.create_task(_set(self._stop), name=f"{self._client_id}-mqtt-stop"))
         try:
-            await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*tasks, stop):
-                task.cancel()
-            results = await asyncio.gather(*tasks, stop, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
-                raise result
+            await _end_all(tasks)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
 
     def _lost(self) -> None:
         self._client = None
@@ -333,12 +333,6 @@ class MqttMessages:
         payload = message.payload if isinstance(message.payload, bytes) else b""
         self._subscriptions.arrive(Message(message.topic.value, payload, now_ns(), message.retain))
 
-    def _touch(self) -> None:
-        """Subscriptions have changed."""
-        if self._client is not None:
-            self._settled.clear()
-        self._changed.set()
-
     async def _keep_subscribed(self, client: aiomqtt.Client) -> None:
         """Bring the broker's filters in line. A new subscriber's own filter always goes there, for what is retained."""
         there = set(minimal_filters(self._subscriptions.patterns)) - set(self._fresh)
@@ -351,12 +345,11 @@ class MqttMessages:
             wanted = minimal_filters(patterns)
             for pattern in dict.fromkeys([*fresh, *(p for p in wanted if p not in there)]):
                 await client.subscribe(pattern)
-            there |= set(fresh) | set(wanted)
-            for pattern in sorted(there - set(wanted)):
+            if not self._fresh:
+                self._settled.set()
+            for pattern in sorted((there | set(fresh)) - set(wanted)):
                 await client.unsubscribe(pattern)
             there = set(wanted)
-            if not self._changed.is_set():
-                self._settled.set()
 
 
 def _diverted(take: Callable[[aiomqtt.Message], None]) -> type[asyncio.Queue[aiomqtt.Message]]:
@@ -367,6 +360,19 @@ def _diverted(take: Callable[[aiomqtt.Message], None]) -> type[asyncio.Queue[aio
             take(item)
 
     return Diverted
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _end_all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they are gone: an answer of that moment may swallow a cancellation in `asyncio.wait_for`."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.1)
 
 
 async def _until_lost(client: aiomqtt.Client) -> None:

@@ -64,9 +64,10 @@ class Subscriptions:
         if entry in self._entries:
             self._entries.remove(entry)
 
-    def wants(self, topic: str) -> bool:
-        """Whether a subscription matches."""
-        return any(topic_matches(entry.pattern, topic) for entry in self._entries)
+    @property
+    def entries(self) -> Sequence[Subscription]:
+        """All subscriptions, in the order in which they were made."""
+        return self._entries
 
     def watch(self, callback: Callable[[bool], None]) -> Callable[[], None]:
         """Tell changes of the connection."""

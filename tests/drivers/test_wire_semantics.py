@@ -1,4 +1,4 @@
-"""The promises of docs/wire-semantics.md, one test each, on every implementation."""
+"""The promises of streams and channels in docs/wire-semantics.md, one test each, on every implementation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ import numpy as np
 import pytest
 from channels_rigs import CHANNELS, REAL_CHANNELS, ChannelsRig, EpicsRig, until
 from stream_rigs import STREAMS, StreamRig
-from wire_rigs import MESSAGES, MemoryMessagesRig
 
 from drivers.hal.errors import CommandRejected, CommunicationError, DataError
 from drivers.wire.channels import PutValue, Sample, Severity, as_float, as_float_array, as_int, as_int_array, as_text
-from drivers.wire.messages import Message, topic_matches
 
 SETTLE_S = 0.2
 MUCH = 8_000_000  # bytes; more than the buffers of any operating system in between
@@ -40,15 +38,10 @@ def no_server_is_left() -> Iterator[None]:
     EpicsRig.end()
 
 
-@pytest.fixture(params=MESSAGES)
-def mq(request: pytest.FixtureRequest) -> MemoryMessagesRig:
-    return MESSAGES[request.param]()
-
-
 def test_every_promise_has_its_test() -> None:
     text = (Path(__file__).parents[2] / "docs" / "wire-semantics.md").read_text(encoding="utf-8")
-    promised = set(re.findall(r"^\| ([SCM]\d+) \|", text, flags=re.MULTILINE))
-    tested = {m[1].upper() for name in dir(sys.modules[__name__]) if (m := re.match(r"test_([scm]\d+)_", name))}
+    promised = set(re.findall(r"^\| ([SC]\d+) \|", text, flags=re.MULTILINE))
+    tested = {m[1].upper() for name in dir(sys.modules[__name__]) if (m := re.match(r"test_([sc]\d+)_", name))}
     assert promised == tested
 
 
@@ -526,110 +519,3 @@ def test_c18_an_array_stays_one_however_few_elements_it_holds(pvs: ChannelsRig) 
         await until(lambda: told[-1].value.dtype == np.float64 and told[-1].value.size == 0)
 
     pvs.run(main())
-
-
-# --- messages ----------------------------------------------------------------------------------------------------------
-
-
-def test_m1_a_message_reaches_every_matching_subscriber(mq: MemoryMessagesRig) -> None:
-    async def main() -> None:
-        sender, reader = mq.client(), mq.client()
-        told: dict[str, list[bytes]] = {pattern: [] for pattern in ("a/b", "a/+", "#", "a/c")}
-        for pattern, list_ in told.items():
-            reader.subscribe(pattern, lambda message, to=list_: to.append(message.payload))  # type: ignore[misc]
-        await sender.publish("a/b", b"1")
-        await asyncio.sleep(SETTLE_S)
-        assert told == {"a/b": [b"1"], "a/+": [b"1"], "#": [b"1"], "a/c": []}
-
-    mq.run(main())
-
-
-def test_m2_messages_on_a_topic_keep_their_order(mq: MemoryMessagesRig) -> None:
-    async def main() -> None:
-        sender, reader = mq.client(), mq.client()
-        told: list[bytes] = []
-        reader.subscribe("t", lambda message: told.append(message.payload))
-        for i in range(50):
-            await sender.publish("t", bytes([i]))
-        await asyncio.sleep(SETTLE_S)
-        assert told == [bytes([i]) for i in range(50)]
-
-    mq.run(main())
-
-
-def test_m3_a_retained_message_waits_for_new_subscribers(mq: MemoryMessagesRig) -> None:
-    async def main() -> None:
-        sender, reader = mq.client(), mq.client()
-        await sender.publish("state", b"old", retain=True)
-        await sender.publish("state", b"now", retain=True)
-        await sender.publish("event", b"gone")
-        await asyncio.sleep(SETTLE_S)
-        told: list[Message] = []
-        reader.subscribe("#", told.append)
-        await asyncio.sleep(SETTLE_S)
-        await sender.publish("state", b"next", retain=True)
-        await asyncio.sleep(SETTLE_S)
-        assert [(m.payload, m.retained) for m in told] == [(b"now", True), (b"next", False)]
-
-    mq.run(main())
-
-
-def test_m4_the_last_will_tells_of_a_loss_and_not_of_a_farewell(mq: MemoryMessagesRig) -> None:
-    async def main() -> None:
-        reader = mq.client()
-        told: list[bytes] = []
-        reader.subscribe("will", lambda message: told.append(message.payload))
-        polite = mq.client(("will", b"polite"))
-        await polite.close()
-        mq.kill(mq.client(("will", b"killed")))
-        await asyncio.sleep(SETTLE_S)
-        assert told == [b"killed"]
-
-    mq.run(main())
-
-
-def test_m5_subscriptions_outlive_the_broker(mq: MemoryMessagesRig) -> None:
-    async def main() -> None:
-        sender, reader = mq.client(), mq.client()
-        told: list[bytes] = []
-        reader.subscribe("t", lambda message: told.append(message.payload))
-        mq.broker.stop()
-        assert not sender.connected
-        with pytest.raises(CommunicationError):
-            await sender.publish("t", b"lost")
-        mq.broker.start()
-        await sender.publish("t", b"found")
-        await asyncio.sleep(SETTLE_S)
-        assert told == [b"found"]
-
-    mq.run(main())
-
-
-def test_m6_what_was_under_way_when_the_broker_went_is_lost(mq: MemoryMessagesRig) -> None:
-    async def main() -> None:
-        sender, reader = mq.client(), mq.client()
-        told: list[bytes] = []
-        reader.subscribe("t", lambda message: told.append(message.payload))
-        await sender.publish("t", b"under way")
-        mq.broker.stop()
-        await asyncio.sleep(SETTLE_S)
-        mq.broker.start()
-        await asyncio.sleep(SETTLE_S)
-        assert told == []
-
-    mq.run(main())
-
-
-@pytest.mark.parametrize(
-    ("pattern", "topic", "matches"),
-    [
-        ("a/b", "a/b", True),
-        ("a/+", "a/b/c", False),
-        ("a/#", "a/b/c", True),
-        ("a/#", "a", True),
-        ("+/+", "a", False),
-        ("a", "b", False),
-    ],
-)
-def test_topic_filters_follow_mqtt(pattern: str, topic: str, matches: bool) -> None:
-    assert topic_matches(pattern, topic) is matches

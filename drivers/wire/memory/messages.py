@@ -17,6 +17,7 @@ from drivers.wire.subscriptions import Subscription, Subscriptions
 from drivers.wire.waiting import WaitingMessages
 
 AT_ONCE = 64  # posted messages that the broker takes before others in the loop have their turn; assumed
+HUNG_S = 10.0  # twice the keep-alive of the MQTT client: then it gives a hung broker up
 NO_BROKER = 2006
 
 
@@ -32,11 +33,13 @@ class MemoryBroker:
         self._clients: list[MemoryMessages] = []
         self._retained: dict[str, bytes] = {}
         self._up = True
+        self._life = 0  # what was under way to or from an earlier one is lost
+        self._frozen: asyncio.TimerHandle | None = None
         self._inward, self._outward = Fifo(), Fifo()
 
     @property
     def up(self) -> bool:
-        """Whether the broker answers."""
+        """Whether clients believe that the broker is there."""
         return self._up
 
     def client(
@@ -54,16 +57,37 @@ class MemoryBroker:
 
     def stop(self) -> None:
         """Lose the broker: messages under way and retained messages are lost."""
-        self._up = False
+        self._unfreeze()
         self._retained.clear()
-        for client in tuple(self._clients):
-            client.lost()
+        self._life += 1
+        self._given_up()
 
     def start(self) -> None:
         """Bring the broker back; clients reconnect and keep their subscriptions."""
         self._up = True
         for client in tuple(self._clients):
             client.found()
+
+    def freeze(self) -> None:
+        """Hang: connected and silent, until its clients give it up. What they say meanwhile is lost without a word."""
+        self._unfreeze()
+        self._frozen = asyncio.get_running_loop().call_later(HUNG_S, self._given_up)
+
+    def thaw(self) -> None:
+        """Answer again; clients that gave up reconnect."""
+        self._unfreeze()
+        if not self._up:
+            self.start()
+
+    def _unfreeze(self) -> None:
+        if self._frozen is not None:
+            self._frozen.cancel()
+            self._frozen = None
+
+    def _given_up(self) -> None:
+        self._up = False
+        for client in tuple(self._clients):
+            client.lost()
 
     def lose(self, client: MemoryMessages) -> None:
         """A client's process dies: its last will is published."""
@@ -79,7 +103,11 @@ class MemoryBroker:
 
     def send(self, topic: str, payload: bytes, retain: bool) -> None:
         """A message leaves a client."""
-        self._inward.call_later(self.latency_s, self.publish, topic, payload, retain)
+        self.call(self.publish, topic, payload, retain)
+
+    def call(self, function: Callable[..., None], *args: object) -> None:
+        """Something of a client reaches the broker, in its turn."""
+        self._inward.call_later(self.latency_s, self._within_life, self._life, function, *args)
 
     def publish(self, topic: str, payload: bytes, retain: bool) -> None:
         """A message reaches the broker."""
@@ -91,15 +119,15 @@ class MemoryBroker:
             self._retained.pop(topic, None)
         for client in tuple(self._clients):
             if client.wants(topic):
-                self._outward.call_later(self.latency_s, self._hand_over, client, topic, payload)
+                self._outward.call_later(self.latency_s, self._within_life, self._life, client.arrive, topic, payload)
 
     def retained(self, pattern: str) -> list[tuple[str, bytes]]:
         """Retained messages that match a topic filter, by topic."""
         return [(topic, self._retained[topic]) for topic in sorted(self._retained) if topic_matches(pattern, topic)]
 
-    def _hand_over(self, client: MemoryMessages, topic: str, payload: bytes) -> None:
-        if self._up:
-            client.arrive(topic, payload)
+    def _within_life(self, life: int, function: Callable[..., None], *args: object) -> None:
+        if life == self._life and self._frozen is None:
+            function(*args)
 
 
 class MemoryMessages:
@@ -111,6 +139,7 @@ class MemoryMessages:
         self._broker = broker
         self._subscriptions = Subscriptions()
         self._outgoing = WaitingMessages()
+        self._known: set[Subscription] = set()  # subscriptions that have reached the broker
         self._sending = False
         self._closed = False
         if broker.up:
@@ -147,8 +176,16 @@ class MemoryMessages:
         """Messages that match, retained ones first; see `Messages.subscribe`."""
         entry = self._subscriptions.add(pattern, callback, retained)
         if self.connected:
-            asyncio.get_running_loop().call_later(2 * self._broker.latency_s, self._replay, entry)
-        return lambda: self._subscriptions.remove(entry)
+            self._send_waiting()
+            self._broker.call(self._subscribed, entry)
+        else:
+            self._known.add(entry)  # the reconnection will bring it along
+
+        def end() -> None:
+            self._subscriptions.remove(entry)
+            self._known.discard(entry)
+
+        return end
 
     def watch(self, callback: Callable[[bool], None]) -> Callable[[], None]:
         """Tell losses and returns of the broker; see `Messages.watch`."""
@@ -164,8 +201,8 @@ class MemoryMessages:
         self._broker.leave(self)
 
     def wants(self, topic: str) -> bool:
-        """Whether a subscription matches."""
-        return self._subscriptions.wants(topic)
+        """Whether a subscription that the broker knows matches."""
+        return any(topic_matches(entry.pattern, topic) for entry in self._subscriptions.entries if entry in self._known)
 
     def arrive(self, topic: str, payload: bytes) -> None:
         """A message reaches this client."""
@@ -181,6 +218,7 @@ class MemoryMessages:
         """The broker is there: the birth message goes first."""
         if self._birth is not None:
             self._broker.send(*self._birth)
+        self._known = set(self._subscriptions.entries)
         self._subscriptions.tell(True)
 
     def _send_some(self) -> None:
@@ -196,6 +234,12 @@ class MemoryMessages:
         """Nothing that was posted before may be overtaken."""
         while (message := self._outgoing.take()) is not None:
             self._broker.send(message.topic, message.payload, message.retained)
+
+    def _subscribed(self, entry: Subscription) -> None:
+        """A subscription has reached the broker, which tells what it kept."""
+        if self.connected and entry in self._subscriptions.entries:
+            self._known.add(entry)
+            asyncio.get_running_loop().call_later(self._broker.latency_s, self._replay, entry)
 
     def _replay(self, entry: Subscription) -> None:
         if self.connected:
