@@ -226,7 +226,7 @@ def read_recording(path: Path) -> Recording:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Whole lines with their numbers. A file that was cut off gives what can be read of it."""
+    """Whole lines with their numbers; what follows the last one of a file that was cut off is told."""
     number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
@@ -234,7 +234,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.endswith("\n"):
                     yield number, line
     except EOFError:
-        return  # no trailer: the writer crashed, or the file was cut; the missing end line is told by the reader
+        raise BadRecording(
+            f"{path}: ends after line {number} in the middle: the run that wrote it crashed, or the file was cut off; record again"
+        ) from None
     except (OSError, zlib.error, UnicodeDecodeError) as error:
         if number:
             raise BadRecording(f"{path}: damaged after line {number}: {error}") from None

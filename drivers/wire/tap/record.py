@@ -130,7 +130,7 @@ class Recorder:
 
     def _hand_over(self) -> None:
         lines, self._lines = self._lines, []
-        if not self.failure:
+        if lines and not self.failure:
             self._chunks.put(lines)
 
     def _write(self) -> None:
