@@ -38,8 +38,8 @@ def tcp_opener(host: str, port: int, *, connect_s: float = CONNECT_S, stall_s: f
                 transport, stream = await loop.create_connection(lambda: TransportStream(name, stall_s), host, port)
         except TimeoutError as error:
             raise ConnectionError(f"{name}: no connection within {connect_s:g} s") from error
-        except socket.gaierror as error:
-            raise ConnectionError(f"{name}: this host name is not known ({error.strerror})") from error
+        except (socket.gaierror, UnicodeError) as error:
+            raise ConnectionError(f"{name}: this host name is not known ({error})") from error
         except ConnectionRefusedError as error:
             raise ConnectionRefusedError(f"{name}: nobody answers on this port") from error
         except OSError as error:
@@ -48,7 +48,11 @@ def tcp_opener(host: str, port: int, *, connect_s: float = CONNECT_S, stall_s: f
             # On loopback a port without a server may be handed out as our own, and TCP then connects it to itself.
             await stream.close()
             raise ConnectionRefusedError(f"{name}: nobody answers on this port")
-        settle(transport)
+        try:
+            settle(transport)
+        except OSError as error:  # it was reset in the meantime
+            await stream.close()
+            raise ConnectionError(f"{name}: lost at once: {error.strerror or error}") from error
         return stream
 
     return open_stream

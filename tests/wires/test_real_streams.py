@@ -188,6 +188,8 @@ async def test_a_host_name_that_is_not_known_is_named(monkeypatch: pytest.Monkey
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(ConnectionError, match="this host name is not known"):
         await tcp_opener("nobody.invalid", 502)()
+    with pytest.raises(ConnectionError, match="this host name is not known"):
+        await tcp_opener("n" * 100, 502)()
 
 
 async def test_a_host_that_does_not_answer_is_given_up_in_time() -> None:
