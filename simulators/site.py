@@ -120,6 +120,7 @@ class Site:
         loop.clock.steer(1.0)  # processes take wall time, whatever the speed
         try:
             self._make_directories()
+            self.options.endpoints_file.unlink(missing_ok=True)  # of a simulator that was killed: nobody may read it now
             self._make_servers()
             for name in (BROKER, IOC):
                 if name in self.servers:

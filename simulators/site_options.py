@@ -182,6 +182,8 @@ def _objections_to_files(options: SiteOptions) -> list[str]:
         found += _objections_to_existing(output)
     if directory is not None and directory.exists() and not directory.is_dir():
         found.append(f"{directory}: is not a directory")
+    if directory is not None and (odd := sorted(set(str(directory.absolute())) & set("?#%"))):
+        found.append(f"{directory}: a tty's path must not contain {' '.join(odd)}, which mean something in an endpoint")
     return found
 
 

@@ -1,5 +1,6 @@
 """However a simulator process ends, nothing of it is left; two do not disturb each other; what cannot start is refused."""
 
+import math
 import signal
 import socket
 import subprocess
@@ -9,6 +10,11 @@ from pathlib import Path
 
 import pytest
 from site_process import SiteProcess, alive, descendants, until
+
+from drivers.hal.endpoints import DeviceEndpoint, EndpointMap, load_endpoints
+from drivers.hal.facility import load_facility
+from simulators.endpoint_file import remove_if_ours, write_endpoints
+from simulators.site_options import SiteOptions, objections
 
 pytestmark = pytest.mark.xdist_group("wires")
 
@@ -33,7 +39,9 @@ def test_no_child_pty_or_file_is_left(tmp_path, number):
     else:
         again = SiteProcess(tmp_path, "--room", "G1")  # what a killed one left behind is no obstacle
         try:
-            assert again.ready().endpoints.token != site.endpoints.token
+            before = site.file.read_text(encoding="utf-8")
+            until(lambda: site.file.exists() and site.file.read_text(encoding="utf-8") != before, 40.0, again.said())
+            assert again.ready().servers()["ioc"]["state"] == "serving"
             assert again.end() == 0
         finally:
             again.end(signal.SIGKILL)
@@ -93,16 +101,35 @@ def test_every_reason_why_it_cannot_start_is_told_at_once(tmp_path):
         nobody = f"127.0.0.1:{free.getsockname()[1]}"
     told = refusal(
         tmp_path,
-        *("--speed", "0", "--serial", "usb", "--staff", "fast", "--broker", nobody),
-        *("--room", "G1", "--at", "400", "--route", "G7"),
+        *("--speed", "fast", "--serial", "usb", "--staff", "lazy", "--broker", nobody),
+        *("--room", "G1", "--at", "400", "--output", str(tmp_path / "no" / "where.toml")),
     )
-    for words in ("speed 0", "usb", "fast", f"broker {nobody}: nobody answers", "400"):
+    for words in ("real or a factor", "usb", "lazy", f"broker {nobody}: nobody answers", "400", "does not exist"):
         assert words in told
-    assert "G7" in refusal(tmp_path, "--route", "G7")
-    assert "no room 'G9'" in refusal(tmp_path, "--room", "G9")
-    assert "real or a factor" in refusal(tmp_path, "--speed", "fast")
     assert "moon" in refusal(tmp_path, "--facility", "moon")
-    assert "expected HOST:PORT" in refusal(tmp_path, "--broker", "here")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"rooms": ("G9",)}, "no room 'G9'"),
+        ({"route": "G7"}, "no route 'G7'"),
+        ({"rooms": ("F1",), "at_deg": 10.0}, "no ring in F1"),
+        ({"speed": 0.0}, "speed 0"),
+        ({"speed": math.nan}, "speed nan"),
+        ({"speed": 1e6}, "at most 100"),
+        ({"broker": "here"}, "expected HOST:PORT"),
+        ({"broker": "[::1"}, "broker"),
+        ({"broker": "127.0.0.1:99999"}, "broker"),
+        ({"directory": Path("what?"), "output": Path("endpoints.toml")}, "must not contain ?"),
+    ],
+)
+def test_what_cannot_be_simulated_is_known_beforehand(tmp_path, asked, words):
+    options = SiteOptions(load_facility("asan"), **{"directory": tmp_path, **asked})
+    found = objections(options)
+    assert len(found) == 1
+    assert words in found[0]
+    assert objections(SiteOptions(load_facility("asan"), directory=tmp_path)) == []
 
 
 def test_a_file_of_somebody_else_is_not_overwritten(tmp_path):
@@ -112,9 +139,20 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path):
     ):
         file = tmp_path / name
         file.write_text(content, encoding="utf-8")
-        assert words in refusal(tmp_path, "--output", str(file))
-        assert file.read_text(encoding="utf-8") == content
-    assert "does not exist" in refusal(tmp_path, "--output", str(tmp_path / "no" / "where.toml"))
+        [reason] = objections(SiteOptions(load_facility("asan"), output=file))
+        assert words in reason
+    assert objections(SiteOptions(load_facility("asan"), output=tmp_path)) == [f"{tmp_path}: exists and is not a file"]
+
+
+def test_the_endpoint_file_keeps_any_name_and_path(tmp_path):
+    entry = DeviceEndpoint(endpoint='serial:///tmp/"quoted" \\ \x7f ü/tty', simulated=True, identity="1009:D1")
+    sent = EndpointMap(facility="a", speed=0.1 + 0.2, token="t", interlock_buttons={"G 1": "/x"}, devices={"G1.x y": entry})
+    write_endpoints(sent, tmp_path / "endpoints.toml")
+    assert load_endpoints(tmp_path / "endpoints.toml") == sent
+    remove_if_ours(tmp_path / "endpoints.toml", "other")
+    assert (tmp_path / "endpoints.toml").exists()
+    remove_if_ours(tmp_path / "endpoints.toml", "t")
+    assert not (tmp_path / "endpoints.toml").exists()
 
 
 def test_a_living_simulators_file_is_not_taken_from_it(tmp_path):
