@@ -235,7 +235,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line
     except EOFError:
         raise BadRecording(
-            f"{path}: ends after line {number} in the middle: the run that wrote it crashed, or the file was cut off; record again"
+            f"{path}: ends after line {number} in the middle: the run that wrote it crashed, or the file was cut off; "
+            "record again"
         ) from None
     except (OSError, zlib.error, UnicodeDecodeError) as error:
         if number:

@@ -27,6 +27,7 @@ from drivers.wire.tap.words import in_words, request_of, rows_that_differ
 
 LEAD_NS = 250_000  # latency of the memory twins: a delivery's timer was set so long before it
 TURNS_MAX = 300  # how often a delivery waits for what preceded it in the same instant
+SETTLE_TURNS = 5  # turns of the loop after which a thing of this instant has not happened
 REPLAY_OVER = 2201
 _NOT_COMPARED = ("q", "of", "facts", "sent")  # numbers of questions; facts are compared by themselves; what came of it
 
@@ -109,6 +110,7 @@ class Replay:
         for entry in self._entries:
             if entry.outward:
                 self._awaited.setdefault(entry.wire, deque()).append(entry)
+        self._suspect: Difference | None = None  # until the instant is over in which it showed
         self._seen: set[int] = set()  # lines of outward entries that were seen
         self._first_unseen = 0
         self._next = 0  # index of the next entry to deliver
@@ -167,8 +169,10 @@ class Replay:
 
     def finish(self) -> None:
         """The run has ended: whatever was recorded and did not happen is a difference."""
-        if self.difference is None:
-            self._look_for_missing(None)
+        if self.difference is None and self._suspect is not None:
+            self._set(self._suspect)
+        if self.difference is None and (entry := self._unseen_before(len(self._entries))) is not None:
+            self._miss(entry)
 
     def stop(self) -> None:
         """Deliver nothing any more."""
@@ -179,9 +183,9 @@ class Replay:
 
     def sent(self, wire: str, kind: str, data: Data) -> Entry | None:
         """The present program does something; the recorded entry that it equals, or None after a difference."""
-        if self.difference is not None:
-            return None
         t_ns = now_ns()
+        if self.difference is not None or (self._suspect is not None and self._suspect.wire == wire):
+            return None
         awaited = self._awaited.get(wire)
         if not awaited:
             self._differ(Difference(t_ns, wire, 0, "surplus", "", in_words(kind, data)), t_ns)
@@ -257,18 +261,25 @@ class Replay:
             self._first_unseen += 1
         return None
 
-    def _look_for_missing(self, before_ns: int | None) -> None:
-        entry = self._unseen_before(len(self._entries))
-        if entry is not None and (before_ns is None or entry.t_ns < before_ns):
-            self._miss(entry)
-
     def _miss(self, entry: Entry) -> None:
         self._set(Difference(entry.t_ns, entry.wire, entry.line, "missing", in_words(entry.kind, entry.data), ""))
 
     def _differ(self, found: Difference, at_ns: int) -> None:
-        """Tell a difference; but one that was recorded earlier on another wire and never came is the first."""
-        self._look_for_missing(at_ns)
-        if self.difference is None:
+        """Tell a difference; but one recorded earlier on another wire that does not come in this instant is the first."""
+        if self._suspect is None:
+            self._suspect = found
+            asyncio.get_running_loop().call_soon(self._settle, at_ns, SETTLE_TURNS)
+
+    def _settle(self, at_ns: int, turns: int) -> None:
+        if self.difference is not None or self._suspect is None:
+            return
+        if turns:
+            asyncio.get_running_loop().call_soon(self._settle, at_ns, turns - 1)
+            return
+        entry, found = self._unseen_before(len(self._entries)), self._suspect
+        if entry is not None and entry.t_ns <= at_ns and (not found.line or entry.line < found.line):
+            self._miss(entry)
+        else:
             self._set(found)
 
     def _set(self, difference: Difference) -> None:

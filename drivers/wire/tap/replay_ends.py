@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from drivers.hal.clock import now_ns
+from drivers.hal.errors import CommunicationError
 from drivers.wire.channels import PutValue, Sample, Severity
 from drivers.wire.messages import Message
 from drivers.wire.stream import Stream, StreamOpener
@@ -60,7 +61,7 @@ class Exchange:
         """Do something that is answered, and wait for the answer. Raises what was recorded."""
         question = self.sent(wire, kind, data)
         if question is None:
-            raise self._over or RuntimeError("a replay that serves nothing says why")
+            raise self._over or CommunicationError("the replay serves nothing any more", code=2201)
         number = question.data["q"]
         try:
             answer = await self.answer(number)
