@@ -19,6 +19,7 @@ from drivers.wire.stream import Stream, StreamOpener
 NO_ANSWER = 2001
 LINE_CLOSED = 2002
 GARBAGE = 2003
+UNANSWERED_MAX = 6  # assumed: a question and its repetitions, twice
 WAITED = 2008  # a command whose time ran out while it waited for the line; it was not sent
 REFUSED = 3001
 TOO_OLD = 3004  # the device dropped a command by its token: docs/wires.md, "Old commands"
@@ -129,6 +130,7 @@ class ModbusClient:
         self._retries = retries
         self._stream: Stream | None = None
         self._busy = False
+        self._unanswered = 0  # questions since anybody on this line last answered
         self._waiting: deque[asyncio.Future[None]] = deque()
         # An RTU answer carries no number. One that is still under way to somebody who gave up must not answer a like question.
         self._abandoned: tuple[Query, float] | None = None
@@ -139,10 +141,20 @@ class ModbusClient:
         return self._stream is not None
 
     async def connect(self) -> None:
-        """Open the line unless it is open. Raises CommunicationError when nobody is there."""
+        """Open the line unless it is open. One on which nobody has answered for a while is opened anew.
+
+        A network may keep what was written to it for minutes; nothing of that arrives after it was opened again (promise S6).
+
+        Raises:
+            CommunicationError: nobody is there.
+        """
         await self._acquire(urgent=False)
         try:
+            if self._stream is not None and self._unanswered >= UNANSWERED_MAX:
+                stream, self._stream = self._stream, None
+                await stream.close()
             if self._stream is None:
+                self._unanswered = 0
                 stream = await self._open_stream()
                 stream.discard_input()
                 self._stream = stream
@@ -281,6 +293,7 @@ class ModbusClient:
                 answer = framer.feed(data)
                 if answer is not None:
                     answered = True
+                    self._unanswered = 0
                     self._abandoned = None  # nodes answer in order: what was given up before is past
                     return answer
                 data = await stream.read(512, deadline_s - loop.time())
@@ -293,6 +306,7 @@ class ModbusClient:
             message = f"node {query.head[0]} does not answer within {timeout_s * 1000:g} ms"
             raise CommunicationError(message, code=NO_ANSWER, device=self.name, retryable=True) from None
         finally:
+            self._unanswered += not answered
             if not answered and self._framer.kind == "rtu":
                 self._abandoned = (query, max(deadline_s, loop.time() + timeout_s / 2))
 

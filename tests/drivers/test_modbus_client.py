@@ -10,7 +10,7 @@ from fake_nodes import FakeNode, serve
 
 from drivers.hal.errors import CommunicationError, DataError, DeviceError
 from drivers.wire.framing import Kind
-from drivers.wire.memory import MemoryLine
+from drivers.wire.memory import MemoryLine, MemoryStream
 from drivers.wire.modbus import GARBAGE, LINE_CLOSED, NO_ANSWER, ModbusClient, Withheld
 from simulators import clock
 
@@ -214,3 +214,35 @@ def lose_first(*, to_server: bool) -> Callable[[bytes, bool], bytes]:
         return data
 
     return disturb
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_line_on_which_nobody_answers_is_opened_anew_and_one_silent_node_is_no_reason(kind: Kind) -> None:
+    async def body(line: MemoryLine, node: FakeNode, client: ModbusClient) -> None:
+        opened = 0
+        connect = line.connect
+
+        async def counted() -> MemoryStream:
+            nonlocal opened
+            opened += 1
+            return await connect()
+
+        client._open_stream = counted
+        for _ in range(3):
+            with pytest.raises(CommunicationError):
+                await client.read(9, 0, 1)  # no such node
+            assert await client.read(1, 0, 1) == (0x1009,)
+            await client.connect()
+        assert opened == 0
+        node.silent = True
+        for _ in range(2):
+            with pytest.raises(CommunicationError):
+                await client.read(1, 0, 1)
+        await client.connect()
+        assert opened == 1
+        await client.connect()
+        assert opened == 1
+        node.silent = False
+        assert await client.read(1, 0, 1) == (0x1009,)
+
+    on_a_line(body, kind)
