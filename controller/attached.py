@@ -27,9 +27,8 @@ from interlocks.matrix import Limits
 from interlocks.matrix import load as load_limits
 
 if TYPE_CHECKING:
-    from simulators.backdoor_client import BackdoorClient
-
     from drivers.hal.endpoints import EndpointMap
+    from simulators.backdoor_client import BackdoorClient
     from simulators.faults import TimedFault
     from simulators.invariants import Prescription, RecordProbe, Violation
 

@@ -112,7 +112,6 @@ def write_outputs(output: Path | None, outcome: FractionOutcome, events: Sequenc
         The summary, and what could not be written, in words.
     """
     from controller.record.dicom_record import write_records
-    from controller.record.event_file import event_line
     from controller.record.report import write_report
     from controller.record.spots import build_spots, write_spots
     from controller.record.summary import build_summary, write_summary
@@ -132,11 +131,19 @@ def write_outputs(output: Path | None, outcome: FractionOutcome, events: Sequenc
     if outcome.status is not Status.REFUSED:
         attempt("record.dcm", lambda path: write_records(outcome, table, path.parent))
         attempt("spots.parquet", lambda path: write_spots(table, path, outcome))
-    attempt("events.jsonl", lambda path: path.write_bytes(b"".join(event_line(event) for event in events)))
+    attempt("events.jsonl", lambda path: _write_events(path, events))
     attempt("summary.json", lambda path: write_summary(summary, path))
     if outcome.status is not Status.REFUSED:
         attempt("report.html", lambda path: write_report(outcome, table, path))
     return summary.model_dump(mode="json"), failures
+
+
+def _write_events(path: Path, events: Sequence[Event]) -> None:
+    from controller.record.event_file import event_line
+    from controller.record.whole_file import whole_file
+
+    with whole_file(path) as draft:
+        draft.write_bytes(b"".join(event_line(event) for event in events))
 
 
 def _spills(beams: Sequence[BeamOutcome]) -> tuple[Span, ...]:

@@ -124,7 +124,17 @@ class _Recipe:
 def write_plan(spec: PlanSpec, facility: Facility, path: str | Path, library: LibraryView | None = None) -> Path:
     """Make a plan and write it; returns the path. Raises PlanError as `make_plan`, OSError when it cannot be written."""
     file = Path(path)
-    file.write_bytes(make_plan(spec, facility, library))
+    content = make_plan(spec, facility, library)
+    if file.exists() and not file.is_file():  # a pipe or a terminal
+        file.write_bytes(content)
+        return file
+    draft = file.with_name(f".{file.name}.part")
+    try:
+        draft.write_bytes(content)
+        draft.replace(file)
+    except OSError:
+        draft.unlink(missing_ok=True)  # a plan that is there is whole
+        raise
     return file
 
 

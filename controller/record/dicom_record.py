@@ -19,6 +19,7 @@ import numpy as np
 
 from controller.record.outcome import BeamOutcome, FractionOutcome, Interlock, Override, Status
 from controller.record.spots import Table
+from controller.record.whole_file import whole_file
 from drivers.hal.capabilities import ScanMode
 from drivers.hal.clock import NS_PER_S, NS_PER_US
 
@@ -43,7 +44,8 @@ def write_records(outcome: FractionOutcome, table: Table, directory: Path) -> li
     paths = []
     for number, dataset in enumerate(build_records(outcome, table), start=1):
         path = directory / ("record.dcm" if number == 1 else f"record-{number}.dcm")
-        dataset.save_as(path, enforce_file_format=True)
+        with whole_file(path) as draft:
+            dataset.save_as(draft, enforce_file_format=True)
         paths.append(path)
     return paths
 

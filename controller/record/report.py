@@ -18,6 +18,7 @@ from controller.record.outcome import FractionOutcome, Status
 from controller.record.spots import Table
 from controller.record.svg import signed
 from controller.record.timeline import irradiation_timeline, timeline
+from controller.record.whole_file import whole_file
 from drivers.hal.clock import NS_PER_S
 
 TEMPLATE = "report_template.html"
@@ -57,7 +58,9 @@ class BeamPage:
 
 def write_report(fraction: FractionOutcome, table: Table, path: Path) -> None:
     """Render and write the page, UTF-8. Raises OSError."""
-    path.write_text(render_report(fraction, table), encoding="utf-8")
+    page = render_report(fraction, table)
+    with whole_file(path) as draft:
+        draft.write_text(page, encoding="utf-8")
 
 
 def render_report(fraction: FractionOutcome, table: Table) -> str:

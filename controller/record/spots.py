@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.record.outcome import BeamOutcome, Floats, FractionOutcome, PassOutcome
+from controller.record.whole_file import whole_file
 from drivers.hal.capabilities import PIECE_DTYPE, EndReason, PieceFlag
 
 Table = dict[str, NDArray[Any]]
@@ -251,14 +252,15 @@ def write_spots(table: Table, path: Path, outcome: FractionOutcome) -> None:
     }
     schema = pa.schema(fields, metadata=dict(about))
     few = [c.name for c in COLUMNS if c.dtype in ("int32", "str") or c.name in _FEW_VALUES]
-    pq.write_table(
-        pa.Table.from_arrays(arrays, schema=schema),
-        path,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=few,
-        write_statistics=False,
-    )
+    with whole_file(path) as draft:
+        pq.write_table(
+            pa.Table.from_arrays(arrays, schema=schema),
+            draft,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=few,
+            write_statistics=False,
+        )
 
 
 _FEW_VALUES = ("energy_mev_u", "gantry_angle_deg")

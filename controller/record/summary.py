@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from controller.record.figures import BeamFigures, beam_figures
 from controller.record.outcome import FractionOutcome
 from controller.record.spots import Table
+from controller.record.whole_file import whole_file
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -160,4 +161,5 @@ def _beam(figures: BeamFigures) -> BeamSummary:
 
 def write_summary(summary: Summary, path: Path) -> None:
     """Write the JSON, indented for people. Raises OSError."""
-    path.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with whole_file(path) as draft:
+        draft.write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -248,6 +248,23 @@ def test_a_plan_is_not_written_where_nothing_can_be(run, tmp_path):
     assert code == 2 and "cannot be written" in err
 
 
+def test_a_plan_that_a_full_disk_cuts_leaves_the_one_before(tmp_path, monkeypatch):
+    from controller.plan.make import PlanSpec, write_plan
+    from drivers.hal.facility import load_facility
+
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    spec, plan = PlanSpec(shape="sphere", diameter_mm=10.0), tmp_path / "plan.dcm"
+    plan.write_bytes(b"the one before")
+    monkeypatch.setattr(type(plan), "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_plan(spec, load_facility("asan"), plan)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.dcm"] and plan.read_bytes() == b"the one before"
+
+
 def test_the_faults_that_are_offered(run):
     from simulators.faults import CATALOGUE
 

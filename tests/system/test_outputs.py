@@ -18,7 +18,7 @@ from controller.record.store import DiskStore
 SUMMARY = {
     "status", "termination", "simulated", "facility", "room", "seed", "plan", "beams", "interlocks", "loop_lag_ms", "wall_s",
 }  # fmt: skip
-ADDED = {"reason", "research", "fraction", "overrides"}
+ADDED = {"reason", "research", "fraction", "overrides", "intervals"}
 BEAM = {
     "number", "name", "gantry_angle_deg", "meterset_planned", "meterset_delivered_primary", "meterset_delivered_secondary",
     "unit", "layers", "spots", "spots_delivered", "beam_on_s", "irradiation_s", "machine_limited_s",
@@ -260,6 +260,37 @@ def test_a_file_that_cannot_be_written_does_not_keep_the_others(treat, made, mon
     assert done.status == "fault"
     assert done.result.failures == [f"{done.output / 'record.dcm'} cannot be written: No space left on device"]
     assert {path.name for path in done.output.iterdir()} >= FILES - {"record.dcm"}
+
+
+def test_a_full_disk_leaves_no_file_that_looks_whole(treat, made, monkeypatch):
+    """The operating system itself cuts every file at 3 kB, as a full disk would."""
+    import resource
+    import signal
+
+    import controller.outputs
+
+    write, before = controller.outputs.write_outputs, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def cut(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+        try:
+            return write(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    monkeypatch.setattr(controller.outputs, "write_outputs", cut)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        done = treat(made(diameter_mm=8.0))
+    finally:
+        signal.signal(signal.SIGXFSZ, handler)
+    assert done.status == "fault"
+    lost = {"record.dcm", "spots.parquet", "events.jsonl", "report.html"}
+    assert {failure.partition(" cannot be written")[0] for failure in done.result.failures} == {
+        str(done.output / name) for name in lost
+    }
+    assert {path.name for path in done.output.iterdir()} == {"journal.bin", "plan.dcm", "state", "summary.json"}
+    assert done.summary["status"] == "complete"  # what was delivered is not changed by what could be written
 
 
 def test_a_device_that_does_not_answer_refuses_the_treatment(treat, made, monkeypatch):
