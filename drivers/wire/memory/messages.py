@@ -109,6 +109,10 @@ class MemoryBroker:
         """Something of a client reaches the broker, in its turn."""
         self._inward.call_later(self.latency_s, self._within_life, self._life, function, *args)
 
+    def answer(self, function: Callable[..., None], *args: object) -> None:
+        """Something reaches a client, in its turn."""
+        self._outward.call_later(self.latency_s, self._within_life, self._life, function, *args)
+
     def publish(self, topic: str, payload: bytes, retain: bool) -> None:
         """A message reaches the broker."""
         if not self._up:
@@ -119,7 +123,7 @@ class MemoryBroker:
             self._retained.pop(topic, None)
         for client in tuple(self._clients):
             if client.wants(topic):
-                self._outward.call_later(self.latency_s, self._within_life, self._life, client.arrive, topic, payload)
+                self.answer(client.arrive, topic, payload)
 
     def retained(self, pattern: str) -> list[tuple[str, bytes]]:
         """Retained messages that match a topic filter, by topic."""
@@ -236,12 +240,11 @@ class MemoryMessages:
             self._broker.send(message.topic, message.payload, message.retained)
 
     def _subscribed(self, entry: Subscription) -> None:
-        """A subscription has reached the broker, which tells what it kept."""
+        """A subscription has reached the broker, which tells what it keeps now."""
         if self.connected and entry in self._subscriptions.entries:
             self._known.add(entry)
-            asyncio.get_running_loop().call_later(self._broker.latency_s, self._replay, entry)
-
-    def _replay(self, entry: Subscription) -> None:
-        if self.connected:
             for topic, payload in self._broker.retained(entry.pattern):
-                self._subscriptions.hand_to(entry, Message(topic, payload, now_ns(), retained=True))
+                self._broker.answer(self._kept, entry, topic, payload)
+
+    def _kept(self, entry: Subscription, topic: str, payload: bytes) -> None:
+        self._subscriptions.hand_to(entry, Message(topic, payload, now_ns(), retained=True))
