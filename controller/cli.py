@@ -284,7 +284,11 @@ def make_plan_file(
     label: Annotated[str, typer.Option(help="RTPlanLabel.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Write a deliverable RT Ion Plan or QA field for a water phantom."""
+    """Write a deliverable RT Ion Plan or QA field for a water phantom.
+
+    Exit codes: 0 written, 2 not written. A plan that could not be delivered as it is (not approved, no free way between its
+    beams) is written all the same: 0, with a warning and every reason on standard error, or `deliverable` false with --json.
+    """
     from controller.plan.errors import PlanError, PlanRefused
     from controller.plan.make import PlanSpec, write_plan
     from drivers.hal.errors import BeamlineError
@@ -326,8 +330,10 @@ def make_plan_file(
         return
     elsewhere = f" --facility {facility}" if facility != "asan" else ""
     typer.echo(f"{file}: written; see it with `iongantry check {file}{elsewhere}`")
+    if objections:
+        typer.echo(f"warning: {file} cannot be delivered as it is in {spec.room} of {where.name}:", err=True)
     for objection in objections:
-        typer.echo(f"  cannot be delivered as it is: {objection}")
+        typer.echo(f"  - {objection}", err=True)
 
 
 def _objections_to(plan: Path, facility: str, room: str) -> list[str]:

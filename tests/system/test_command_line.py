@@ -222,8 +222,14 @@ def test_every_shape_of_plan_that_is_offered_can_be_delivered(run, tmp_path, sha
 
 
 def test_a_plan_that_cannot_be_delivered_is_written_with_a_word(run, tmp_path):
-    code, out, _ = run("plan", "--diameter-mm", "10", "--approval", "UNAPPROVED", "-o", tmp_path / "plan.dcm")
-    assert code == 0 and "cannot be delivered as it is: [6202]" in out
+    made = "plan", "--diameter-mm", "10", "--approval", "UNAPPROVED", "-o", tmp_path / "plan.dcm"
+    code, out, err = run(*made)
+    assert code == 0 and (tmp_path / "plan.dcm").stat().st_size > 1000
+    assert "written" in out and "6202" not in out, "what reads standard output reads of a file that is there"
+    assert err.startswith("warning: ") and "cannot be delivered as it is in G1 of asan" in err and "[6202]" in err
+    code, out, err = run(*made, "--json")
+    written = json.loads(out)
+    assert (code, written["deliverable"], len(written["reasons"]), err) == (0, False, 1, "")
 
 
 @pytest.mark.parametrize(
