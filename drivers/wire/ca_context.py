@@ -15,7 +15,6 @@ import contextlib
 import logging
 import queue
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,7 +29,6 @@ ARRAY_BYTES_MAX = 1_000_000  # a whole grant is 80 kB, a reference detector's an
 CLOSE_S = 5.0
 
 _log = logging.getLogger(__name__)
-_open_contexts: weakref.WeakSet[CaContext] = weakref.WeakSet()
 
 
 class CaContext:
@@ -46,6 +44,7 @@ class CaContext:
         self._addresses = tuple(addresses)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: int | None = None
+        self._user: object = None
         self._repeater: ca.QuietRepeater | None = None
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -60,22 +59,26 @@ class CaContext:
         """Whether `start` was called."""
         return self._loop is not None
 
-    def start(self) -> None:
-        """Begin, in the running loop. Raises ConfigError when the library has no context to give."""
+    def start(self, user: object) -> None:
+        """Begin, in the running loop; `user` lives until `close`, because the library calls back to it.
+
+        Raises:
+            ConfigError: the library has no context to give.
+        """
+        self._user = user
         self._loop = loop = asyncio.get_running_loop()
         self._repeater = ca.QuietRepeater(loop.add_reader)
         self._make()
         self._thread = threading.Thread(target=self._work, name="epics", daemon=True)
         self._thread.start()
-        _open_contexts.add(self)
+        atexit.register(self._leave)
 
     async def close(self) -> None:
         """End the library's threads; afterwards none of them calls."""
         loop, thread = self._loop, self._thread
         if loop is None or thread is None:
             return
-        if self._context is not None and self._lib.ca_current_context() == self._context:
-            self._lib.ca_detach_context()
+        self._detach()
         ended = asyncio.Event()
         self.do(self._lib.ca_context_destroy)
         self.do(lambda: self.tell(ended.set))
@@ -92,7 +95,8 @@ class CaContext:
             self._said.clear()
         if self._repeater is not None:
             self._repeater.close(loop.remove_reader)
-        _open_contexts.discard(self)
+        atexit.unregister(self._leave)
+        self._user = None
 
     # --- the loop's thread -----------------------------------------------------------------------------------------------
 
@@ -108,6 +112,11 @@ class CaContext:
                 self._lib.ca_detach_context()
             self._lib.ca_attach_context(self._context)
         self._lib.ca_flush_io()
+
+    def _detach(self) -> None:
+        """This thread belongs to nobody again, so that the context may end."""
+        if self._context is not None and self._lib.ca_current_context() == self._context:
+            self._lib.ca_detach_context()
 
     def _make(self) -> None:
         """Make the context: 0.1 ms. In the main thread: elsewhere the library's threads get no valid priority and say so."""
@@ -177,8 +186,13 @@ class CaContext:
             "EPICS_CA_REPEATER_PORT": str(self._repeater.port if self._repeater is not None else 5065),
         }
 
-    def leave(self) -> None:
-        """The interpreter ends and nobody closed the context: no callback may come any more."""
+    def _leave(self) -> None:
+        """The interpreter ends and nobody closed the context: no callback may come any more.
+
+        pyepics has a way out of its own, which ends the context that the main thread is attached to. This one was registered
+        later, so it runs before.
+        """
+        self._detach()
         with self._lock:
             self._deaf = True
         if self._thread is not None and self._thread.is_alive():
@@ -203,9 +217,3 @@ def parse_addresses(addresses: str | Sequence[str]) -> list[str]:
     if not found:
         raise ConfigError("no address of an IOC is given", code=1063, hint="for example ca://127.0.0.1:5064")
     return list(dict.fromkeys(found))
-
-
-@atexit.register
-def _leave_all() -> None:
-    for context in list(_open_contexts):
-        context.leave()

@@ -58,7 +58,6 @@ class _Channel:
     made_s: float
     chid: int | None = None
     connected: bool = False
-    seen: bool = False
     connections: int = 0
     lost_s: float = 0.0
     pause_s: float = SEARCH_ANEW_S[0]
@@ -199,7 +198,7 @@ class EpicsChannels:
             return channel
         loop = asyncio.get_running_loop()
         patience_s = min(timeout_s, channel.made_s + SEARCH_S - loop.time())
-        if not channel.seen and patience_s > 0:
+        if channel.connections == 0 and patience_s > 0:
             waiter: asyncio.Future[None] = loop.create_future()
             channel.waiters.append(waiter)
             try:
@@ -211,7 +210,7 @@ class EpicsChannels:
                 if waiter in channel.waiters:
                     channel.waiters.remove(waiter)
         if not channel.connected:
-            known = "not connected" if channel.seen else f"no server at {' '.join(self.addresses)} knows such a variable"
+            known = "not connected" if channel.connections else f"no server at {' '.join(self.addresses)} knows such a variable"
             raise CommunicationError(f"{name}: {known}", code=2004, hint="start its server", retryable=True)
         return channel
 
@@ -307,9 +306,9 @@ class EpicsChannels:
         kind, elements = self._lib.ca_field_type(chid), self._lib.ca_element_count(chid)
         if channel is None or kind < 0:  # made anew meanwhile, or lost again
             return
-        retyped = channel.seen and (kind, elements) != (channel.kind, channel.elements)
+        retyped = channel.connections > 0 and (kind, elements) != (channel.kind, channel.elements)
         channel.chid, channel.kind, channel.elements = chid, kind, elements
-        channel.connected = channel.seen = True
+        channel.connected = True
         channel.connections += 1
         channel.pause_s = SEARCH_ANEW_S[0]
         for waiter in channel.waiters:
@@ -433,7 +432,7 @@ class EpicsChannels:
         if self._closed:
             raise CommunicationError("the channels were closed", code=2006, hint="make new ones")
         if not self._context.started:
-            self._context.start()
+            self._context.start(self)
         return asyncio.get_running_loop()
 
 
