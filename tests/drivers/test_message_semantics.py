@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from message_rigs import MESSAGES, MESSAGES_IDS, MemoryMessagesRig, MessagesRig, until
+from message_rigs import MESSAGES, MESSAGES_IDS, MemoryMessagesRig, MessagesRig
+from mosquitto import until
 
 from drivers.hal.errors import CommunicationError
 from drivers.wire.messages import Message, Messages, Notice, topic_matches
