@@ -34,6 +34,7 @@ from simulators.plant import oracle
 from simulators.refusal import NOT_NOW, UNKNOWN, WRONG, Refusal
 from simulators.servers.process_variables import facility_pvs
 from simulators.servers.room_nodes import motion_nodes, safety_nodes
+from simulators.shadow import Shadow
 from simulators.site_faults import FaultBook
 from simulators.site_options import SPEED_MAX, SiteOptions, SiteRefused, broker_address, make_plant, objections
 from simulators.site_servers import (
@@ -60,8 +61,6 @@ RELAY_NODE, BOOT_REGISTER = 2, 17
 KEEPALIVE_S = 60  # of the plant's client at the broker: a paused plant is silent for so long before it counts as lost
 IOC, BROKER = "ioc", "broker"
 
-Shadow = Callable[[Mapping[str, Any]], None]
-
 
 class Site:
     """One simulator process, in the running `SteerableLoop`.
@@ -76,7 +75,7 @@ class Site:
         staff: the operator of each served room.
         notes: what was told, with its time.
         token: what the backdoor wants to see.
-        on_shadow: takes what real devices of a rig read; None where nothing is real.
+        following: the real devices of a rig that the model follows; none until one is heard.
         violations: invariants that broke, oldest first, since the last prescription.
     """
 
@@ -93,7 +92,7 @@ class Site:
         self.world = World(self.plant.kernel)
         self.servers: dict[str, SiteServer] = {}
         self.token = secrets.token_urlsafe(24)
-        self.on_shadow: Shadow | None = None
+        self.following = Shadow(self.plant)
         self.violations: list[Violation] = []
         self.staff: dict[str, Staff] = {}
         self.notes: deque[dict[str, Any]] = deque(maxlen=NOTES_KEPT)
@@ -303,13 +302,11 @@ class Site:
         self.tell(f"session in {room}: plan {prescription.plan_hash}, {len(prescription.layers)} layers")
 
     def shadow(self, payload: Mapping[str, Any]) -> None:
-        """Take what real devices read. Raises Refusal where nothing follows them."""
-        if self.on_shadow is None:
-            raise Refusal("no model here follows a real device", NOT_NOW)
+        """Take what real devices read; the model follows them. Raises Refusal."""
         self.world.sync()
         try:
-            self.on_shadow(payload)
-        except (KeyError, TypeError, ValueError) as error:
+            self.following.take(payload)
+        except (AttributeError, TypeError, ValueError) as error:
             raise Refusal(f"shadow: {error}", WRONG) from None
 
     # --- inside -----------------------------------------------------------------------------------------------------------

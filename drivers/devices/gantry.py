@@ -102,6 +102,11 @@ class RotatingGantry:
         """Angles, speed, torques and safety words, as last read."""
         return self._ring.readings(self._quality())
 
+    @property
+    def sample(self) -> RingSample | None:
+        """Both drives and the load encoder as last read; None before the first."""
+        return self._ring.sample
+
     async def read_state(self) -> RingState:
         """Read both drives and the load encoder now. Raises CommunicationError when one is silent."""
         return self._ring.state(await self._ring.read(), self._quality())

@@ -105,6 +105,11 @@ class Nozzle:
         )
         return [Reading(f"{self._name}.{n}", v, u, t_ns, quality, simulated) for n, v, u in values]
 
+    @property
+    def shifter_mask(self) -> int:
+        """Range shifters in the beam as their switches last said, bit per slab; 0 before the first reading."""
+        return self._node.word("shifter_mask_actual") if self._node.words else 0
+
     async def read_set_up(self) -> tuple[Reading[float], tuple[str, ...]]:
         """Snout position and the range shifters in the beam, read now.
 

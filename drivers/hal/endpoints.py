@@ -161,7 +161,7 @@ class Rig(_Model):
         speed_deg_s: how fast a check may move it, in deg/s.
         acceleration_deg_s2: profile acceleration of a check's moves; None takes the facility's.
         jerk_deg_s3: what the drive limits its jerk to; None takes the facility's, 0 is a drive without such a limit.
-        quick_stop_deg_s2: deceleration that the drive states for its quick stop (assumed: 2, with which 3 deg/s end in 2.3 deg).
+        quick_stop_deg_s2: deceleration that the drive states for its quick stop (assumed: 2; 3 deg/s end in 2.3 deg).
         following_deg: how far the drive may be from its own demand.
     """
 

@@ -95,6 +95,20 @@ class Couch:
         """It was spoken to on its line."""
         self._watch.heard()
 
+    def follow_real(self, axes: NDArray[np.float64], moving: bool) -> None:
+        """A real couch stands in for this one: it is where its encoders say."""
+        self._start, self._delta, self._error_change = axes, np.zeros(6), np.zeros(6)
+        self._path, self._t0_ns = motion.rest(0.0), self.kernel.now_ns
+        if moving != self._moving:
+            self._moving = moving
+            kind = "motion.start" if moving else "motion.stop"
+            self.kernel.emit(self.device, kind, room=self.room, device=self.device)
+        self.standstill.set(not moving)
+
+    def lose_real(self) -> None:
+        """The real couch is not heard any more: nothing says that it stands."""
+        self.standstill.set(False)
+
     # --- Firmware, as the drive asks it ---------------------------------------------------------------------------
 
     def power_available(self, drive: Drive) -> bool:

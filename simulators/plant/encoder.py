@@ -43,13 +43,15 @@ class Encoder:
         self._jump_from_ns = 0
         self._drift_mdeg_s = 0.0
         self._drift_from_ns = 0
+        self.valid = True  # what its status bit says
+        self._real: tuple[float, float, int] | None = None  # mdeg, mdeg/s, since: what a real encoder reads
         self._known: tuple[float, int, float] = (math.nan, 0, 0.0)  # angle, sign, reading without noise: shafts mostly rest
 
     @property
     def bound_mdeg(self) -> float:
         """Largest error of a sound reading, or infinity when something is wrong with the encoder."""
         truth = self.truth
-        if self.faulty or self.sign != 1 or truth.scale != 1.0:
+        if self.faulty or self._real is not None or self.sign != 1 or truth.scale != 1.0:
             return math.inf
         return abs(truth.offset_mdeg) + abs(truth.runout_mdeg) + 5.0 * truth.noise_mdeg
 
@@ -61,10 +63,17 @@ class Encoder:
     @property
     def drifts(self) -> bool:
         """Whether its error grows with time."""
-        return self._drift_mdeg_s != 0.0
+        return self._drift_mdeg_s != 0.0 or (self._real is not None and self._real[1] != 0.0)
+
+    def follow_real(self, mdeg: float, mdeg_per_s: float = 0.0) -> None:
+        """From now on read what a real encoder reads, carried on at its speed; planted faults and noise play no part."""
+        self._real = (mdeg, mdeg_per_s, self._kernel.now_ns)
 
     def read_mdeg(self, angle_deg: float, t_ns: int) -> int:
         """Reading at a true angle, mdeg."""
+        if self._real is not None:
+            mdeg, mdeg_per_s, since_ns = self._real
+            return round(mdeg + mdeg_per_s * (t_ns - since_ns) / 1e9)
         if self._frozen_mdeg is not None and t_ns >= self._frozen_from_ns:
             return self._frozen_mdeg
         known_deg, known_sign, value = self._known
@@ -85,6 +94,9 @@ class Encoder:
 
     def read_many_mdeg(self, angle_deg: NDArray[np.float64], t_ns: NDArray[np.int64]) -> NDArray[np.float64]:
         """Readings at true angles of shape (n,) and times of shape (n,), mdeg, not rounded."""
+        if self._real is not None:
+            mdeg, mdeg_per_s, since_ns = self._real
+            return np.asarray(mdeg + mdeg_per_s * (t_ns - since_ns) / 1e9, dtype=np.float64)
         truth = self.truth
         value: NDArray[np.float64] = (
             self.sign * truth.scale * angle_deg * 1000.0

@@ -31,6 +31,7 @@ from simulators.plant.motion_truth import GantryTruth
 from simulators.plant.polling import PollingWatch
 from simulators.plant.ring_body import FREE_STEP_S, RingBody
 from simulators.plant.ring_readings import RingReadings
+from simulators.plant.ring_real import FollowsReal
 from simulators.plant.ring_torque import RingTorque
 from simulators.plant.ring_watch import LimitSwitches, RingEncoders, StandstillWatch
 
@@ -53,7 +54,7 @@ class Phase(Enum):
     FREE = "free"  # torque taken away before rest: brakes alone stop the ring
 
 
-class GantryRing(RingReadings):
+class GantryRing(RingReadings, FollowsReal):
     """One ring with its drives (0 = A, 1 = B), brakes and encoders.
 
     Args:
@@ -416,6 +417,10 @@ class GantryRing(RingReadings):
     # --- watching the ring ----------------------------------------------------------------------------------------
 
     def _follow(self, path: motion.Trajectory, direction: int = 0) -> None:
+        if self.real is None:
+            self._follow_path(path, direction)
+
+    def _follow_path(self, path: motion.Trajectory, direction: int = 0) -> None:
         self.body.follow(path, direction)
         self._still.look_ahead()
         self._limits.look_ahead()

@@ -67,6 +67,13 @@ class Slab:
         self._timer = self._kernel.after(self._travel_ns, self._arrive)
         self._changed()
 
+    def put(self, inside: bool) -> None:
+        """Be at an end at once: a real slab says so."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.commanded = inside
+        self._arrive(0)
+
     def _arrive(self, _t_ns: int) -> None:
         self._timer = None
         self.moving = False
@@ -151,6 +158,24 @@ class Nozzle:
         arrived = not self._snout_moving and all(slab.seen_arrived for slab in slabs)
         word = FAULT if self.fault else (IN_POSITION if arrived else 0)
         return word | (MOVING if self.moving else 0)
+
+    # --- a real nozzle ---------------------------------------------------------------------------------------------
+
+    def follow_real(self, snout_mm: float, mask: int, ripple_filter: bool) -> None:
+        """A real nozzle stands in for this one: its parts are where they say. ValueError when a bit has no slab."""
+        if mask >> len(self.shifters):
+            raise ValueError(f"{self.device}: mask {mask:#x} for {len(self.shifters)} range shifters")
+        self._t0_ns, self._path = self.kernel.now_ns, motion.rest(snout_mm)
+        for i, slab in enumerate(self.shifters):
+            slab.put(bool(mask >> i & 1))
+        self.ripple_filter.put(ripple_filter)
+        self.fault = False
+        self.settled.set(not self.moving)
+
+    def lose_real(self) -> None:
+        """The real nozzle is not heard any more: nothing says what is in the beam."""
+        self.fault = True
+        self.settled.set(False)
 
     # --- commands -------------------------------------------------------------------------------------------------
 

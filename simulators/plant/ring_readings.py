@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simulators.plant.brake import BrakePair
 from simulators.plant.ring_body import RingBody
+from simulators.plant.ring_real import RealRing
 from simulators.plant.ring_torque import RingTorque
 from simulators.plant.ring_watch import RingEncoders
 
@@ -21,6 +22,7 @@ class RingReadings:
     encoders: RingEncoders
     torque: RingTorque
     brakes: BrakePair
+    real: RealRing | None = None  # what a real ring says, where one stands in for the model's
 
     def angle_deg(self, t_ns: int) -> float:
         """True angle of the ring, deg."""
@@ -37,7 +39,7 @@ class RingReadings:
     @property
     def brake_applied(self) -> bool:
         """Whether a brake physically holds the ring now; one is enough."""
-        return self.brakes.applied
+        return self.brakes.applied if self.real is None else self.real.braked
 
     @property
     def drive_enabled(self) -> bool:

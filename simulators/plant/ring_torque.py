@@ -44,12 +44,27 @@ class RingTorque:
         self._proven = [False, False]
         self._timers: list[Timer | None] = [None, None]
         self.weak = [False, False]
+        self._real: tuple[bool, bool] | None = None  # torque and brake of a real ring
         self.off = Line(kernel, f"{room}.torque_off", True)
 
     @property
     def enabled(self) -> bool:
         """Whether any drive makes torque."""
-        return self._on[0] or self._on[1]
+        return self._on[0] or self._on[1] if self._real is None else self._real[0]
+
+    def follow_real(self, torque: bool, braked: bool) -> None:
+        """From now on a real ring's torque and brake count."""
+        before = self.enabled
+        self._real = torque, braked
+        if torque != before:
+            self._kernel.emit(self._device, "drive", room=self._room, device=self._device, enabled=torque)
+        self.drive_line()
+
+    def lose_real(self) -> None:
+        """The real ring is not heard any more: it counts as making torque, as the chain must assume."""
+        if self._real is not None:
+            self._real = True, self._real[1]
+            self.drive_line()
 
     @property
     def proven(self) -> bool:
@@ -93,7 +108,8 @@ class RingTorque:
 
     def drive_line(self) -> None:
         """Set the torque-off line by what is true now; call after a brake has moved."""
-        self.off.set(not self.enabled and self._brakes.applied)
+        braked = self._brakes.applied if self._real is None else self._real[1]
+        self.off.set(not self.enabled and braked)
 
     def _set(self, drive: int, on: bool) -> None:
         before = self.enabled

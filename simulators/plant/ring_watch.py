@@ -166,13 +166,14 @@ class StandstillWatch:
         self._truth = truth
         self._body = body
         self._timer: Timer | None = None
-        self._doubted = False
+        self._doubts: frozenset[str] = frozenset()
         self.line = Line(kernel, name, True)
 
-    def doubt(self, doubted: bool) -> None:
-        """The encoders were found to differ, or their fault was reset."""
-        if doubted != self._doubted:
-            self._doubted = doubted
+    def doubt(self, doubted: bool, why: str = "encoders") -> None:
+        """The encoders were found to differ, or their fault was reset; a real ring is not heard any more, or again."""
+        doubts = self._doubts | {why} if doubted else self._doubts - {why}
+        if doubts != self._doubts:
+            self._doubts = doubts
             self.line.set(False)
             self.look_ahead()
 
@@ -184,7 +185,7 @@ class StandstillWatch:
         rests_at = self._body.rests_at_ns
         if rests_at is None or rests_at > self._kernel.now_ns:
             self.line.set(False)
-        if rests_at is not None and not self.line.value and not self._doubted:
+        if rests_at is not None and not self.line.value and not self._doubts:
             window_ns = round(self._truth.standstill_window_s * NS_PER_S)
             self._timer = self._kernel.at(rests_at + window_ns, lambda _t: self.line.set(True))
 

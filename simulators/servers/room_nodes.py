@@ -82,7 +82,8 @@ class LoadEncoderNode(ModbusNode):
 
     def _status(self) -> Sequence[int]:
         ring = self._ring
-        return (1, 0, *words32(ring.load_encoder_mdeg(ring.kernel.now_ns)), 0, 0, 0, 0, 0, self.counter)
+        valid = int(ring.encoders.load.valid)
+        return (valid, 0, *words32(ring.load_encoder_mdeg(ring.kernel.now_ns)), 0, 0, 0, 0, 0, self.counter)
 
 
 class CouchNode(CommandedNode):
@@ -214,9 +215,9 @@ class SafetyNode(ModbusNode):
         now = room.kernel.now_ns
         health = 0
         if unit is not None:
-            health |= unit.monitor.hv_good | unit.monitor.fresh << 1
+            health |= (unit.monitor.hv_good | unit.monitor.fresh << 1) * unit.powered
         if unit2 is not None:
-            health |= unit2.monitor.hv_good << 2 | unit2.monitor.fresh << 3
+            health |= (unit2.monitor.hv_good << 2 | unit2.monitor.fresh << 3) * unit2.powered
         return (
             *self._state(),
             0,
