@@ -27,6 +27,7 @@ TRIPS = {
     5: "counts without a ceiling",
     6: "a chamber does not answer the injected charge within 2 %, or lacks its voltage",
 }
+CEILING_TRIPS = (1, 2)  # dose was given: no self-test clears them
 COMMAND_TIMEOUT_S = 2.0
 SELF_TEST_TIMEOUT_S = 15.0  # assumed
 
@@ -34,6 +35,12 @@ SELF_TEST_TIMEOUT_S = 15.0  # assumed
 def trip_words(reason: int) -> str:
     """Why the unit tripped, in words (docs/wires.md)."""
     return TRIPS.get(reason, f"reason {reason}")
+
+
+def _remedy(reason: int) -> str:
+    if reason in CEILING_TRIPS:
+        return "physicist: account for the dose, then acknowledge the trip"
+    return "remove the cause, then run the dose self-test"
 
 
 def decode_status(words: Sequence[int], t_ns: int) -> DoseMonitorStatus:
@@ -115,7 +122,7 @@ class SecondDoseUnit:
                     f"the second dose unit stays tripped: {trip_words(status.trip_reason)}",
                     code=4151,
                     device=self._name,
-                    hint="remove the cause, then run the dose self-test",
+                    hint=_remedy(status.trip_reason),
                 )
             return True if status.state == WATCHING and status.counts2_total == 0 else None
 
@@ -126,7 +133,8 @@ class SecondDoseUnit:
         """Test both dose channels; returns when the unit reports a test younger than this call.
 
         Raises:
-            DeviceError: a channel has no high voltage or no signal (3131), or the test was failed (3132).
+            DeviceError: a channel has no high voltage or no signal (3131), the test was failed (3132), or it was passed and a
+                ceiling trip stands (3133).
             CommunicationError: no result in time.
         """
         self._link.require_fresh()
@@ -141,6 +149,13 @@ class SecondDoseUnit:
 
         status = await self._link.until(tested, SELF_TEST_TIMEOUT_S, "result of the dose self-test")
         self._healthy(status)
+        if status.state == TRIPPED and status.trip_reason in CEILING_TRIPS:
+            raise DeviceError(
+                f"both channels are sound, but the trip stands: {trip_words(status.trip_reason)}",
+                code=3133,
+                device=self._name,
+                hint=_remedy(status.trip_reason),
+            )
         if status.state == TRIPPED:
             raise DeviceError(
                 f"the dose self-test failed: {trip_words(status.trip_reason)}",
@@ -149,6 +164,27 @@ class SecondDoseUnit:
                 hint="no treatment; physics compares both monitors",
             )
         self._bus.emit(self._name, "self_test", passed=True)
+
+    async def acknowledge(self) -> None:
+        """Clear a ceiling trip after a person has accounted for what it let through; beam then needs a new field.
+
+        Raises:
+            CommandRejected: the unit stays tripped (4151).
+            CommunicationError: no answer.
+        """
+        status = await self._link.refresh()
+        if status.state != TRIPPED:
+            return
+        await self._link.put(f"{self._prefix}:RESET:SP", status.boot_id)
+        after = await self._link.refresh()
+        if after.state == TRIPPED:
+            raise CommandRejected(
+                f"the second dose unit stays tripped: {trip_words(after.trip_reason)}",
+                code=4151,
+                device=self._name,
+                hint="remove the cause, then run the dose self-test",
+            )
+        self._bus.emit(self._name, "trip.acknowledged", reason=status.trip_reason, counts2=status.counts2_total)
 
     def _healthy(self, status: DoseMonitorStatus) -> None:
         missing = [word for word, good in (("high voltage", status.hv_good), ("fresh signal", status.fresh)) if not good]

@@ -142,7 +142,7 @@ class DeliveryUnitPlant(UnitReadings):
         self._drive_line()
 
     def watch(self, watcher: Callable[[str], None]) -> None:
-        """Call with ``"status"``, ``"echo"`` or ``"latch"`` when that changed."""
+        """Call with ``"status"``, ``"echo"``, ``"latch"`` or ``"power"`` when that changed."""
         self._watchers.append(watcher)
 
     # --- commands -----------------------------------------------------------------------------------------------
@@ -244,6 +244,7 @@ class DeliveryUnitPlant(UnitReadings):
     def power_cycle(self, off_s: float = 0.5) -> None:
         """Lose power for a while: the line falls, the dose memory stays; results, map and open grant are lost; new boot id."""
         self.powered = False
+        self._post("power")  # before anything else changes: what was seen last stays to be seen
         self._drive_line()
         if self._run is not None:
             self._stop(Reason.PERMIT, Hold.NONE)
@@ -505,6 +506,7 @@ class DeliveryUnitPlant(UnitReadings):
     def _power_up(self, _t_ns: int) -> None:
         self.boot_id += 1
         self.powered = True
+        self._post("power")
         self.map = None
         self.state = UnitState.LATCHED if self.latched else UnitState.IDLE
         self.memory.lose_power()

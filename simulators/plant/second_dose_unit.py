@@ -2,7 +2,9 @@
 
 It knows neither plan nor grant: only its own counts, a ceiling for the field, one for any single spot (a strobe from
 the scanner tells it when a spot begins), its high voltage and whether its samples are fresh. A trip opens its line in
-the chain (`dose2_ok`). A trip is cleared by a self-test that passes, and a new field begins with new ceilings.
+the chain (`dose2_ok`), and without power the line is open. A trip of voltage, samples or self-test is cleared by a self-test
+that passes; one of a ceiling says that dose was given and stands, also without power, until a person acknowledges it.
+Beam then needs a field with new ceilings.
 
 Not responsible for monitor 1, positions or rates (delivery unit).
 """
@@ -48,11 +50,15 @@ class Trip(IntEnum):
     SELF_TEST = 6
 
 
+CEILINGS = (Trip.FIELD, Trip.SPOT)
+
+
 class SecondDoseUnitPlant:
     """Monitor 2 and its watch.
 
     Attributes:
         monitor: the chamber, with its faults.
+        powered: whether it has power.
         boot_id, state, trip, tripped_row: as shown.
         total: counts of the field.
     """
@@ -61,6 +67,7 @@ class SecondDoseUnitPlant:
         self.identity = truth.identity
         self.monitor = monitor
         self.boot_id = truth.boot_id
+        self.powered = True
         self.state = Watch.IDLE
         self.trip = Trip.NONE
         self.tripped_row = -1
@@ -78,6 +85,7 @@ class SecondDoseUnitPlant:
         self._spot_counts = 0
         self._tested_ns: int | None = None
         self._testing = False
+        self._test_failed = False
         self._pending: Timer | None = None
         self._watchers: list[Callable[[], None]] = []
         monitor.watch(self._supervise)
@@ -86,7 +94,7 @@ class SecondDoseUnitPlant:
     # --- what is seen -------------------------------------------------------------------------------------------
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Call on every change of state."""
+        """Call on every change of state, of power included."""
         self._watchers.append(watcher)
 
     @property
@@ -111,7 +119,7 @@ class SecondDoseUnitPlant:
             raise ValueError(f"boot id {boot_id}, the unit's is {self.boot_id}")
         if field_max <= 0 or spot_max <= 0:
             raise ValueError(f"ceilings {field_max} and {spot_max}: both must be above 0")
-        if self.state is Watch.TRIPPED:
+        if self.state is Watch.TRIPPED or not self.powered:
             return
         self._field_max, self._spot_max = field_max, spot_max
         self._total = 0
@@ -121,19 +129,36 @@ class SecondDoseUnitPlant:
         self._tell()
 
     def self_test(self) -> None:
-        """Inject charge into both channels; takes 0.3 s. Passing clears a trip, failing makes one."""
-        if not self._testing:
+        """Inject charge into both channels; takes 0.3 s. Failing makes a trip; passing clears one, unless a ceiling made it."""
+        if not self._testing and self.powered:
             self._testing = True
-            self._kernel.after(SELF_TEST_NS, self._tested)
+            boot_id = self.boot_id
+            self._kernel.after(SELF_TEST_NS, lambda _t: self._tested() if boot_id == self.boot_id and self.powered else None)
 
-    def power_cycle(self) -> None:
-        """Lose and regain power: new boot id, no ceilings, no self-test; a trip stands."""
-        self.boot_id += 1
-        self._tested_ns = None
-        if self.state is not Watch.TRIPPED:
-            self.state = Watch.IDLE
-        self._total = 0
+    def acknowledge(self, boot_id: int) -> None:
+        """A person has accounted for what a ceiling trip let through: it is cleared, unless the last self-test failed.
+
+        There are no ceilings afterwards: counts before the next field trip the unit again.
+        """
+        if not self.powered or boot_id != self.boot_id or self.state is not Watch.TRIPPED or self.trip not in CEILINGS:
+            return
+        if self._test_failed or not self.monitor.hv_good or not self.monitor.fresh:
+            self.trip = Trip.SELF_TEST
+        else:
+            self._clear()
         self._tell()
+
+    def power_cycle(self, off_s: float = 0.5) -> None:
+        """Lose power for a while: the line is open; then a new boot id, no ceilings, no self-test. A trip stands."""
+        if not self.powered:
+            return
+        self.powered = False
+        self._tell()
+        self._ok.set(False)
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+        self._kernel.after(round(off_s * 1e9), self._power_up)
 
     # --- for the delivery unit's timeline -----------------------------------------------------------------------
 
@@ -142,6 +167,8 @@ class SecondDoseUnitPlant:
 
         `flying` answers the counts of the stretch until now.
         """
+        if not self.powered:
+            return
         self._flying = flying
         found = self._ceiling_crossed(row, t_start_ns, t_end_ns, counts2)
         if found is not None:
@@ -154,7 +181,8 @@ class SecondDoseUnitPlant:
             self._pending.cancel()
             self._pending = None
         self._flying = lambda: 0.0
-        self._total += int(counts2.sum())
+        if self.powered:  # without power nothing is counted
+            self._total += int(counts2.sum())
         if row.size:
             last = int(row[-1])
             same = int(counts2[-1]) + (self._spot_counts if last == self._spot_row and row.size == 1 else 0)
@@ -162,7 +190,7 @@ class SecondDoseUnitPlant:
 
     def add_stray(self, counts2: int) -> None:
         """Counts that belong to no spot."""
-        self._total += counts2
+        self._total += counts2 if self.powered else 0
 
     def strobe(self) -> None:
         """A new list of spots begins: its rows are other spots than those before."""
@@ -186,28 +214,44 @@ class SecondDoseUnitPlant:
                 found.append((int(t_start[k]) + int(part * (int(t_end[k]) - int(t_start[k]))), reason, int(row[k])))
         return min(found, key=lambda f: f[0], default=None)
 
+    def _power_up(self, _t_ns: int) -> None:
+        self.boot_id += 1
+        self.powered = True
+        self._tested_ns = None
+        self._testing = False
+        self._total = 0
+        if self.state is not Watch.TRIPPED:
+            self.state = Watch.IDLE
+            self._ok.set(True)
+        self._supervise()  # tells, too
+
+    def _clear(self) -> None:
+        """No trip any more, and no ceilings."""
+        self.state, self.trip, self.tripped_row = Watch.IDLE, Trip.NONE, -1
+        self._ok.set(True)
+
     def _supervise(self) -> None:
+        if not self.powered:
+            return
         if not self.monitor.hv_good:
             self._kernel.after(HV_NS, lambda _t: self._trip(Trip.HIGH_VOLTAGE, -1) if not self.monitor.hv_good else None)
         if not self.monitor.fresh:
             self._kernel.after(FRESH_NS, lambda _t: self._trip(Trip.STALE, -1) if not self.monitor.fresh else None)
         self._tell()
 
-    def _tested(self, _t_ns: int) -> None:
+    def _tested(self) -> None:
         self._testing = False
         self._tested_ns = self._kernel.now_ns
-        if self.monitor.healthy(SELF_TEST_REL) and self.other_healthy():
-            if self.state is Watch.TRIPPED:
-                self.state, self.trip, self.tripped_row = Watch.IDLE, Trip.NONE, -1
-            self._ok.set(True)
-            self._tell()
-        else:
+        self._test_failed = not (self.monitor.healthy(SELF_TEST_REL) and self.other_healthy())
+        if self._test_failed:
             self._trip(Trip.SELF_TEST, -1)
-            self._tell()
+        elif self.state is Watch.TRIPPED and self.trip not in CEILINGS:
+            self._clear()
+        self._tell()
 
     def _trip(self, reason: Trip, row: int) -> None:
         self._pending = None
-        if self.state is Watch.TRIPPED:
+        if self.state is Watch.TRIPPED or not self.powered:
             return
         self.state, self.trip, self.tripped_row = Watch.TRIPPED, reason, row
         self._kernel.emit(f"{self._room}-dose-unit-2", "trip", room=self._room, element="dose 2", cause=reason.name, row=row)

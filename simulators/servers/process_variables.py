@@ -64,6 +64,7 @@ class PvTable:
         self._counters: dict[str, int] = {}
         self._posted_ns: dict[str, int] = {}
         self._listeners: list[tuple[Listener, Container[str] | None]] = []
+        self._asleep: dict[str, Value] = {}  # of devices without power: what was seen last
         self._beating = False
 
     # --- what a server needs --------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ class PvTable:
 
     def read(self, name: str) -> Value:
         """Present value. KeyError when there is no such variable."""
-        return self._pvs[name].get()
+        return self._asleep[name] if name in self._asleep else self._pvs[name].get()
 
     def write(self, name: str, value: Value) -> None:
         """A client's put.
@@ -103,6 +104,8 @@ class PvTable:
         if pv.put is None:
             raise PermissionError(f"{name} is read only")
         taken = coerce(name, pv.kind, value)
+        if name in self._asleep:
+            return
         pv.put(taken)
         self.post(name)
 
@@ -135,8 +138,21 @@ class PvTable:
         self._posted_ns[name] = self._kernel.now_ns
         self.add(name, "int[]", lambda: np.array([self._counters[name], *words()], dtype=np.int32))
 
+    def power(self, prefix: str, on: bool) -> None:
+        """A device has lost its power, or has it back: without it nothing is posted, reads repeat what was seen last, counters
+        stand, and what is written is lost.
+        """
+        own = [name for name in self._pvs if name.startswith(f"{prefix}:")]
+        for name in own:
+            if on:
+                self._asleep.pop(name, None)
+            elif name not in self._asleep:
+                self._asleep[name] = self._pvs[name].get()
+
     def post(self, name: str) -> None:
         """Tell subscribers the present value."""
+        if name in self._asleep:
+            return
         if name in self._counters:
             self._counters[name] = (self._counters[name] + 1) & INT32_MAX
             self._posted_ns[name] = self._kernel.now_ns
@@ -348,7 +364,14 @@ def _unit(table: PvTable, unit: DeliveryUnitPlant, prefix: str) -> None:
     table.add(f"{prefix}:RESULT:RB", "int[]", result, elements=RESULT_WORDS_MAX)
     table.add(f"{prefix}:LATCH:RB", "int[]", unit.memory.latch)
     names = {"status": "STATUS", "progress": "STATUS", "echo": "ECHO", "latch": "LATCH"}
-    unit.watch(lambda what: table.post(f"{prefix}:{names[what]}:RB"))
+
+    def changed(what: str) -> None:
+        if what == "power":
+            table.power(prefix, unit.powered)
+        else:
+            table.post(f"{prefix}:{names[what]}:RB")
+
+    unit.watch(changed)
 
 
 def _second_unit(table: PvTable, unit2: SecondDoseUnitPlant, prefix: str) -> None:
@@ -380,7 +403,13 @@ def _second_unit(table: PvTable, unit2: SecondDoseUnitPlant, prefix: str) -> Non
     table.add(f"{prefix}:CEILING:SP", "int[]", lambda: ceiling[0], put_ceiling)
     table.add_status(f"{prefix}:STATUS:RB", status)
     table.add(f"{prefix}:SELFTEST:SP", "int", lambda: 0, self_test)
-    unit2.watch(lambda: table.post(f"{prefix}:STATUS:RB"))
+    table.add(f"{prefix}:RESET:SP", "int", lambda: 0, lambda v: unit2.acknowledge(_int(v)))
+
+    def changed() -> None:
+        table.power(prefix, unit2.powered)
+        table.post(f"{prefix}:STATUS:RB")
+
+    unit2.watch(changed)
 
 
 def _reference(table: PvTable, detector: ReferenceDetector, prefix: str) -> None:

@@ -328,12 +328,20 @@ def test_a_power_loss_of_the_unit_is_told_and_its_latch_still_speaks() -> None:
         prepared = await chain.request.prepare(carbon(200.0))
         waiting = asyncio.ensure_future(chain.deliver(prepared, *grid(60.0, 41), counts=3000))
         await asyncio.sleep(0.3)
-        chain.plant.rooms[ROOM].unit.power_cycle()
-        ended = await waiting
-        assert ended.reason is EndReason.PERMIT_LOST
+        plant = chain.plant.rooms[ROOM].unit
+        grant_id, statuses = plant.memory.last_grant_id, []
+        chain.channels.monitor(f"ASAN:{ROOM}:DU:STATUS:RB", statuses.append)
+        await asyncio.sleep(0.01)
+        plant.power_cycle()
+        statuses.clear()
+        await asyncio.sleep(0.4)
+        assert statuses == [] and not plant.powered, "a unit without power says nothing"
+        await chain.unit.abort()  # and hears nothing
+        with pytest.raises(DeviceError, match=r"restarted \(boot id 411001 is now 411002\)"):
+            await waiting
         await asyncio.sleep(1.0)
         with pytest.raises(DeviceError, match="restarted"):
-            await chain.unit.results(ended.last_grant_id)
+            await chain.unit.results(grant_id)
         latch = await chain.unit.read_latch()
         true_counts = sum(int(e.data["counts1"].sum()) for e in chain.segments())
         assert latch.total_counts1 == true_counts > 0

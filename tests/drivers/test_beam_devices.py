@@ -44,6 +44,7 @@ def bench() -> Bench:
             "FAC:G1:DU2:ID:RB": "a dose unit",
             "FAC:G1:DU2:CEILING:SP": [0, 0, 0, 0],
             "FAC:G1:DU2:SELFTEST:SP": 0,
+            "FAC:G1:DU2:RESET:SP": 0,
             DU2: [0, 77, 0, 0, 0, 1, 1, 0, 999, -1],
         }
     )
@@ -381,5 +382,27 @@ def test_a_self_test_counts_only_when_it_is_younger_than_the_question() -> None:
         b.on_write["FAC:G1:DU2:SELFTEST:SP"] = lambda _v: b.status(DU2, [77, 2, 0, 0, 1, 1, 5, 0, -1])
         with pytest.raises(DeviceError, match="self-test failed"):
             await unit.self_test()
+
+    with_dose_unit(body)
+
+
+def test_a_ceiling_trip_is_told_apart_from_a_failed_self_test_and_acknowledged_by_a_person() -> None:
+    async def body(b: Bench, unit: SecondDoseUnit) -> None:
+        b.status(DU2, [77, 2, 0, 5000, 1, 1, 1, 999, 12])
+        b.on_write["FAC:G1:DU2:SELFTEST:SP"] = lambda _v: b.status(DU2, [77, 2, 0, 5000, 1, 1, 1, 0, 12])
+        with pytest.raises(DeviceError, match="both channels are sound, but the trip stands: the field's ceiling") as raised:
+            await unit.self_test()
+        assert raised.value.code == 3133 and "acknowledge" in raised.value.hint
+        with pytest.raises(CommandRejected, match="stays tripped") as rejected:
+            await unit.start_field(1000, 100)
+        assert "acknowledge" in rejected.value.hint
+        with pytest.raises(CommandRejected, match="stays tripped"):
+            await unit.acknowledge()
+        b.on_write["FAC:G1:DU2:RESET:SP"] = lambda _v: b.status(DU2, [77, 0, 0, 5000, 1, 1, 0, 0, -1])
+        await unit.acknowledge()
+        assert b.written("FAC:G1:DU2:RESET:SP") == [77, 77]
+        assert unit.status.state == 0 and "trip.acknowledged" in b.kinds()
+        await unit.acknowledge()
+        assert len(b.written("FAC:G1:DU2:RESET:SP")) == 2, "nothing to acknowledge, nothing sent"
 
     with_dose_unit(body)

@@ -34,10 +34,11 @@ def test_every_variable_of_the_interface_document_is_there(name: str, rooms: lis
     wanted = {f"{fac}:ACC:{v}" for v in ("ID:RB", "SRC:SPECIES:SP", "SRC:SPECIES:RB", "STATUS:RB")}
     wanted |= {f"{fac}:ACC:RING:{v}:SP" for v in ("CYCLE", "STEP", "OFF")} | {f"{fac}:HEBT:ROUTE:SP", f"{fac}:HEBT:ROUTE:RB"}
     for room in rooms:
-        wanted |= {f"{fac}:{room}:MAG:{v}" for v in ("CURRENT:SP", "CURRENT:RB", "STATUS:RB")}
+        wanted |= {f"{fac}:{room}:MAG:{v}" for v in ("ID:RB", "CURRENT:SP", "CURRENT:RB", "STATUS:RB")}
         wanted |= {f"{fac}:{room}:DU:{v}:RB" for v in ("ID", "STATUS", "ECHO", "RESULT", "LATCH")}
         wanted |= {f"{fac}:{room}:DU:{v}:SP" for v in ("MAP", "GRANT", "START", "GATE", "ABORT", "RESET", "RESULT")}
-        wanted |= {f"{fac}:{room}:DU2:{v}" for v in ("ID:RB", "CEILING:SP", "STATUS:RB", "SELFTEST:SP")}
+        wanted |= {f"{fac}:{room}:DU2:{v}" for v in ("ID:RB", "CEILING:SP", "STATUS:RB", "SELFTEST:SP", "RESET:SP")}
+        wanted |= {f"{fac}:{room}:QA:{v}" for v in ("ID:RB", "INSTALL:SP", "SPOTS:RB")}
     assert wanted <= set(table.names())
 
 
@@ -241,3 +242,28 @@ def test_the_drivers_client_hears_refusals_trips_and_resets(run_virtual: Callabl
         assert not client.status.latched
 
     with_client(bench, story, run_virtual)
+
+
+@pytest.mark.parametrize(("unit", "device", "command", "value"), [("unit", "DU", "GATE", 0), ("unit2", "DU2", "SELFTEST", 1)])
+def test_a_unit_without_power_posts_nothing_counts_nothing_and_hears_nothing(
+    unit: str, device: str, command: str, value: int
+) -> None:
+    plant, table = table_of()
+    told: list[str] = []
+    table.subscribe(lambda name, _value: told.append(name))
+    prefix = f"ASAN:G1:{device}"
+    plant.kernel.advance_to(5_000_000_000)
+    assert f"{prefix}:STATUS:RB" in told
+    power = getattr(plant.rooms["G1"], unit)
+    boot_id, seen = power.boot_id, np.array(table.read(f"{prefix}:STATUS:RB"))
+    power.power_cycle(3.0)
+    told.clear()
+    table.write(f"{prefix}:{command}:SP", value)
+    plant.kernel.advance_to(7_900_000_000)
+    assert not [name for name in told if name.startswith(f"{prefix}:")]
+    assert [name for name in told if name.startswith("ASAN:G1:MAG:")], "its neighbours live"
+    assert np.array_equal(table.read(f"{prefix}:STATUS:RB"), seen)
+    assert plant.rooms["G1"].unit.controller_gate and plant.rooms["G1"].unit2.self_test_age_s == 2**31 - 1
+    plant.kernel.advance_to(8_100_000_000)
+    assert f"{prefix}:STATUS:RB" in told
+    assert int(table.read(f"{prefix}:STATUS:RB")[1]) == boot_id + 1  # type: ignore[index]

@@ -78,7 +78,8 @@ def test_the_same_row_of_the_next_grant_is_another_spot(bench: Bench) -> None:
 
 def test_beam_without_ceilings_trips_at_the_first_count() -> None:
     bench = Bench().ready()
-    bench.unit2.power_cycle()
+    bench.unit2.power_cycle(0.2)
+    bench.run(0.5)
     assert bench.unit2.state is Watch.IDLE
     bench.begin(bench.words())
     bench.run(1.0)
@@ -141,3 +142,112 @@ def test_the_total_in_flight_grows_to_what_is_collected(bench: Bench) -> None:
     assert len(set(seen)) == 10
     bench.run_until_ended()
     assert bench.unit2.total == bench.unit.counts()[1]
+
+
+# --- ceiling trips and power -------------------------------------------------------------------------------------------------
+
+
+def ceiling_tripped(bench: Bench, *, spot: bool = False) -> None:
+    bench.unit2.start_field(bench.unit2.boot_id, 10**7 if spot else 20_500, 1_500 if spot else 3_000)
+    bench.begin(bench.words(2000 if spot else 1000, n=100))
+    bench.run(3.0)
+    assert bench.unit2.trip is (Trip.SPOT if spot else Trip.FIELD)
+
+
+@pytest.mark.parametrize("spot", [False, True])
+def test_a_ceiling_trip_survives_self_tests_fields_and_power_until_it_is_acknowledged(bench: Bench, spot: bool) -> None:
+    ceiling_tripped(bench, spot=spot)
+    reason, total, row = bench.unit2.trip, bench.unit2.total, bench.unit2.tripped_row
+    bench.unit2.self_test()
+    bench.run(1.0)
+    assert (bench.unit2.state, bench.unit2.trip, bench.unit2.total) == (Watch.TRIPPED, reason, total)
+    assert bench.unit2.self_test_age_s == 0 and not bench.chain.dose2_ok.value
+    bench.unit2.start_field(bench.unit2.boot_id, 10**7, 10**6)
+    assert (bench.unit2.state, bench.unit2.trip, bench.unit2.total) == (Watch.TRIPPED, reason, total)
+    bench.unit2.power_cycle(0.2)
+    bench.run(1.0)
+    assert (bench.unit2.state, bench.unit2.trip, bench.unit2.tripped_row) == (Watch.TRIPPED, reason, row)
+    assert not bench.chain.dose2_ok.value
+    bench.unit2.acknowledge(bench.unit2.boot_id - 1)
+    assert bench.unit2.state is Watch.TRIPPED, "another run of the unit was meant"
+    bench.unit2.acknowledge(bench.unit2.boot_id)
+    assert (bench.unit2.state, bench.unit2.trip) == (Watch.IDLE, Trip.NONE)
+    assert bench.chain.dose2_ok.value
+
+
+def test_after_an_acknowledgement_beam_needs_a_new_field(bench: Bench) -> None:
+    ceiling_tripped(bench)
+    bench.unit2.acknowledge(bench.unit2.boot_id)
+    bench.unit.reset(bench.unit.boot_id)
+    bench.run(1.0)
+    before = bench.unit.counts()[0]
+    bench.begin(bench.words())
+    bench.run(1.0)
+    assert bench.unit2.trip is Trip.NO_CEILING
+    assert bench.unit.counts()[0] - before < 100
+    bench.unit2.self_test()
+    bench.run(1.0)
+    bench.unit.reset(bench.unit.boot_id)
+    bench.unit2.start_field(bench.unit2.boot_id, 10**7, 10**6)
+    bench.run(1.0)
+    bench.deliver(bench.words(n=10))
+    assert bench.unit.reason is Reason.FINISHED
+
+
+def test_an_acknowledgement_does_not_cover_a_chamber_that_fails(bench: Bench) -> None:
+    ceiling_tripped(bench)
+    bench.unit2.monitor.gain_factor = 1.1
+    bench.unit2.self_test()
+    bench.run(1.0)
+    assert bench.unit2.trip is Trip.FIELD
+    bench.unit2.acknowledge(bench.unit2.boot_id)
+    assert (bench.unit2.state, bench.unit2.trip) == (Watch.TRIPPED, Trip.SELF_TEST)
+    assert not bench.chain.dose2_ok.value
+    bench.unit2.monitor.gain_factor = 1.0
+    bench.unit2.self_test()
+    bench.run(1.0)
+    assert bench.unit2.state is Watch.IDLE
+
+
+def test_only_ceiling_trips_can_be_acknowledged(bench: Bench) -> None:
+    bench.unit2.monitor.hv_rel = 0.9
+    bench.run(0.1)
+    bench.unit2.monitor.hv_rel = 1.0
+    bench.unit2.acknowledge(bench.unit2.boot_id)
+    assert bench.unit2.trip is Trip.HIGH_VOLTAGE and not bench.chain.dose2_ok.value
+
+
+def test_without_power_its_line_is_open_and_beam_ends_within_its_time(bench: Bench) -> None:
+    bench.begin(bench.words(2000, n=200))
+    bench.run(0.5)
+    assert bench.unit.state is UnitState.DELIVERING
+    lost = bench.now
+    bench.unit2.power_cycle(0.3)
+    assert not bench.chain.dose2_ok.value
+    bench.run(0.2)
+    assert bench.kind("beam.off")[-1].t_ns - lost <= 400 * US
+    bench.unit2.self_test()
+    bench.unit2.start_field(bench.unit2.boot_id, 10**7, 10**6)
+    bench.unit2.acknowledge(bench.unit2.boot_id)
+    bench.run(0.05)
+    assert not bench.chain.dose2_ok.value and not bench.chain.permit_a.value
+    bench.run(0.3)
+    assert bench.chain.dose2_ok.value
+    assert (bench.unit2.state, bench.unit2.total, bench.unit2.self_test_age_s) == (Watch.IDLE, 0, NEVER_S)
+
+
+def test_a_chamber_that_fails_while_the_power_is_away_is_noticed_when_it_is_back(bench: Bench) -> None:
+    bench.unit2.power_cycle(0.2)
+    bench.unit2.monitor.hv_rel = 0.5
+    bench.run(0.1)
+    assert bench.unit2.state is not Watch.TRIPPED
+    bench.run(0.5)
+    assert bench.unit2.trip is Trip.HIGH_VOLTAGE and not bench.chain.dose2_ok.value
+
+
+def test_a_self_test_is_lost_with_the_power(bench: Bench) -> None:
+    bench.unit2.self_test()
+    bench.run(0.1)
+    bench.unit2.power_cycle(0.05)
+    bench.run(1.0)
+    assert bench.unit2.self_test_age_s == NEVER_S
