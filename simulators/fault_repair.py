@@ -24,6 +24,7 @@ MOMENTARY: Mapping[str, str] = {
     "stray-counts": "the charge has arrived; the unit's latch is reset by its controller",
     "spill-spike": "the burst has happened, or happens in the next spill",
     "unit-power-dip": "the unit has its power back by itself",
+    "unit2-power-dip": "the unit has its power back by itself",
 }
 
 REPAIRS: dict[str, Repair] = {}

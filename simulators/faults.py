@@ -339,6 +339,16 @@ def _power(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
     room.unit.power_cycle(0.2)
 
 
+@_register(
+    "unit2-power-dip",
+    36,
+    "the second dose unit loses power for 0.2 s",
+    "its line opens at once: beam off by chain A, unit latched; no effect before its ceilings are loaded",
+)
+def _power2(_plant: FacilityPlant, room: RoomPlant, _value: float) -> None:
+    room.unit2.power_cycle(0.2)
+
+
 def _magnet(room: RoomPlant) -> int:
     return min(4, len(room.magnets.names) - 1)
 

@@ -153,6 +153,8 @@ CASES = [
     harmless("unit-power-dip"),
     # Its results are lost with the power; its latch is not.
     in_beam("unit-power-dip", ("CHAIN_DOSE_1", "chain.dose_1"), "dose unit 1", OFF_BY_CHAIN_MS, settled=False),
+    harmless("unit2-power-dip"),
+    in_beam("unit2-power-dip", LATCHED, "latched: second unit", OFF_BY_CHAIN_MS),
 ]
 
 
