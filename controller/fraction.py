@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ from controller.room.session import Outcome, Session, SessionResult
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError
-from drivers.hal.events import EventBus
+from drivers.hal.events import Event, EventBus
 
 EXCESS_GY = 0.25  # what the second unit allows beyond the plan, over one spot (IEC 60601-2-64 as quoted)
 WATER_I_EV, WATER_Z_OVER_A = 78.0, 0.55508
@@ -235,10 +236,13 @@ class Fraction:
             self._bus,
         )
         broken: BaseException | None = None
+        forget = self._bus.subscribe(partial(self._note_angle, run))
         try:
             result = await self.session.run()
         except BaseException as error:  # noqa: BLE001 - raised again, after what was delivered is in ledger and record
             broken, result = error, self.session.result()
+        finally:
+            forget()
         delivered = run.delivery.delivered if run.delivery is not None else Delivered()
         closed = True
         try:
@@ -260,6 +264,15 @@ class Fraction:
         self.outcomes.append(self._outcome(run, delivered, result, closed=closed))
         if broken is not None:
             raise broken
+
+    def _note_angle(self, run: BeamRun, event: Event) -> None:
+        """What the gantry reads as a grant is started; where it does not read soundly, the angle of positioning stands."""
+        if event.kind != "pass.started":
+            return
+        for reading in self._devices.gantry.readings():
+            if reading.name.endswith(".angle") and reading.good and isinstance(reading.value, float):
+                run.angles_deg[int(event.data["grant_id"])] = reading.value
+                return
 
     async def _deliver(self, context: DeliveryContext, run: BeamRun, tuner: RoomTuner) -> DeliveryResult:
         """The room's `Deliver`: claim, deliver, and say what became of it. Called once per session, resumes included."""
@@ -374,7 +387,7 @@ class Fraction:
                 t_granted_ns=r.granted_ns,
                 t_started_ns=r.started_ns,
                 t_ended_ns=r.ended_ns,
-                gantry_angle_deg=angle,
+                gantry_angle_deg=run.angles_deg.get(r.grant.grant_id, angle),
                 interlock=cause.name if cause is not None and i == last and not delivered.complete else "",
             )
             for i, r in enumerate(delivered.runs)

@@ -203,7 +203,9 @@ async def _treat(
     from controller.fraction import Fraction
     from controller.history import History
     from controller.measures import quiet_garbage
+    from controller.record.entries import write_override
     from controller.record.journal import Journal
+    from controller.record.journal_events import TripJournal
     from controller.record.memory_store import MemoryStore
     from controller.record.probe import JournalProbe
     from controller.record.store import DiskStore
@@ -238,7 +240,13 @@ async def _treat(
             raise Refused(reasons)
         if output is not None and not earlier.session:
             keep_plan(options.plan, output, intake)
-        with Journal.open(store, where / JOURNAL, boot_id=run_id, identity=identity) as journal:
+        with (
+            Journal.open(store, where / JOURNAL, boot_id=run_id, identity=identity) as journal,
+            TripJournal(bus, journal),
+        ):
+            for lifted in intake.overridden:
+                reason = options.overrides[lifted.override]
+                write_override(journal, lifted.override, reason, operator=world.operator_name, detail=str(lifted))
             world.watch(prescription_of(intake, earlier.before), JournalProbe(store, journal.path))
             if not await _open(ran, world):
                 return ran

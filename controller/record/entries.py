@@ -30,12 +30,10 @@ class Kind(IntEnum):
     GRANT = 2
     STARTED = 3
     DONE = 4  # all pieces of a grant
-    OVERRIDE = 5
-    INTERLOCK = 6
-    COMMAND = 7
+    OVERRIDE = 5  # a check that somebody set aside for this session
+    INTERLOCK = 6  # a trip, or a finding on a slice
     RECONCILED = 8  # the outcome of a grant that had no DONE
     CLOSED = 9  # a beam
-    NOTE = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +98,16 @@ def write_started(journal: Journal, grant_id: int, crc: int) -> None:
 def write_done(journal: Journal, grant_id: int, reason: EndReason, pieces: NDArray[np.void]) -> None:
     """DONE: the grant is closed with these pieces (PIECE_DTYPE)."""
     journal.append(Kind.DONE, {"grant_id": grant_id, "reason": reason}, {"pieces": pieces})
+
+
+def write_override(journal: Journal, name: str, reason: str, *, operator: str, detail: str) -> None:
+    """OVERRIDE: a check was set aside before anything moved; `detail` is what it would have refused."""
+    journal.append(Kind.OVERRIDE, {"name": name, "reason": reason, "operator": operator, "detail": detail})
+
+
+def write_interlock(journal: Journal, name: str, message: str, *, source: str, device: str, t_ns: int) -> None:
+    """INTERLOCK: something tripped, at `t_ns`."""
+    journal.append(Kind.INTERLOCK, {"name": name, "message": message, "source": source, "device": device}, t_ns=t_ns)
 
 
 def write_closed(journal: Journal, beam_number: int, status: str, reason: str) -> None:

@@ -19,6 +19,9 @@ from controller.admission import (
     parse_speed,
 )
 from controller.intake import Refused
+from controller.record.entries import Kind
+from controller.record.journal import read_journal
+from controller.record.store import DiskStore
 from controller.treatment import check_plan, run_treatment
 
 
@@ -283,4 +286,10 @@ def test_overrides_reach_record_and_summary_only_where_they_were_needed(treat, d
     (override,) = done.record.TreatmentSessionIonBeamSequence[0].IonControlPointDeliverySequence[0].OverrideSequence
     assert "the gantry moved house" in override.OverrideReason and "Gantry 7" in override.OverrideReason
     assert [event["data"]["name"] for event in done.of("override")] == ["machine"]
+    records = read_journal(DiskStore(), done.output / "journal.bin").records
+    (kept,) = [r for r in records if r.kind == Kind.OVERRIDE]
+    assert (kept.data["name"], kept.data["reason"]) == ("machine", "the gantry moved house") and "Gantry 7" in kept.data[
+        "detail"
+    ]
+    assert kept.seq < next(r.seq for r in records if r.kind == Kind.CLAIMED), "durable before beam"
     assert "research" in done.record.SeriesDescription

@@ -12,6 +12,7 @@ import pytest
 from outputs import FILES, assert_as_prescribed, assert_record, round_trip
 from witness import missing_attributes
 
+from controller.record.entries import Kind
 from controller.record.journal import read_journal
 from controller.record.store import DiskStore
 
@@ -291,6 +292,42 @@ def test_a_full_disk_leaves_no_file_that_looks_whole(treat, made, monkeypatch):
     }
     assert {path.name for path in done.output.iterdir()} == {"journal.bin", "plan.dcm", "state", "summary.json"}
     assert done.summary["status"] == "complete"  # what was delivered is not changed by what could be written
+
+
+def test_the_journal_holds_every_trip_beside_the_grant_that_it_ended(treat, made):
+    done = treat(made(), faults=("quench@beam+0.5",))
+    records = read_journal(DiskStore(), done.output / "journal.bin").records
+    journalled = [(r.t_ns, r.data["name"]) for r in records if r.kind == Kind.INTERLOCK]
+    told = [(trip["t_ns"], trip["name"]) for trip in done.summary["interlocks"]]
+    assert sorted(journalled) == sorted(told) and journalled
+    first = min(r.seq for r in records if r.kind == Kind.INTERLOCK)
+    assert first > max(r.seq for r in records if r.kind == Kind.STARTED), "after the grant was started"
+    assert first < max(r.seq for r in records if r.kind == Kind.CLOSED), "before the beam was closed"
+
+
+def test_each_grant_has_the_gantry_angle_that_was_read_as_it_began(treat, made, monkeypatch):
+    """The ring slips by less than anything stops for: the angle of positioning is true of the first grant at most."""
+    import controller.assembly
+
+    worlds, truth = [], {}
+
+    class Seen(controller.assembly.SimulatedWorld):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            worlds.append(self)
+
+    def listen(event):
+        if event.kind == "pass.started":
+            ring = worlds[0].plant.rooms["G1"].gantry
+            truth[event.data["grant_id"]] = ring.body.angle_deg(worlds[0].plant.kernel.now_ns)
+
+    monkeypatch.setattr(controller.assembly, "SimulatedWorld", Seen)
+    done = treat(made(diameter_mm=20.0, angles_deg=(30.0,)), listen, faults=("gantry-creeps:0.004@beam",))
+    assert done.status == "complete" and len(truth) > 3
+    first, *_, last = (truth[grant] for grant in sorted(truth))
+    assert last - first > 0.015
+    angles = [float(done.spots["gantry_angle_deg"][done.spots["grant_id"] == grant][0]) for grant in sorted(truth)]
+    assert angles == pytest.approx([truth[grant] for grant in sorted(truth)], abs=0.012)  # a noisy encoder on a sagging ring
 
 
 def test_a_device_that_does_not_answer_refuses_the_treatment(treat, made, monkeypatch):
