@@ -189,7 +189,8 @@ def _placed(facility: Facility, devices: Mapping[str, Mapping[str, Any]]) -> Fac
     for name, told in devices.items():
         if name in there:
             parts = {int(unit): endpoint for unit, endpoint in told["part_endpoints"].items()}
-            there[name] = there[name].model_copy(update={"endpoint": told["endpoint"], "part_endpoints": parts})
+            changes = {"line": told["line"], "endpoint": told["endpoint"], "part_endpoints": parts}
+            there[name] = there[name].model_copy(update=changes)
     return facility.model_copy(update={"devices": there})
 
 

@@ -194,7 +194,11 @@ def _facts(options: TreatOptions, admitted: Admitted) -> dict[str, Any]:
         facts[FACT_FACILITY] = Path(options.facility).read_text(encoding="utf-8")
     if admitted.where is not None:
         facts[FACT_DEVICES] = {
-            name: {"endpoint": d.endpoint, "part_endpoints": {str(unit): to for unit, to in d.part_endpoints.items()}}
+            name: {
+                "line": d.wire_name,
+                "endpoint": d.endpoint,
+                "part_endpoints": {str(unit): to for unit, to in d.part_endpoints.items()},
+            }
             for name, d in admitted.where.facility.devices_of(admitted.intake.room.name).items()
         }
     return facts

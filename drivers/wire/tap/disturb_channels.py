@@ -11,12 +11,13 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import CommunicationError
-from drivers.wire.channels import Channels, PutValue, Sample, Value
+from drivers.wire.channels import Channels, CountsConnections, PutValue, Sample, Value
 from drivers.wire.tap.disturb import DELAY_S, LOST_S, Disturber
 from drivers.wire.tap.faults import WireFault
 
@@ -35,6 +36,7 @@ class DisturbedChannels:
         self._monitors: list[_Monitor] = []
         self._asking: dict[asyncio.Future[None], str] = {}
         self._lost_until_ns = 0
+        self._losses: list[str] = []  # patterns of what was lost, each time
         tap.attach(wire, self)
 
     async def get(self, name: str, timeout_s: float = 1.0) -> Sample:
@@ -69,6 +71,11 @@ class DisturbedChannels:
         """Whether it is connected. A silent one is."""
         return self._channels.connected(name) and not self._away(name)
 
+    def connections(self, name: str) -> int:
+        """How often it was connected, with the losses made here."""
+        below = self._channels.connections(name) if isinstance(self._channels, CountsConnections) else 0
+        return below + sum(fnmatchcase(name, part) for part in self._losses)
+
     async def close(self) -> None:
         """End all monitors."""
         for monitor in self._monitors:
@@ -78,6 +85,8 @@ class DisturbedChannels:
 
     def struck(self, fault: WireFault) -> None:
         """Whoever waits for an answer over a lost connection is told so."""
+        if fault.kind in ("disconnect", "vanish", "identity"):
+            self._losses.append(fault.part)
         if fault.kind == "identity":
             self._lost_until_ns = now_ns() + round(LOST_S * 1e9)
             self._tap.later(LOST_S, self._replay)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from drivers.hal.clock import NS_PER_S, now_ns
-from drivers.wire.channels import Channels, PutValue, Sample
+from drivers.wire.channels import Channels, CountsConnections, PutValue, Sample
 from drivers.wire.messages import Message, Messages
 from drivers.wire.stream import Stream, StreamOpener
 from drivers.wire.tap import Answers
@@ -194,12 +194,13 @@ class _RecordedStream:
 
 
 class _Link:
-    """Tells when the answer to "is it connected?" has changed since it was last asked."""
+    """Tells when the answer to "is it connected?", or "how often was it?", has changed since it was last asked."""
 
     def __init__(self, recorder: Recorder, wire: str) -> None:
         self._recorder = recorder
         self._wire = wire
         self._known: dict[str, bool] = {}
+        self._times: dict[str, int] = {}
 
     def see(self, name: str, up: bool) -> bool:
         """Take an answer, and give it back."""
@@ -207,6 +208,13 @@ class _Link:
             self._known[name] = up
             self._recorder.put_down(self._wire, "link", f'"n":{json.dumps(name)},"up":{_json(up)}')
         return up
+
+    def count(self, name: str, times: int) -> int:
+        """Take an answer, and give it back."""
+        if self._times.get(name) != times:
+            self._times[name] = times
+            self._recorder.put_down(self._wire, "link", f'"n":{json.dumps(name)},"times":{times}')
+        return times
 
 
 class _RecordedChannels:
@@ -259,6 +267,11 @@ class _RecordedChannels:
     def connected(self, name: str) -> bool:
         """Whether it is connected; written down when it has changed."""
         return self._link.see(name, self._channels.connected(name))
+
+    def connections(self, name: str) -> int:
+        """How often it was connected, where that is counted (else 0); written down when it has changed."""
+        channels = self._channels
+        return self._link.count(name, channels.connections(name)) if isinstance(channels, CountsConnections) else 0
 
     async def close(self) -> None:
         """End all monitors."""

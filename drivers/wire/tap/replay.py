@@ -116,10 +116,11 @@ class Replay:
         self._next = 0  # index of the next entry to deliver
         self._turns = 0
         self._exchange = Exchange(self.sent, self.link_state)
-        self._links: dict[tuple[str, str], list[tuple[int, bool]]] = {}
+        self._links: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
         for entry in self._entries:
             if entry.kind == "link":
-                self._links.setdefault((entry.wire, entry.data["n"]), []).append((entry.t_ns, entry.data["up"]))
+                what = "up" if "up" in entry.data else "times"
+                self._links.setdefault((entry.wire, entry.data["n"], what), []).append((entry.t_ns, int(entry.data[what])))
         self._inward = [index for index, entry in enumerate(self._entries) if not entry.outward and entry.kind != "link"]
         failed = {e.data["q"]: e for e in self._entries if e.kind == "error" and "q" in e.data}
         self._exchange.failures = {number: error_of(entry.data) for number, entry in failed.items()}
@@ -209,13 +210,13 @@ class Replay:
         self.matched[kind] = self.matched.get(kind, 0) + 1
         return entry
 
-    def link_state(self, wire: str, name: str) -> bool:
-        """What the wire answered at this time to "is it connected?"."""
-        state = False
-        for t_ns, up in self._links.get((wire, name), ()):
+    def link_state(self, wire: str, name: str, what: str) -> int:
+        """What the wire answered at this time to "is it connected?" (``up``) and "how often was it?" (``times``)."""
+        state = 0
+        for t_ns, answer in self._links.get((wire, name, what), ()):
             if t_ns > now_ns():
                 break
-            state = up
+            state = answer
         return state
 
     # --- delivering -----------------------------------------------------------------------------------------------------

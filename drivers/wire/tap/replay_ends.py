@@ -26,13 +26,13 @@ class Exchange:
 
     Args:
         sent: tells what the present program does; answers the recorded entry, or None when nothing is served any more.
-        link: whether a wire was connected at this time.
+        link: whether a wire was connected at this time (``"up"``), or how often it had been (``"times"``).
 
     Attributes:
         failures: how recorded actions failed that are not answered later, by their number.
     """
 
-    def __init__(self, sent: Sent, link: Callable[[str, str], bool]) -> None:
+    def __init__(self, sent: Sent, link: Callable[[str, str, str], int]) -> None:
         self.sent = sent
         self.link = link
         self.failures: dict[int, Exception] = {}
@@ -221,7 +221,11 @@ class ReplayChannels:
 
     def connected(self, name: str) -> bool:
         """What was answered then."""
-        return self._exchange.link(self._wire, name)
+        return bool(self._exchange.link(self._wire, name, "up"))
+
+    def connections(self, name: str) -> int:
+        """What was answered then."""
+        return self._exchange.link(self._wire, name, "times")
 
     async def close(self) -> None:
         """Nothing to let go of."""
@@ -259,7 +263,7 @@ class ReplayMessages:
     @property
     def connected(self) -> bool:
         """What was answered then."""
-        return self._exchange.link(self._wire, "")
+        return bool(self._exchange.link(self._wire, "", "up"))
 
     async def close(self) -> None:
         """Nothing to let go of."""
