@@ -26,6 +26,7 @@ T = TypeVar("T")
 NS_PER_S = 1_000_000_000
 STRIDE_S = 0.02  # wall time that a steered clock follows without a look at the wires; a stall beyond it is slip
 SLICE_S = 0.01  # longest wait of a steered loop: half of the above, so that a wait that ends on time is never slip
+LATE_S = 0.002  # by which a wait may end late without slip, after callbacks that took their time
 Ready = list[tuple[selectors.SelectorKey, int]]
 
 
@@ -268,7 +269,7 @@ class SteeredClock:
         return self._now_s + elapsed_s * self._factor
 
     def turn(self) -> None:
-        """Let time go on: the wires have been, or are about to be, looked at."""
+        """Let time go on: the wires have been looked at."""
         wall_s = self._wall()
         elapsed_s = max(0.0, wall_s - self._turn_s)
         self._now_s += min(elapsed_s, STRIDE_S) * self._factor
@@ -291,9 +292,11 @@ class SteeredClock:
 
     def wait_s(self, simulated_s: float | None) -> float:
         """Wall time to wait for a stretch of simulated time (None: for ever), at most until the next look at the wires."""
-        if simulated_s is None or (not self._factor and simulated_s > 0):
+        if not self._factor and simulated_s != 0:
             return SLICE_S
-        return min(SLICE_S, simulated_s / self._factor) if simulated_s > 0 else 0.0
+        left_s = STRIDE_S - LATE_S - (self._wall() - self._turn_s)
+        wanted_s = SLICE_S if simulated_s is None else simulated_s / self._factor if simulated_s > 0 else 0.0
+        return max(0.0, min(SLICE_S, left_s, wanted_s))
 
 
 class SteerableLoop(asyncio.SelectorEventLoop):
@@ -364,7 +367,6 @@ class _SteeredSelector(selectors.SelectSelector):
         self._wake = wake
 
     def select(self, timeout: float | None = None) -> Ready:
-        self._clock.turn()
         ready = self._wait(self._clock.wait_s(timeout))
         self._clock.turn()
         self._wake()

@@ -277,8 +277,10 @@ async def test_a_session_is_prescribed_and_measured_through_the_client(site):
         assert await door.machine_limited_s("G1", 1) == 0.0
         with pytest.raises(CommandRejected, match="G9"):
             await door.prescribe(Prescription(plan_hash=5, room="G9", gantry_angle_deg={}, layers={}))
-        with pytest.raises(CommandRejected, match="real device"):
-            await door.shadow({"device": "G1-drive-A", "values": {}, "t": 0.0})
+        await door.shadow({"parts": {"G1-load-encoder": {"age_s": 0.0, "angle_deg": 31.5, "speed_deg_s": 0.0, "valid": 1}}})
+        for nonsense in ({"parts": {"G1-magnets": {}}}, {"parts": []}, {"parts": {"G1-couch": 3}}):
+            with pytest.raises(CommandRejected, match="shadow"):
+                await door.shadow(nonsense)
         assert (await door.clock())["speed"] == 1.0
         assert (await door.state())["facility"] == "asan"
     finally:
