@@ -61,8 +61,8 @@ def choose_room(facility: Facility, beams: Sequence[Beam], wanted: str | None) -
         return facility.room(room)
     machines = ", ".join(sorted({beam.machine_name or "(none)" for beam in beams}))
     return (
-        f"the plan's treatment machine {machines} is no room of facility {facility.name}; "
-        f"name one with --room: {', '.join(facility.rooms)}"
+        f"the plan's treatment machine {machines} is no room of facility {facility.name} "
+        f"(they answer to {', '.join(facility.machine_names)}); name one with --room: {', '.join(facility.rooms)}"
     )
 
 

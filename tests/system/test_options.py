@@ -253,6 +253,18 @@ def test_a_plan_that_another_process_treats_is_refused_before_anything_is_set_up
     assert first.status == "complete"
 
 
+def test_a_plan_for_a_room_of_one_facility_is_not_taken_for_the_like_named_room_of_another(made, tmp_path):
+    """Same room name, same ions, same energies: only the machine's name tells them apart."""
+    (tmp_path / "asan.dcm").write_bytes(made())
+    (tmp_path / "qst.dcm").write_bytes(made(facility="qst"))
+    for plan, elsewhere in (("asan.dcm", "qst"), ("qst.dcm", "asan")):
+        with pytest.raises(Refused, match="is no room of facility"):
+            check_plan(tmp_path / plan, elsewhere, None, (), {})
+        with pytest.raises(Refused, match="made for another machine"):
+            check_plan(tmp_path / plan, elsewhere, "G1", (), {})
+    assert check_plan(tmp_path / "qst.dcm", "qst", None, (), {})["room"] == "G1"
+
+
 def test_a_ledger_that_was_changed_is_refused(plan, state, tmp_path):
     chain = state / "ledger" / "chain.bin"
     content = bytearray(chain.read_bytes())
