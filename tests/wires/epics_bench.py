@@ -28,9 +28,20 @@ from simulators.world import World
 WITHIN_S = 10.0
 
 
-def in_real_time(main: Coroutine[Any, Any, None], factor: float = 1.0) -> None:
-    """Run a test against the wall clock; the plant and its clients live `factor` times as fast."""
-    with asyncio.Runner(loop_factory=lambda: PacedLoop(factor)) as runner:
+class _LaterLoop(PacedLoop):
+    """A paced loop whose time begins at `start_s`, where a plant stood that was prepared in virtual time."""
+
+    def __init__(self, factor: float, start_s: float) -> None:
+        self._start_s = start_s
+        super().__init__(factor)
+
+    def time(self) -> float:
+        return super().time() + self._start_s
+
+
+def in_real_time(main: Coroutine[Any, Any, None], factor: float = 1.0, start_ns: int = 0) -> None:
+    """Run a test against the wall clock; the plant and its clients live `factor` times as fast, from `start_ns` on."""
+    with asyncio.Runner(loop_factory=lambda: _LaterLoop(factor, start_ns / 1e9)) as runner:
         runner.run(main)
 
 
@@ -65,9 +76,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def facility_bench(facility: str = "asan", seed: int = 1) -> AsyncIterator[Bench]:
-    """The variables of a facility, served and reached."""
-    plant = FacilityPlant.shipped(Kernel(seed), facility)
+async def facility_bench(plant: FacilityPlant | None = None) -> AsyncIterator[Bench]:
+    """The variables of a facility (`asan` as it is when nothing was done), served and reached."""
+    plant = plant or FacilityPlant.shipped(Kernel(1), "asan")
     world, table = World(plant.kernel), facility_pvs(plant)
     ioc = IocServer(table, world.sync)
     world.start()
