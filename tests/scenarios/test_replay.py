@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,79 @@ def test_a_second_of_waiting_is_named_where_it_begins_to_show(recorded: Path, mo
     entries = read_recording(recorded).entries
     ready = next(e.t_ns for e in entries if e.kind == "answer" and e.data["yes"] and e.t_ns > entries[-1].t_ns / 2)
     assert found.t_ns >= ready
+
+
+# --- recordings of real wires ------------------------------------------------------------------------------------------
+
+
+def as_on_real_wires(path: Path, folder: Path, seed: int = 1) -> Path:
+    """The recording as a wall clock would have made it: another origin, and each time late by up to 3 ms."""
+    rng = random.Random(seed)
+    lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    lines[0]["clock"] = "wall"
+    late_ns = last_ns = 0
+    for data in lines:
+        if "t" in data:
+            late_ns = max(late_ns - 1_000_000, rng.randrange(3_000_000))
+            last_ns = max(7_000_000_000 + data["t"] + late_ns, last_ns + 1)
+            data["t"] = last_ns
+    copy = folder / "wall.jsonl.gz"
+    copy.write_bytes(gzip.compress(("\n".join(json.dumps(data) for data in lines) + "\n").encode()))
+    return copy
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_times_that_jitter_are_no_difference(recorded: Path, tmp_path: Path, seed: int) -> None:
+    result = run_replay(as_on_real_wires(recorded, tmp_path, seed))
+    assert result.difference is None, result.lines()
+    puts = sum(entry.kind == "put" for entry in read_recording(recorded).entries)
+    assert (result.status, result.matched["put"], result.matched["ask"]) == ("complete", puts, 3)
+
+
+def test_another_command_on_real_wires_is_named(recorded: Path, tmp_path: Path, monkeypatch) -> None:
+    preset = RoomAccessIO.preset
+
+    async def other(self, room_token, angle_deg, species_token, armed):
+        await preset(self, room_token, angle_deg + 0.5, species_token, armed)
+
+    monkeypatch.setattr(RoomAccessIO, "preset", other)
+    found = run_replay(as_on_real_wires(recorded, tmp_path)).difference
+    assert found is not None
+    assert (found.wire, found.what) == ("G1-safety", "content")
+    assert "2500" in found.present and "2000" in found.recorded
+
+
+def test_a_command_left_out_or_added_on_real_wires_is_named(recorded: Path, tmp_path: Path, monkeypatch) -> None:
+    wall = as_on_real_wires(recorded, tmp_path)
+    submit, load_map = DeliveryUnitClient.submit, DeliveryUnitClient.load_map
+
+    async def never(self, scanner_map):
+        """Do not load it."""
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DeliveryUnitClient, "load_map", never)
+        found = run_replay(wall).difference
+    assert found is not None and found.wire == "epics"
+    assert "MAP:SP" in found.recorded and "MAP:SP" not in found.present
+
+    async def twice(self, scanner_map):
+        await load_map(self, scanner_map)
+        await load_map(self, scanner_map)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DeliveryUnitClient, "load_map", twice)
+        found = run_replay(wall).difference
+    assert found is not None and "MAP:SP" in found.present
+
+    async def other(self, grant):
+        if grant.layer_index == 4:
+            grant.counts1_max[0] -= 1
+        return await submit(self, grant)
+
+    monkeypatch.setattr(DeliveryUnitClient, "submit", other)
+    found = run_replay(wall).difference
+    assert found is not None and "GRANT:SP" in found.recorded
+    assert found.detail.startswith(f"word {14 + 3} (from 0) is ")
 
 
 # --- files that cannot be replayed -------------------------------------------------------------------------------------
