@@ -18,7 +18,7 @@ def simulate(
     facility: FacilityOption = "asan",
     room: Annotated[list[str] | None, typer.Option(help="Only this room; may be repeated. Default: every room.")] = None,
     speed: Annotated[
-        str, typer.Option(help="real, or plant seconds per second (up to 2 is safe from the computer's pauses).")
+        str, typer.Option(help="real, or plant seconds per second; above 2 the computer's pauses interrupt beam.")
     ] = "real",
     seed: Annotated[int, typer.Option(help="Root of every random stream of the plant.")] = 0,
     serial: Annotated[str, typer.Option(help="Motion lines on pty or tcp.")] = "pty",
