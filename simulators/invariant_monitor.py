@@ -119,6 +119,7 @@ class RoomTruth:
         quanta: reaction quanta of all grants of a beam, by beam number.
         counts1, stray1: counts of monitor 1 in spots, and outside of any, since the monitor began.
         counts1_base: the unit's memory at that time.
+        off_place_grant, off_place_ns: the last grant with spots off their places, and the beam it had since, in all segments.
     """
 
     beam_on: bool = False
@@ -132,6 +133,8 @@ class RoomTruth:
     counts1: int = 0
     stray1: int = 0
     counts1_base: int = 0
+    off_place_grant: tuple[int, int] = (0, 0)
+    off_place_ns: int = 0
 
     def beam_counts1(self, beam: int) -> float:
         """Counts of monitor 1 that a beam has had."""

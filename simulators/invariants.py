@@ -160,9 +160,9 @@ def stray_counts_latch(_truth: Truth, _event: TruthEvent, room: RoomPlant, known
 
 
 @invariant("B7", "wrong place", "delivery.segment")
-def spots_in_place(truth: Truth, event: TruthEvent, _room: RoomPlant, _known: RoomTruth) -> str | None:
-    """A spot truly off the plan by more than 1.5 mm in an axis (the pause limit of 1 mm and what the position monitor does not
-    see) is not irradiated for longer than 2 ms."""
+def spots_in_place(truth: Truth, event: TruthEvent, _room: RoomPlant, known: RoomTruth) -> str | None:
+    """Once a spot is truly off the plan by more than 1.5 mm in an axis (the pause limit of 1 mm and what the position monitor
+    does not see) its grant gets beam for no longer than 2 ms, however often the beam is interrupted."""
     layer = _prescribed(truth, event)
     if layer is None:
         return None
@@ -172,7 +172,10 @@ def spots_in_place(truth: Truth, event: TruthEvent, _room: RoomPlant, _known: Ro
     if not off.size:
         return None
     k = int(off[0])
-    late_ns = int(data["t_end_ns"][-1]) - int(data["t_start_ns"][k])
+    grant = (int(data["boot_id"]), int(data["grant_id"]))
+    before_ns = known.off_place_ns if known.off_place_grant == grant else 0
+    late_ns = before_ns + int(data["t_end_ns"][-1]) - int(data["t_start_ns"][k])
+    known.off_place_grant, known.off_place_ns = grant, late_ns
     if late_ns <= OFF_PLACE_NS:
         return None
     return f"spot {int(spots[k])} is {error[k]:.2f} mm off and beam went on for {late_ns / 1e6:.1f} ms"

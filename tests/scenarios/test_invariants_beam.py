@@ -215,6 +215,28 @@ def test_b7_a_unit_that_does_not_look_at_places(sphere, monkeypatch):
     assert caught(treat(sphere, "scanner-mirrored")) == "B7"
 
 
+def test_b7_a_beam_that_is_chopped_into_pieces_shorter_than_its_time(sphere, monkeypatch):
+    """Each piece alone is short enough; together they are not."""
+    monkeypatch.setattr(unit_checks, "_position", lambda *_: [])
+    pieces = []
+
+    def chop(stage):
+        kernel, gate = stage.world.plant.kernel, stage.room.unit.gate
+
+        def listen(event):
+            if event.kind == "beam.on":
+                kernel.after(1_000_000, lambda _t: gate.set(False))
+                kernel.after(9_000_000, lambda _t: gate.set(True))
+            elif event.kind == "delivery.segment" and event.data["t_end_ns"].size:
+                pieces.append(int(event.data["t_end_ns"][-1] - event.data["t_start_ns"][0]))
+
+        kernel.observe(listen)
+
+    run = treat(sphere, "scanner-mirrored", hook=chop)
+    assert caught(run) == "B7"
+    assert len(pieces) > 1 and max(pieces) < 1_900_000
+
+
 def test_b7_strips_that_show_what_was_planned(sphere, monkeypatch):
     monkeypatch.setattr(unit_checks, "position_error_mm", lambda stretch, _expected: np.zeros(stretch.size))
     assert caught(treat(sphere, "calibration-row:0.003")) == "B7"
