@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from controller.console.prompts import ConsoleOperator
+from controller.console.telemetry import Telemetry, last_will
 from controller.endpoints import SCRIPTED, Whereabouts
 from controller.room_devices import room_devices
 from controller.wires import RoomWires
@@ -22,6 +23,7 @@ from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import Event, EventBus
+from drivers.wire.messages import Notice
 from drivers.wire.tap import Answers, NoTap, Tap
 from interlocks.matrix import Limits
 from interlocks.matrix import load as load_limits
@@ -85,7 +87,10 @@ class AttachedRoom:
         self.room = room
         self.violation: Violation | None = None
         self._tap: Tap = tap or NoTap()
-        self._wires = RoomWires(where.facility, room, tap=self._tap)
+        name = where.facility.name
+        self._wires = RoomWires(where.facility, room, tap=self._tap, will=Notice(*last_will(name, room)))
+        self._telemetry: asyncio.Task[None] | None = None
+        self._simulated = where.simulated
         self._door = _door(where.endpoints)
         self._real = where.real
         self._prescription: Prescription | None = None
@@ -112,6 +117,7 @@ class AttachedRoom:
     def devices(self) -> RoomDevices:
         """The drivers of the room, not yet connected."""
         self._devices = room_devices(self.facility, self.room, self._wires, self.bus)
+        self._tell_the_world(self._devices)
         return self._devices
 
     async def inject(self, faults: Iterable[TimedFault]) -> None:
@@ -161,10 +167,23 @@ class AttachedRoom:
     async def stop(self) -> None:
         """Let go of everything."""
         await self._person.stop()
+        if self._telemetry is not None:
+            self._telemetry.cancel()
+            await asyncio.wait([self._telemetry])
         await self._wires.close()
         if self._door is not None:
             await self._door.close()
         self._told()
+
+    def _tell_the_world(self, devices: RoomDevices) -> None:
+        """Publish what the room does and reads, as far as there is a broker: nobody waits for it, nothing depends on it."""
+        broker = self._wires.broker
+        if broker is None:
+            return
+        told = Telemetry(self.facility.name, self.room, broker.post, devices.all(), simulated=self._simulated)
+        told.attach(self.bus)
+        broker.watch(lambda up: told.republish() if up else None)
+        self._telemetry = asyncio.create_task(told.run(), name="telemetry")
 
     async def _look(self) -> None:
         """Ends when an invariant broke; where there is nobody to ask it never does."""

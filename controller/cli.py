@@ -202,6 +202,9 @@ def recover(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `treat --output` wrote.")],
     sign: Annotated[str, typer.Option(metavar="NAME", help="A physicist who accepts the stated intervals.")] = "",
     reason: Annotated[str, typer.Option(metavar="TEXT", help="On what they are accepted; needed with --sign.")] = "",
+    endpoints: Annotated[
+        Path | None, typer.Option(help="Where the room's devices answer: its delivery unit is asked what it still knows.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """After a crash: reconcile what was delivered, close it in the ledger, write a salvage record. Twice gives the same.
@@ -212,7 +215,12 @@ def recover(
     from controller.recover import run_recovery
 
     try:
-        result = run_recovery(directory, sign=sign, reason=reason)
+        survived = None
+        if endpoints is not None:
+            from controller.survivors import survivors
+
+            survived = survivors(directory, endpoints)
+        result = run_recovery(directory, sign=sign, reason=reason, survived=survived)
     except Refused as refused:
         refuse(refused.reasons, as_json)
     if as_json:

@@ -35,13 +35,15 @@ from controller.room.ports import BeamSharing, DeliveryContext, DeliveryResult, 
 from controller.room.positioning import Placement
 from controller.room.session import Outcome, Session, SessionResult
 from drivers.hal.capabilities import RoomDevices
-from drivers.hal.clock import now_ns
+from drivers.hal.clock import NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import Event, EventBus
 
 EXCESS_GY = 0.25  # what the second unit allows beyond the plan, over one spot (IEC 60601-2-64 as quoted)
 WATER_I_EV, WATER_Z_OVER_A = 78.0, 0.55508
 GY_MM2_PER_MEV_CM2_G = 1.602177e-8  # dose of one particle per mm2 with a mass stopping power of 1 MeV cm2/g
+REUNION_S = 60.0  # for a delivery unit whose server is started again to tell what it gave (assumed)
+REUNION_POLL_S = 1.0
 LATCH_S = 2.0  # for the unit to tell what it kept of a grant whose results are lost
 EMERGENCY_STOP = "room.estop"  # a fault of the room, which has to be acknowledged, and none of the program
 OPERATOR_DECLINED = "[4307]"
@@ -246,6 +248,8 @@ class Fraction:
         delivered = run.delivery.delivered if run.delivery is not None else Delivered()
         closed = True
         try:
+            if run.delivery is not None:
+                await self._wait_for_results(run.delivery)
             unsettled = await self._reconcile(delivered)
             if unsettled is not None:
                 delivered.complete = False
@@ -325,6 +329,17 @@ class Fraction:
         counts1 = sum(int(r.pieces["counts1"].sum()) for r in delivered.runs)
         counts2 = sum(int(r.pieces["counts2"].sum()) for r in delivered.runs)
         return DeliveryResult(delivered.complete, True, counts1, counts2, delivered.reason, delivered)
+
+    async def _wait_for_results(self, delivery: BeamDelivery) -> None:
+        """Beam is off and the unit does not answer: its server may be back in a moment, and the unit holds what it gave."""
+        if not delivery.delivered.unsettled or await delivery.fetch_lost():
+            return
+        self._bus.emit("fraction", "results.awaited", grants=sorted(delivery.delivered.unsettled), for_s=REUNION_S)
+        deadline_ns = now_ns() + round(REUNION_S * NS_PER_S)
+        while now_ns() < deadline_ns:
+            await asyncio.sleep(REUNION_POLL_S)
+            if await delivery.fetch_lost(tell=False):
+                return
 
     async def _reconcile(self, delivered: Delivered) -> BeamReconciliation | None:
         """Where results of a grant were lost: what the unit's latch says of it, or the interval up to all of it."""

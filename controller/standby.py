@@ -35,14 +35,13 @@ async def stand_by(where: Whereabouts, room: str, say: Callable[[str], None]) ->
         loop.add_signal_handler(number, ended.set)
     devices = world.devices().all()
     keepers = [asyncio.create_task(_keep(device, say), name=f"{device.name}-keeper") for device in devices]
-    telemetry = world.telemetry(devices)
     say(f"{room} of {where.facility.name} stands by: {len(devices)} devices; Ctrl-C ends it")
     try:
         await ended.wait()
     finally:
-        for task in (*keepers, telemetry):
+        for task in keepers:
             task.cancel()
-        await asyncio.gather(*keepers, telemetry, return_exceptions=True)
+        await asyncio.gather(*keepers, return_exceptions=True)
         for device in devices:
             try:
                 await device.close()

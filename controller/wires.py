@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from drivers.hal.endpoints import Endpoint, parse_endpoint
 from drivers.hal.errors import ConfigError
 from drivers.hal.facility import Device, Facility
 from drivers.wire.channels import Channels
-from drivers.wire.messages import Messages
+from drivers.wire.messages import Messages, Notice
 from drivers.wire.modbus import ModbusClient, ModbusLine
 from drivers.wire.routed import RoutedClient
 from drivers.wire.stream import StreamOpener
 from drivers.wire.tap import NoTap, Tap
+
+if TYPE_CHECKING:
+    from drivers.wire.mqtt_messages import MqttMessages
 
 CHANNELS, MESSAGES = "epics", "mqtt"  # names of these wires in a recording
 NO_SUCH_WIRE = 1106
@@ -42,6 +46,10 @@ class RoomWires:
         memory: the twins, where endpoints are in memory.
         tap: what every wire goes through.
         client_id: name of this program at a broker.
+        will: what the broker says of this program when it is lost.
+
+    Attributes:
+        broker: the client of a real broker, untapped, for what is told to the world outside; None without one.
     """
 
     def __init__(
@@ -51,7 +59,10 @@ class RoomWires:
         memory: MemoryEnds | None = None,
         tap: Tap | None = None,
         client_id: str = "",
+        will: Notice | None = None,
     ) -> None:
+        self.broker: MqttMessages | None = None
+        self._will = will
         self._room = room
         self._devices = facility.devices_of(room)
         self._memory = memory or MemoryEnds()
@@ -83,9 +94,10 @@ class RoomWires:
             from drivers.wire.mqtt_messages import MqttMessages
 
             broker = next(endpoint for endpoint in brokers if endpoint.scheme == "mqtt")
-            client = MqttMessages(broker.host, broker.port, self._client_id)
+            client = MqttMessages(broker.host, broker.port, self._client_id, will=self._will)
             await client.start(required=False)  # a broker that is away holds nothing but images
             self._opened.append(client)
+            self.broker = client
             self._messages = self._tap.messages(MESSAGES, client)
         elif self._memory.messages is not None:
             self._messages = self._tap.messages(MESSAGES, self._memory.messages)

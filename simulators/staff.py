@@ -15,6 +15,7 @@ from typing import Any
 from simulators.people import OperatorFailed, Pace, ScriptedOperator
 
 LOOK_S = 5.0  # how often the operator looks whether the room is still secured
+MIND_S = 20.0  # between two looks at the interlock panel of a secured room, each with a try at the reset buttons; assumed
 BUTTON_S = 0.5  # how long a reset button is held
 RESET_ROLES = ("key", "operator")  # what a member of staff may reset alone, after a search
 QUICK = 20.0
@@ -48,25 +49,29 @@ class Staff:
         self.script = script
         self._press = press
         self._deeds: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Lock()
 
     async def confirm(self, kind: str) -> tuple[bool, str]:
         """Answer a prompt, with the reason when the answer is no.
 
         Identifying brings the patient in; accepting the position means leaving and searching the room, and searching it again
-        whenever the search is lost until beam is asked for.
+        whenever the search is lost until beam is asked for. From then on the person minds the interlock panel: where the
+        permit of a secured room is gone, the reset buttons are tried (the interlock system refuses while the cause is there).
         """
         async with self._one_at_a_time:
             try:
                 if kind == "identify" and not self.script.secured:
                     await self.script.lay_patient()
                 if kind == "beam_on":
-                    await self.stop()
+                    await self._stop_closing()
                 answer = await self.script.answer(kind)
             except (OperatorFailed, ValueError) as error:
                 return False, str(error)
             if answer and kind == "positioned":
-                self._start(self._close_room())
+                await self.stop()
+                self._closing = self._start(self._close_room())
+                self._start(self._mind_interlocks())
             return answer, "" if answer else f"the operator answers no to {kind}"
 
     async def lay_patient(self) -> None:
@@ -89,22 +94,41 @@ class Staff:
             deed.cancel()
         await asyncio.gather(*self._deeds, return_exceptions=True)
 
-    async def _close_room(self) -> None:
+    async def _stop_closing(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            await asyncio.gather(self._closing, return_exceptions=True)
+            self._closing = None
+
+    async def _mind_interlocks(self) -> None:
         while True:
-            if not self.script.secured:
+            await asyncio.sleep(MIND_S)
+            if self.script.secured and not self.script.room.chain.permit_b.value:
+                await self._reset()
+
+    async def _close_room(self) -> None:
+        """Secure the room, press the reset buttons (a room that stayed secured may have tripped since), keep an eye on it."""
+        first = True
+        while True:
+            if first or not self.script.secured:
                 await self._search_and_reset()
+            first = False
             await asyncio.sleep(LOOK_S)
 
     async def _search_and_reset(self) -> None:
         with contextlib.suppress(OperatorFailed, ValueError):  # the room sees by itself that it is not secured
             await self.script.secure_room()
+        await self._reset()
+
+    async def _reset(self) -> None:
         for role in RESET_ROLES:
             self._press(role, True)
         await asyncio.sleep(BUTTON_S)
         for role in RESET_ROLES:
             self._press(role, False)
 
-    def _start(self, deed: Coroutine[Any, Any, None]) -> None:
+    def _start(self, deed: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(deed, name="scripted operator")
         self._deeds.add(task)
         task.add_done_callback(self._deeds.discard)
+        return task

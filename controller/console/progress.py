@@ -161,6 +161,8 @@ def _news(event: Event) -> str:
             return f"refused in {data['state']}: {data['reason']}"
         case "fault.planted":
             return f"fault planted: {data['name']}"
+        case "results.awaited":
+            return f"the delivery unit is away: waiting up to {data['for_s']:.0f} s for what it gave; start its server"
         case "program.exception":
             return f"PROGRAM FAULT {data['error']}"
         case "finding":

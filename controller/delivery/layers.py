@@ -26,7 +26,7 @@ from controller.room.ports import BeamEnded, BeamPermission
 from controller.room.tasks import uninterrupted
 from drivers.hal.capabilities import PIECE_DTYPE, DeliveryUnit, EndReason, Grant, Hold, PieceFlag, UnitState, UnitStatus
 from drivers.hal.clock import now_ns
-from drivers.hal.errors import BeamlineError, CommandRejected, DataError
+from drivers.hal.errors import BeamlineError, CommandRejected, CommunicationError, DataError
 from drivers.hal.events import EventBus
 
 FETCH_S = 3.0  # for results that an error left behind; the room waits 10 s for the delivery to wind up
@@ -156,7 +156,7 @@ class BeamDelivery:
                 if pending is not None:
                     await asyncio.shield(pending)
             finally:
-                await uninterrupted(self._fetch_lost())
+                await uninterrupted(self.fetch_lost())
         if delivered.findings:
             delivered.reason = delivered.findings[0].message
         return delivered
@@ -329,14 +329,21 @@ class BeamDelivery:
             spill=int(run.pieces["spill"][-1]) if run.pieces.size else 0,
         )
 
-    async def _fetch_lost(self) -> None:
-        """Ask once more for the results of grants that an error left open: the unit may still hold them."""
+    async def fetch_lost(self, *, tell: bool = True) -> bool:
+        """Ask once more for the results of grants that an error left open: the unit may still hold them.
+
+        Returns whether the unit could be asked about all of them; what it no longer holds stays in `delivered.unsettled`.
+        """
+        reached = True
         for grant_id in sorted(self.delivered.unsettled):
             try:
                 async with asyncio.timeout(FETCH_S):
                     await self._fetch(grant_id)
             except (BeamlineError, TimeoutError) as error:
-                self._bus.emit("delivery", "results.lost", grant_id=grant_id, error=str(error))
+                if tell:
+                    self._bus.emit("delivery", "results.lost", grant_id=grant_id, error=str(error))
+                reached = reached and not isinstance(error, CommunicationError | TimeoutError)
+        return reached
 
     async def _fetch(self, grant_id: int) -> None:
         run, runs = self._granted[grant_id], self.delivered.runs

@@ -15,7 +15,7 @@ async def limited(activity: Awaitable[T], limit_s: float | None) -> T:
         return await activity
 
 
-async def uninterrupted(work: Awaitable[None]) -> None:
+async def uninterrupted(work: Awaitable[object]) -> None:
     """Run to the end even when the caller is cancelled meanwhile; the cancellation is delivered after it."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

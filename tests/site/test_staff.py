@@ -144,3 +144,27 @@ def test_what_is_no_prescription_is_refused_with_words(spoil):
     spoil(raw)
     with pytest.raises(ValueError, match=r"prescription|spots|float64"):
         prescription_from_json(raw)
+
+
+def test_a_secured_room_whose_permit_is_gone_is_reset_also_after_beam_was_asked_for(run_virtual):
+    room, world, staff, pressed = staff_of(pace="quick")
+
+    async def main():
+        world.start()
+        await staff.confirm("identify")
+        await staff.confirm("positioned")
+        await asyncio.sleep(30.0)
+        assert room.access.state is SearchState.SECURED
+        await staff.confirm("beam_on")
+        pressed.clear()
+        assert not room.chain.permit_b.value, "no interlock system pulses here"
+        await asyncio.sleep(25.0)
+        assert {role for role, down in pressed if down} == set(RESET_ROLES)
+        room.access.open_door()
+        pressed.clear()
+        await asyncio.sleep(50.0)
+        assert not pressed, "a room that is not secured is searched before anything is reset"
+        await staff.stop()
+        world.stop()
+
+    run_virtual(main())
