@@ -488,3 +488,33 @@ def test_a_lost_reference_detector_is_told_by_name_in_bounded_time_and_comes_bac
         assert (await reference.spots(1)).size == 0
 
     with_reference(body)
+
+
+# --- the request for beam ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["cut", "silence", "freeze", "garble"])
+def test_a_request_for_beam_ends_with_the_connection_and_does_not_come_back_with_it(what: str) -> None:
+    async def body(room: Room) -> None:
+        chain = room.plant.rooms["G1"].chain
+        room.device.request_beam(True)
+        await asyncio.sleep(1.0)
+        assert chain.permit_r.value
+        getattr(room, what)()
+        await until(lambda: not room.device.requested, room.deadline_s + 0.2)
+        await asyncio.sleep(0.2)
+        room.world.sync()
+        assert not chain.permit_r.value
+        room.repair()
+        await until(lambda: room.quality() is Quality.GOOD, 5.0 + 2 * room.deadline_s)
+        await asyncio.sleep(3.0)
+        room.world.sync()
+        assert not room.device.requested and not chain.permit_r.value
+        assert [e.kind for e in room.events if e.kind.startswith("request.")] == ["request.on", "request.dropped"]
+        assert room.told() == ["down", "up"]
+        room.device.request_beam(True)
+        await asyncio.sleep(0.5)
+        room.world.sync()
+        assert chain.permit_r.value
+
+    connected("safety", body)
