@@ -490,7 +490,7 @@ def test_a_lost_reference_detector_is_told_by_name_in_bounded_time_and_comes_bac
     with_reference(body)
 
 
-# --- the request for beam ------------------------------------------------------------------------------------------------------
+# --- the request for beam ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["cut", "silence", "freeze", "garble"])
