@@ -86,6 +86,10 @@ class Ring:
 
     def advance(self) -> float:
         now = time.monotonic()
+        idle = self.rate == 0.0 and self.goal is None and not any(d.torque or d.phase for d in self.drives)
+        if idle:  # nothing can happen: no need to go through it step by step
+            self.rested += now - self.at
+            self.at = now
         while self.at + STEP <= now:
             self.at += STEP
             for drive in self.drives:
