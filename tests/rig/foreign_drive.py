@@ -13,9 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import sys
-import threading
 import time
 import tty
 
@@ -328,7 +326,7 @@ def drive_node(drive: Drive, unit: int) -> SimDevice:
 
     async def action(function, start, address, count, current, values):
         if bug == "slow-answers":
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.02)
         drive.hear()
         if values is not None:
             after = list(block)
@@ -391,13 +389,9 @@ def cable() -> tuple[str, str]:
         os.set_blocking(master, True)
     (one, client), (two, server) = ends
 
-    def carry() -> None:
-        while True:
-            ready, _, _ = select.select([one, two], [], [])
-            for end in ready:
-                os.write(two if end == one else one, os.read(end, 512))
-
-    threading.Thread(target=carry, daemon=True).start()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(one, lambda: os.write(two, os.read(one, 512)))
+    loop.add_reader(two, lambda: os.write(one, os.read(two, 512)))
     return os.ttyname(client), os.ttyname(server)
 
 
