@@ -19,7 +19,7 @@ from simulators.clock import SteerableLoop
 from simulators.site import Site
 from simulators.site_options import SiteOptions
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, the terminal was closed
 Say = Callable[[str], None]
 
 
@@ -48,8 +48,10 @@ def run_simulators(options: SiteOptions, say: Say) -> int:
 async def _live(options: SiteOptions, say: Say) -> int:
     loop, ended, failed = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
+    listened = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` is respected
+
     def end() -> None:
-        for number in STOP_SIGNALS:
+        for number in listened:
             loop.remove_signal_handler(number)
         ended.set()
 
@@ -62,7 +64,7 @@ async def _live(options: SiteOptions, say: Say) -> int:
             ended.set()
 
     site = Site(options, say)
-    for number in STOP_SIGNALS:
+    for number in listened:
         loop.add_signal_handler(number, end)
     loop.set_exception_handler(unforeseen)
     waiting = asyncio.ensure_future(ended.wait())
@@ -81,7 +83,7 @@ async def _live(options: SiteOptions, say: Say) -> int:
                 await starting
     finally:
         waiting.cancel()
-        for number in STOP_SIGNALS:
+        for number in listened:
             loop.remove_signal_handler(number)
     return EXIT_FAULT if failed.is_set() else EXIT_DELIVERED
 
@@ -98,7 +100,10 @@ def _show(site: Site, say: Say) -> None:
         table.add_row(name, server.kind, server.endpoint, str(server.pid or ""))
     if options.broker:
         table.add_row("broker", "MQTT broker", f"mqtt://{options.broker}", "not ours")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with console.capture() as drawn:
+        console.print(table)
+    say(drawn.get().rstrip("\n"))
     file = options.endpoints_file
     say(f"endpoints: {file}   (treat: iongantry treat PLAN --endpoints {file}; look: iongantry backdoor {file} state)")
     say("Ctrl-C ends it")

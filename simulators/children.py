@@ -13,7 +13,6 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from simulators.clock import wall_limit
 from simulators.leash import leashed
@@ -23,10 +22,8 @@ WORDS_KEPT = 2000  # of what it said last
 ROOT = str(Path(__file__).resolve().parents[1])  # where these packages are, installed or not
 
 
-class Died(Protocol):
-    """Told of a child that ended without being asked to: its name, its exit code (negative: a signal), what it said last."""
-
-    def __call__(self, name: str, code: int, words: str) -> None: ...
+# Told of a child that ended without being asked to: its name, its exit code (negative: a signal), what it said last.
+Died = Callable[[str, int, str], None]
 
 
 class Child:

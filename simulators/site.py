@@ -13,53 +13,29 @@ import asyncio
 import contextlib
 import gc
 import secrets
-import shutil
-import socket
-import sys
-import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from drivers.hal.endpoints import DeviceEndpoint, EndpointMap
-from drivers.hal.errors import BeamlineError
 from simulators.backdoor import Backdoor
-from simulators.children import Child
 from simulators.clock import SteerableLoop, wall_limit
 from simulators.endpoint_file import remove_if_ours, write_endpoints
 from simulators.invariants import CATALOGUE, InvariantMonitor, Prescription, Violation
-from simulators.people import ScriptedOperator
 from simulators.plant import oracle
 from simulators.refusal import NOT_NOW, UNKNOWN, WRONG, Refusal
-from simulators.servers.process_variables import facility_pvs
-from simulators.servers.room_nodes import motion_nodes, safety_nodes
 from simulators.shadow import Shadow
 from simulators.site_faults import FaultBook
-from simulators.site_options import SPEED_MAX, SiteOptions, SiteRefused, broker_address, make_plant, objections
-from simulators.site_servers import (
-    ACTIONS,
-    SERVING,
-    STOPPED,
-    ChildServer,
-    LineServer,
-    MessageServer,
-    ProcessServer,
-    SiteServer,
-)
+from simulators.site_options import SPEED_MAX, SiteOptions, SiteRefused, make_plant, objections
+from simulators.site_servers import ACTIONS, SERVING, STOPPED, ChildServer, SiteServer
 from simulators.site_state import plant_state
-from simulators.staff import Staff, pace_of
+from simulators.site_wires import BROKER, IOC, SiteWires
+from simulators.staff import Staff
 from simulators.world import World
-
-if TYPE_CHECKING:
-    from drivers.wire.mqtt_messages import MqttMessages
 
 LOOK_S = 0.2  # wall time between two looks at the child processes
 START_S = 30.0  # wall time for one server to start by the backdoor
 NOTES_KEPT = 1000
-RELAY_NODE, BOOT_REGISTER = 2, 17
-KEEPALIVE_S = 60  # of the plant's client at the broker: a paused plant is silent for so long before it counts as lost
-IOC, BROKER = "ioc", "broker"
 
 
 class Site:
@@ -71,8 +47,7 @@ class Site:
 
     Attributes:
         plant, world: the plant, and what binds it to the loop.
-        servers: everything that answers, by name.
-        staff: the operator of each served room.
+        wires: all servers.
         notes: what was told, with its time.
         token: what the backdoor wants to see.
         following: the real devices of a rig that the model follows; none until one is heard.
@@ -90,22 +65,28 @@ class Site:
         self.speed = options.speed
         self.plant = make_plant(options)
         self.world = World(self.plant.kernel)
-        self.servers: dict[str, SiteServer] = {}
         self.token = secrets.token_urlsafe(24)
         self.following = Shadow(self.plant)
         self.violations: list[Violation] = []
-        self.staff: dict[str, Staff] = {}
         self.notes: deque[dict[str, Any]] = deque(maxlen=NOTES_KEPT)
         self._tell_people = tell
         self.fault_book = FaultBook(self.plant, self.world.sync, self.tell)
         self._monitor = InvariantMonitor(self.plant, self._violated, CATALOGUE)
-        self._private = Path()  # of this process alone: sockets need short names
-        self._stable = Path()
+        self.wires = SiteWires(options, self.plant, self.world, loop, lambda: self.speed)
         self._told: dict[str, str] = {}  # state of each server as it was meant to be
         self._watcher: asyncio.Task[None] | None = None
-        self._client: MqttMessages | None = None
         self._door: Backdoor | None = None
         self._session_ns: dict[str, int] = {}  # when the session of a room began
+
+    @property
+    def servers(self) -> dict[str, SiteServer]:
+        """Everything that answers, by name."""
+        return self.wires.servers
+
+    @property
+    def staff(self) -> dict[str, Staff]:
+        """The operator of each served room."""
+        return self.wires.staff
 
     # --- life -------------------------------------------------------------------------------------------------------------
 
@@ -118,13 +99,12 @@ class Site:
         loop = self.loop
         loop.clock.steer(1.0)  # processes take wall time, whatever the speed
         try:
-            self._make_directories()
+            self.wires.make()
             self.options.endpoints_file.unlink(missing_ok=True)  # of a simulator that was killed: nobody may read it now
-            self._make_servers()
             for name in (BROKER, IOC):
                 if name in self.servers:
                     await self._begin(self.servers[name])
-            await self._connect_messages()
+            await self.wires.connect_messages()
             self.world.start()
             for server in self.servers.values():
                 if server.state == STOPPED and not isinstance(server, ChildServer):
@@ -159,28 +139,27 @@ class Site:
         order = sorted(self.servers.values(), key=lambda s: (not isinstance(s, ChildServer), s.name in (IOC, BROKER)))
         for server in order:
             if server.name == BROKER:
-                await self._disconnect_messages()
+                await self.wires.disconnect_messages()
             with contextlib.suppress(OSError, TimeoutError):
                 await server.stop()
-        await self._disconnect_messages()
+        await self.wires.disconnect_messages()
         self.world.stop()
         gc.unfreeze()
-        if self._private != Path():
-            shutil.rmtree(self._private, ignore_errors=True)
+        self.wires.forget()
 
     def endpoints(self) -> EndpointMap:
         """Where everything answers now."""
         devices = {}
         for name, device in self.options.facility.devices.items():
             if device.room in ("", *self.options.served):
-                where = self._endpoint_of(device.wire, device.wire_name)
+                where = self.wires.endpoint(device.wire, device.wire_name)
                 devices[name] = DeviceEndpoint(endpoint=where, simulated=True)
         return EndpointMap(
             facility=self.options.facility.name,
             speed=self.speed,
             backdoor=self._door.url if self._door is not None else "",
             token=self.token,
-            interlock_buttons={room: str(self._buttons(room)) for room in self.options.served},
+            interlock_buttons={room: str(self.wires.buttons(room)) for room in self.options.served},
             devices=devices,
         )
 
@@ -311,128 +290,6 @@ class Site:
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 
-    def _make_directories(self) -> None:
-        self._private = Path(tempfile.mkdtemp(prefix="ig-"))
-        self._stable = self.options.directory or self._private
-        try:
-            self._stable.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SiteRefused([f"{self._stable}: {error.strerror or error}"]) from None
-
-    def _make_servers(self) -> None:
-        from simulators.servers.broker import BrokerServer
-        from simulators.servers.ioc_link import IocServer
-        from simulators.servers.modbus_ports import PtyPort, TcpPort
-
-        options, sync = self.options, self.world.sync
-
-        def factor() -> float:
-            return self.loop.clock.factor
-
-        if not options.broker:
-            self._add(ProcessServer(BROKER, "MQTT broker", BrokerServer(), factor))
-        self._add(ProcessServer(IOC, "EPICS IOC", IocServer(facility_pvs(self.plant), sync), factor))
-        for room in options.served:
-            plant = self.plant.rooms[room]
-            baud = next((d.baud for d in options.facility.devices_of(room).values() if d.room == room and d.baud), None)
-            motion: Any
-            if options.serial == "pty":
-                motion = PtyPort(
-                    motion_nodes(plant), sync, baud=baud or 115200, link=self._stable.absolute() / f"{room}-motion"
-                )
-            else:
-                framing: Literal["tcp", "rtu"] = "rtu" if baud else "tcp"
-                motion = TcpPort(motion_nodes(plant), sync, framing=framing)
-            self._add(LineServer(f"{room}-motion", motion))
-            nodes = safety_nodes(plant)
-            safety = TcpPort(nodes, sync)
-            self._add(LineServer(f"{room}-safety", safety))
-            script = ScriptedOperator(plant, sync, pace=pace_of(options.staff))
-            self.staff[room] = Staff(script, self._presser(room))
-            if options.interlock:
-                self._add(self._interlocks(room, safety, lambda nodes=nodes: nodes[RELAY_NODE].word(BOOT_REGISTER)))  # type: ignore[misc]
-
-    def _add(self, server: SiteServer) -> None:
-        self.servers[server.name] = server
-
-    def _interlocks(self, room: str, safety: Any, boot_id: Callable[[], int]) -> ChildServer:
-        """The interlock system of a room: the same program as at a real facility, on the same wire."""
-        name = f"{room}-interlocks"
-        journal = self._stable / f"{name}.jsonl"
-        journal.unlink(missing_ok=True)  # a fresh plant has no past
-        before = [0]
-
-        def command() -> Sequence[str]:
-            before[0] = boot_id()
-            return [
-                *(sys.executable, "-P", "-m", "interlocks.daemon", "--port", str(safety.port)),
-                *("--buttons", str(self._buttons(room)), "--journal", str(journal), "--speed", repr(self.speed)),
-            ]
-
-        async def ready() -> None:
-            while boot_id() == before[0] and safety.running and not safety.silent:  # a dead line shows nobody's life
-                await self.loop.sleep_wall(0.02)
-
-        child = Child(name, command, lambda _name, code, words: self._ended(name, code, words))
-        return ChildServer(name, "interlock system", child, ready)
-
-    def _buttons(self, room: str) -> Path:
-        return self._private / f"{room}.buttons"
-
-    def _presser(self, room: str) -> Callable[[str, bool], None]:
-        """Presses the reset buttons of the interlock system of a room, whoever started it."""
-
-        def press(role: str, down: bool) -> None:
-            message = f"{'press' if down else 'release'} {role}".encode()
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as button:
-                button.setblocking(False)
-                with contextlib.suppress(OSError):  # nobody is there: the button moves all the same
-                    button.sendto(message, str(self._buttons(room)))
-
-        return press
-
-    async def _connect_messages(self) -> None:
-        from drivers.wire.mqtt_messages import MqttMessages
-        from simulators.servers.room_messages import RoomMessages
-
-        host, port = self._broker()
-        identity = f"{self.options.facility.name}-plant-{secrets.token_hex(4)}"
-        client = MqttMessages(host, port, identity, keepalive_s=KEEPALIVE_S)
-        try:
-            await client.start()
-        except BeamlineError as error:
-            raise SiteRefused([f"broker {host}:{port}: {error}"]) from None
-        self._client = client
-        for room in self.options.served:
-            messages = RoomMessages(
-                self.plant.rooms[room],
-                self.plant.truth.prefix,
-                client,
-                self.world.sync,
-                breathing_s=0.04 if self.options.breathing else None,
-            )
-            self._add(MessageServer(f"{room}-messages", messages))
-
-    async def _disconnect_messages(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            for server in self.servers.values():
-                if isinstance(server, MessageServer):
-                    await server.stop()
-            await client.close()
-
-    def _broker(self) -> tuple[str, int]:
-        text = self.options.broker or self.servers[BROKER].endpoint.removeprefix("mqtt://")
-        return broker_address(text)
-
-    def _endpoint_of(self, wire: str, name: str) -> str:
-        if wire == "channels":
-            return self.servers[IOC].endpoint
-        if wire == "messages":
-            host, port = self._broker()
-            return f"mqtt://{host}:{port}"
-        return self.servers[name].endpoint
-
     async def _begin(self, server: SiteServer) -> None:
         try:
             await wall_limit(server.start(), START_S)
@@ -442,9 +299,6 @@ class Site:
     def _violated(self, violation: Violation) -> None:
         self.violations.append(violation)
         self.tell(f"INVARIANT BROKEN: {violation}")
-
-    def _ended(self, name: str, code: int, words: str) -> None:
-        self.servers[name].last_words = words or f"exit code {code}"
 
     async def _watch(self) -> None:
         """Tell when a server has ended that nobody asked to."""

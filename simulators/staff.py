@@ -61,8 +61,10 @@ class Staff:
         """
         async with self._one_at_a_time:
             try:
-                if kind == "identify" and not self.script.secured:
-                    await self.script.lay_patient()
+                if kind == "identify":
+                    await self.stop()  # of a session that was lost: nobody closes the room on this one
+                    if not self.script.secured:
+                        await self.script.lay_patient()
                 if kind == "beam_on":
                     await self._stop_closing()
                 answer = await self.script.answer(kind)

@@ -56,6 +56,28 @@ def test_a_room_is_closed_and_reset_after_the_position_was_accepted(run_virtual,
     assert run_virtual(main()) < most_s
 
 
+def test_a_session_that_was_lost_leaves_no_operator_behind_who_closes_the_room_on_the_next(run_virtual):
+    room, world, staff, _ = staff_of(pace="quick")
+
+    async def main():
+        world.start()
+        await staff.confirm("positioned")
+        await asyncio.sleep(30.0)
+        assert room.access.state is SearchState.SECURED
+        room.access.open_door()  # the controller died; the next one begins
+        assert await staff.confirm("identify") == (True, "")
+        await asyncio.sleep(60.0)
+        assert room.access.state is SearchState.FREE
+        assert room.access.people_inside == ("operator",)
+        await staff.confirm("positioned")
+        await staff.confirm("positioned")
+        assert len(staff._deeds) == 2, "one person, who closes the room and minds the panel"
+        await staff.stop()
+        world.stop()
+
+    run_virtual(main())
+
+
 def test_an_operator_who_says_no_leaves_the_room_open(run_virtual):
     room, world, staff, pressed = staff_of({"positioned": False})
 
