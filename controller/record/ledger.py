@@ -43,6 +43,7 @@ from drivers.hal.errors import CommandRejected, DataError
 
 Counts = NDArray[np.int64]
 
+TRANSACTION_WAIT_S = 1.0  # another room's transaction takes milliseconds; who holds longer is stuck (assumed)
 CARRIED_FRACTION = 0.02  # of a spot: the reaction quantum is planned to be no more (`plan.counting`)
 
 
@@ -424,7 +425,7 @@ class Ledger:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
-            lock = self._store.lock(self._directory / "lock")
+            lock = self._store.lock(self._directory / "lock", wait_s=TRANSACTION_WAIT_S)
         except OSError as error:
             raise storage_error("lock", self._directory, error) from error
         try:

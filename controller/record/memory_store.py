@@ -116,7 +116,7 @@ class MemoryStore:
         self._step()
         self._directories.add(path)
 
-    def lock(self, path: Path) -> Lock:
+    def lock(self, path: Path, *, wait_s: float = 0.0) -> Lock:
         if path in self._locks:
             raise Busy(f"{path} is in use by another process", code=4190, hint="wait for it, or stop it, then try again")
         self._locks.add(path)

@@ -17,10 +17,13 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Protocol
 
 from drivers.hal.errors import CommandRejected, DeviceError
+
+LOCK_POLL_S = 0.002
 
 
 class StorageError(DeviceError):
@@ -87,8 +90,8 @@ class Store(Protocol):
         """Create one directory; nothing when it exists."""
         ...
 
-    def lock(self, path: Path) -> Lock:
-        """Take the exclusive lock of a path, without waiting."""
+    def lock(self, path: Path, *, wait_s: float = 0.0) -> Lock:
+        """Take the exclusive lock of a path; while another process has it, wait this long at most. The whole thread waits."""
         ...
 
 
@@ -262,15 +265,21 @@ class DiskStore:
         with contextlib.suppress(FileExistsError):
             path.mkdir()
 
-    def lock(self, path: Path) -> Lock:
+    def lock(self, path: Path, *, wait_s: float = 0.0) -> Lock:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise Busy(
-                    f"{path} is in use by another process", code=4190, hint="wait for it, or stop it, then try again"
-                ) from error
-            raise
-        return _DiskLock(fd)
+        last_s = time.monotonic() + wait_s  # of the wall clock: what is waited for is another process, in no loop of ours
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    if time.monotonic() < last_s:
+                        time.sleep(LOCK_POLL_S)
+                        continue
+                    os.close(fd)
+                    raise Busy(
+                        f"{path} is in use by another process", code=4190, hint="wait for it, or stop it, then try again"
+                    ) from error
+                os.close(fd)
+                raise
+            return _DiskLock(fd)

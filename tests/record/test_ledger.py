@@ -1,5 +1,7 @@
 """The ledger never promises more than the plan: not after a crash, not to two processes, not from a rolled-back file."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +166,45 @@ def test_two_rooms_use_one_ledger_on_the_real_disk(tmp_path):
     assert first.keys() == second.keys() == (KEY, other)
     with pytest.raises(DataError, match="not the plan"):
         first.delivered("9.9", 1, 1).remaining(PLANNED)
+
+
+CLAIMS_MANY = """
+import pathlib, sys
+import numpy as np
+from controller.record.ledger import BeamKey, Ledger
+from controller.record.store import DiskStore
+ledger = Ledger(DiskStore(), pathlib.Path(sys.argv[1]), boot_id=int(sys.argv[2]), clock=lambda: 0)
+counts = np.ones(3, np.int64)
+print("ready", flush=True)
+sys.stdin.readline()
+for fraction in range(1, 26):
+    claim = ledger.claim(BeamKey("plan of process " + sys.argv[2], fraction, 1), counts)
+    ledger.close_claim(claim, counts, counts, complete=True)
+"""
+
+
+def test_rooms_that_write_in_the_same_instant_wait_for_each_other(tmp_path):
+    """A transaction that meets another one must not end a treatment."""
+    directory = tmp_path / "state" / "ledger"
+    open_ledger(DiskStore(), directory).close()
+    command = [sys.executable, "-c", CLAIMS_MANY, str(directory)]
+    rooms = [
+        subprocess.Popen([*command, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for n in (1, 2)
+    ]
+    try:
+        assert [room.stdout.readline() for room in rooms] == ["ready\n"] * 2
+        for room in rooms:
+            room.stdin.write("go\n")
+            room.stdin.flush()
+        told = [room.communicate(timeout=60) for room in rooms]
+    finally:
+        for room in rooms:
+            room.kill()
+            room.wait()
+    assert [room.returncode for room in rooms] == [0, 0], told
+    with open_ledger(DiskStore(), directory, boot_id=3) as ledger:
+        assert len(ledger.keys()) == 50
 
 
 class Treatments(RuleBasedStateMachine):
