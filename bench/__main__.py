@@ -14,7 +14,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import campaign_field, cli_start, modbus_round_trip, plan_load, protocol_overhead, same_trace, treat_speed
+from bench import (
+    campaign_field,
+    cli_start,
+    modbus_round_trip,
+    plan_load,
+    protocol_overhead,
+    pv_round_trip,
+    same_trace,
+    treat_speed,
+)
 from bench.figures import Bench, Figure, bench
 
 MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
@@ -25,6 +34,7 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "same-trace": same_trace.measure,
     "cli-start": cli_start.measure,
     "modbus-round-trip": modbus_round_trip.measure,
+    "pv-round-trip": pv_round_trip.measure,
 }
 
 

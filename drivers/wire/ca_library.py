@@ -115,6 +115,7 @@ def load() -> Any:
         ("ca_puser", pointer, (pointer,)),
         ("ca_field_type", ctypes.c_short, (pointer,)),
         ("ca_element_count", size, (pointer,)),
+        ("ca_host_name", ctypes.c_char_p, (pointer,)),
         ("ca_write_access", ctypes.c_uint, (pointer,)),
         ("ca_array_get_callback", integer, (ctypes.c_long, size, pointer, EVENT_CALLBACK, pointer)),
         ("ca_array_put_callback", integer, (ctypes.c_long, size, pointer, pointer, EVENT_CALLBACK, pointer)),

@@ -13,7 +13,7 @@ import asyncio
 import ctypes
 import itertools
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +63,7 @@ class _Channel:
     pause_s: float = SEARCH_ANEW_S[0]
     kind: int = -1
     elements: int = 0
+    server: str = ""
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     monitors: list[_Monitor] = field(default_factory=list)
 
@@ -72,6 +73,7 @@ class _Request:
     """A get or put under way: kept until the library has answered, even when nobody waits any more."""
 
     channel: _Channel
+    server: str
     future: asyncio.Future[Any]
     size: int
     put: bool
@@ -99,7 +101,7 @@ class EpicsChannels:
         self._by_number: dict[int, _Channel] = {}
         self._monitors: dict[int, _Monitor] = {}
         self._requests: dict[int, _Request] = {}
-        self._pending_bytes = 0
+        self._pending_bytes: Counter[str] = Counter()  # by server
         self._revival: asyncio.TimerHandle | None = None
         # the library keeps these addresses: they live as long as this object
         self._on_connection = ca.CONNECTION_CALLBACK(self._hear_connection)
@@ -215,18 +217,19 @@ class EpicsChannels:
         return channel
 
     def _request(self, channel: _Channel, size: int, *, put: bool) -> tuple[int, _Request]:
-        if self._pending_bytes + size > PENDING_BYTES_MAX:
+        pending = self._pending_bytes[channel.server]
+        if pending + size > PENDING_BYTES_MAX:
             raise CommunicationError(
-                f"{channel.name}: the server has not answered requests of {self._pending_bytes} bytes, the wire is full"
+                f"{channel.name}: the server has not answered requests of {pending} bytes, the wire is full"
                 f" (limit {PENDING_BYTES_MAX})",
                 code=2007,
                 hint="the server is frozen or overloaded: restart it",
                 retryable=True,
             )
         number = next(self._numbers)
-        request = _Request(channel, asyncio.get_running_loop().create_future(), size, put)
+        request = _Request(channel, channel.server, asyncio.get_running_loop().create_future(), size, put)
         self._requests[number] = request
-        self._pending_bytes += size
+        self._pending_bytes[channel.server] += size
         return number, request
 
     async def _answer(self, number: int, request: _Request, status: int, deadline_s: float, timeout_s: float) -> Any:
@@ -245,7 +248,7 @@ class EpicsChannels:
     def _forget(self, number: int) -> _Request | None:
         request = self._requests.pop(number, None)
         if request is not None:
-            self._pending_bytes -= request.size
+            self._pending_bytes[request.server] -= request.size
         return request
 
     def _answered(self, number: int, answer: object) -> None:
@@ -308,6 +311,7 @@ class EpicsChannels:
             return
         retyped = channel.connections > 0 and (kind, elements) != (channel.kind, channel.elements)
         channel.chid, channel.kind, channel.elements = chid, kind, elements
+        channel.server = self._lib.ca_host_name(chid).decode(errors="replace")
         channel.connected = True
         channel.connections += 1
         channel.pause_s = SEARCH_ANEW_S[0]

@@ -1,7 +1,7 @@
 """The plant's side of its IOC: starts the child process, tells it every post, and carries out what clients write.
 
-Posts never hold the plant up: they are gathered by variable, and while the socket is full (a stopped IOC) only the last value
-of each waits. A client's put is carried out here, after `before`, and completes at the client when its effects were sent.
+Posts never hold the plant up: they are sent together, and while the socket is full (a stopped IOC) only the last value of each
+variable waits. A client's put is carried out here, after `before`, and completes at the client when its effects were sent.
 
 Kill, suspend and resume are what a machine may do to a process, for tests and faults. Not responsible for records
 (`simulators.servers.ioc`) or for what a variable means (`process_variables`).
@@ -17,6 +17,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Container, Iterable
@@ -77,7 +78,7 @@ class IocServer:
         before: called before each put and before values are read (brings the plant up to now).
         port: Channel Access port, TCP and UDP; 0 takes a free one. It is kept over restarts.
         log: file that takes what the process prints; nowhere when None.
-        lost: called in the loop when the process has gone without being asked to.
+        lost: called in the loop when the process served and has gone without being asked to.
 
     Attributes:
         port: known after the first start.
@@ -249,6 +250,8 @@ class IocServer:
             self._post(name, value, 0)
 
     def _post(self, name: str, value: Any, severity: int) -> None:
+        if name in self._posts and not self._full:
+            self._flush()  # values are merged only while the socket is full
         carried = value.copy() if isinstance(value, np.ndarray) else value
         self._shown[name] = carried
         self._posts[name] = carried, severity
@@ -257,22 +260,27 @@ class IocServer:
     def _plan_flush(self) -> None:
         if not self._flush_planned and not self._full and self._link is not None:
             self._flush_planned = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush_planned_now)
+
+    def _flush_planned_now(self) -> None:
+        self._flush_planned = False
+        self._flush()
 
     def _flush(self) -> None:
         """Send what was gathered: values first, so that a put completes after its effects are shown."""
-        self._flush_planned = False
         link = self._link
         if link is None or self._full:
             return
         if self._posts:
             entries = []
-            for name, (value, severity) in self._posts.items():
-                number = self._wanted.get(name)
-                if number is not None:
-                    entries.append(encode_post(number, value, severity))
-            self._posts.clear()
-            link.write(frame(Frame.POST, b"".join(entries)))
+            posts, self._posts = self._posts, {}
+            for name, (value, severity) in posts.items():
+                try:
+                    entries.append(encode_post(self._wanted[name], value, severity))
+                except (struct.error, ValueError, TypeError) as error:
+                    _log.error("%s: %r cannot travel: %s", name, value, error)
+            if entries:
+                link.write(frame(Frame.POST, b"".join(entries)))
         if self._dones:
             link.write(b"".join(self._dones))
             self._dones.clear()
@@ -286,8 +294,12 @@ class IocServer:
             taken = True
         except (ValueError, TypeError, KeyError, PermissionError) as error:
             taken = False
-            self.refused += 1
             _log.warning("%s: a client's value is not taken: %s", name, error)
+        except Exception as error:  # noqa: BLE001 - told to the loop; the server goes on, as a device would
+            taken = False
+            asyncio.get_running_loop().call_exception_handler({"message": f"{name} was written", "exception": error})
+        if not taken:
+            self.refused += 1
             self._post(name, self._table.read(name), INVALID)
         if taken and name not in self._posts:  # the record shows what the client wrote; the plant may see it otherwise
             self._post(name, self._table.read(name), 0)
@@ -298,7 +310,7 @@ class IocServer:
 
     def _show_effects(self, written: str) -> None:
         """Read-backs of the same device that differ from what is shown: a read after a put sees what the put did."""
-        device = written.rsplit(":", 2)[0]
+        device = written.rsplit(":", 2)[0] + ":"
         for name in self._names:
             if name.startswith(device) and name != written and not self._table.writable(name):
                 value = self._table.read(name)
@@ -314,9 +326,10 @@ class IocServer:
             process, self._process = self._process, None
             process.kill()
             process.wait()
-        _log.warning("the IOC at %s has ended", self.endpoint)
-        if self._lost is not None:
-            self._lost()
+        if link.served:
+            _log.warning("the IOC at %s has ended", self.endpoint)
+            if self._lost is not None:
+                self._lost()
 
 
 class _Link(asyncio.Protocol):
@@ -327,6 +340,11 @@ class _Link(asyncio.Protocol):
         self._server = server
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether the process came to serve clients."""
+        return self.ready.done() and not self.ready.cancelled() and self.ready.exception() is None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):

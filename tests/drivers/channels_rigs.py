@@ -102,10 +102,12 @@ class ChannelsRig(Protocol):
 
     Attributes:
         overtaking: whether it shows that variables overtake each other.
+        merging: whether it merges a burst.
         frozen_s: how long a frozen server is watched.
     """
 
     overtaking: bool
+    merging: bool
     frozen_s: float
 
     @property
@@ -130,6 +132,7 @@ async def until(condition: Callable[[], bool]) -> None:
 class MemoryChannelsRig:
     """Memory channels onto a table; `rough` merges updates at random and lets variables overtake each other."""
 
+    merging = True
     frozen_s = 35.0
 
     def __init__(self, *, rough: bool = False) -> None:
@@ -176,7 +179,7 @@ class MemoryChannelsRig:
 class EpicsRig:
     """An IOC in a child process and the EPICS client in real time. One process serves test after test, in one loop."""
 
-    overtaking = False
+    overtaking = merging = False
     frozen_s = 1.0
     _shared: EpicsRig | None = None
 

@@ -271,7 +271,9 @@ def test_c4_the_last_value_arrives_whatever_is_merged(pvs: ChannelsRig) -> None:
             for value in range(10):
                 pvs.table.post("int", 100 * burst + value)
             await until(lambda last=100 * burst + 9: told[-1] == last)  # type: ignore[misc]
-        assert len(told) < 201  # a burst of ten never fits the queue
+        assert len(told) <= 201
+        if pvs.merging:
+            assert len(told) < 201, "a burst of ten never fits the twin's queue"
 
     pvs.run(main())
 
