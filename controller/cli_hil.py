@@ -41,9 +41,10 @@ def check(
             rig = target.rig
             typer.echo(
                 f"{target.name} will be enabled and moved up to {rig.travel_deg:g} deg at {rig.speed_deg_s:g} deg/s; "
-                f"local stop: {rig.local_stop or 'none, a simulator answers'}"
+                f"local stop: {rig.local_stop or 'none, a simulator answers'}",
+                err=True,
             )
-        result, where = run_check(target, options, lambda words: None if as_json else typer.echo(f"  {words}"))
+        result, where = run_check(target, options, lambda words: None if as_json else typer.echo(f"  {words}", err=True))
     except Unsuited as unsuited:
         refuse(unsuited.reasons, as_json)
     if as_json:

@@ -3,7 +3,8 @@
 Written from docs/wires.md and the profile, with none of the project's code: other state names, other physics (a trapezoid in
 steps of a millisecond), pymodbus's framing. Each drive may carry one planted misbehaviour.
 
-    python foreign_drive.py NAME...      NAME is "sound", "pair" (two drives and a load encoder on one ring) or one of BUGS
+    python foreign_drive.py NAME...      NAME is "sound", "plain" (it knows no command tokens), "pair" (two drives and a load
+                                         encoder on one ring) or one of BUGS
 
 Prints one line of JSON: the tty of each. Ends when its standard input is closed.
 """
@@ -310,7 +311,7 @@ class Drive:
         stops = end == 17 and word is not None and (not word & 2 or not word & 4 or (self.state == "run" and not word & 8))
         token = registers[0] << 16 | registers[1]
         age = (self.cycles() - token) & 0xFFFFFFFF
-        if not stops and self.ring.bug != "takes-old-commands" and (address != 14 or age > 19):
+        if not stops and self.ring.bug not in ("takes-old-commands", "plain") and (address != 14 or age > 19):
             return ExcCodes.NEGATIVE_ACKNOWLEDGE
         if end > 20 and (value_of(*registers[6:8]) <= 0 or value_of(*registers[8:10]) <= 0):
             return ExcCodes.ILLEGAL_VALUE
@@ -341,7 +342,8 @@ def drive_node(drive: Drive, unit: int) -> SimDevice:
             block[:] = after
             return None
         current[14 - start : 24 - start] = block
-        current[32 - start : 44 - start] = drive.status()
+        length = 10 if bug == "plain" else 12
+        current[32 - start : 32 + length - start] = drive.status()[:length]
         return None
 
     product = 0xD7 if bug == "other-product" else 0xD1
@@ -351,11 +353,15 @@ def drive_node(drive: Drive, unit: int) -> SimDevice:
             SimData(32, values=[0] * 6, datatype=DataType.REGISTERS),
             SimData(39, values=[0] * 5, datatype=DataType.REGISTERS),
         ]
+    set_points = SimData(14, values=[0] * 10, datatype=DataType.REGISTERS)
+    if bug == "plain":
+        set_points = SimData(16, values=[0] * 8, datatype=DataType.REGISTERS)
+        status = [SimData(32, values=[0] * 10, datatype=DataType.REGISTERS)]
     return SimDevice(
         id=unit,
         simdata=[
             SimData(0, values=[0x1009, product, 3, 4711 + unit], datatype=DataType.REGISTERS),
-            SimData(14, values=[0] * 10, datatype=DataType.REGISTERS),
+            set_points,
             *status,
         ],
         action=action,
@@ -398,9 +404,9 @@ def cable() -> tuple[str, str]:
 async def main(names: list[str]) -> None:
     paths = {}
     for name in names:
-        bug = name if name in BUGS else ""
+        bug = name if name in (*BUGS, "plain") else ""
         if not bug and name not in ("sound", "pair"):
-            sys.exit(f"no drive {name}; there are sound, pair, {', '.join(BUGS)}")
+            sys.exit(f"no drive {name}; there are sound, plain, pair, {', '.join(BUGS)}")
         ring = Ring(2 if name == "pair" else 1, bug)
         nodes = [drive_node(drive, unit) for unit, drive in enumerate(ring.drives, 1)]
         if name == "pair":

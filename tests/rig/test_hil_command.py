@@ -46,7 +46,7 @@ def test_another_device_is_exit_3_with_a_report(ttys: Mapping[str, str], tmp_pat
     overlay = overlay_file(tmp_path, ttys["other-product"])
     ran = subprocess.run([*PROGRAM, overlay, "--output", tmp_path / "out"], check=False, **CAPTURED)
     assert ran.returncode == 3, ran.stderr
-    assert "local stop: red button beside the drive" in ran.stdout
+    assert "local stop: red button beside the drive" in ran.stderr
     assert "fail      Identity: another device answers" in ran.stdout
     assert "check endpoint and node number" in ran.stdout
     assert "left: never enabled" in ran.stdout
@@ -58,7 +58,7 @@ def test_ctrl_c_stops_the_axis_and_writes_what_was_done(ttys: Mapping[str, str],
     overlay = overlay_file(tmp_path, ttys["sound"], speed_deg_s=0.5)  # 4 s for each way
     out = tmp_path / "out"
     command = [*PROGRAM, str(overlay), "--output", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1) as process:
         assert process.stdout is not None
         seen = []
         for line in process.stdout:
