@@ -136,7 +136,7 @@ DRIVERS = {
     "room_access": Case("access", "G1-safety", ask_for_beam),
     "interlock_view": Case("interlock", "G1-safety", look_at_interlocks),
     "accelerator": Case("accelerator", "epics", accelerate, once=("ASAN:ACC:RING:CYCLE:SP",)),
-    "magnets": Case("magnets", "epics", ramp, once=("ASAN:G1:MAG:CURRENT:SP",), nameless=True),
+    "magnets": Case("magnets", "epics", ramp, once=("ASAN:G1:MAG:CURRENT:SP",)),
     "delivery_unit": Case("unit", "epics", load_and_grant, once=("ASAN:G1:DU:GRANT:SP", "ASAN:G1:DU:START:SP")),
     "second_dose_unit": Case(
         "dose_monitor", "epics", test_the_dose_channels, once=("ASAN:G1:DU2:CEILING:SP", "ASAN:G1:DU2:SELFTEST:SP")
