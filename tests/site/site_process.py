@@ -45,13 +45,13 @@ def until(holds, seconds=10.0, what="in time"):
 class SiteProcess:
     """`iongantry simulate` in a directory of its own."""
 
-    def __init__(self, directory, *arguments):
+    def __init__(self, directory, *arguments, log="simulate.log"):
         self.directory = Path(directory)
         self.file = self.directory / "endpoints.toml"
-        self.log = self.directory / "simulate.log"
+        self.log = self.directory / log
         command = [sys.executable, "-m", "controller", "simulate", "--directory", str(directory), *arguments]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        with self.log.open("wb") as words:
+            self.process = subprocess.Popen(command, stdout=words, stderr=words, start_new_session=True)
         self.endpoints = None
 
     def ready(self):

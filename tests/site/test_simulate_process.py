@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -62,6 +64,7 @@ def test_the_endpoint_file_says_where_everything_of_the_served_rooms_answers(sit
 
 
 def test_the_table_tells_a_person_the_same(site):
+    until(lambda: "Ctrl-C ends it" in site.said())
     said = site.said()
     for word in ("G1-motion", "G1-safety", "ioc", "broker", "G1-interlocks", "G1-messages", str(site.file)):
         assert word in said
@@ -369,6 +372,17 @@ def test_where_nobody_is_the_client_says_so():
         port = free.getsockname()[1]
     with pytest.raises(CommunicationError, match="not there"):
         call_door(f"http://127.0.0.1:{port}", "x", "GET", "/clock")
+
+
+def test_a_living_simulators_file_is_not_taken_from_it(site):
+    again = SiteProcess(site.directory, "--room", "F1", log="again.log")
+    assert again.process.wait(40.0) == 2
+    assert "still runs" in again.said()
+    assert site.ask("GET", "/clock")["speed"] == 1.0
+    command = [sys.executable, "-m", "controller", "backdoor", str(site.file), "server", "G1-messages", "kill"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(told.stdout)["state"] == "stopped"
+    site.ask("POST", "/servers/G1-messages/start")
 
 
 def test_nothing_but_its_own_children_belongs_to_it(site):
