@@ -6,11 +6,12 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from epics_bench import SmallTable, facility_bench, in_real_time, lag_watched, run_tool, small_bench, until
+from epics_bench import SharedIoc, SmallTable, facility_bench, in_real_time, lag_watched, run_tool, small_bench, until
 
 from drivers.devices.magnets import Magnets
 from drivers.hal.errors import BeamlineError, CommunicationError, ConfigError, DataError, DeviceError
@@ -26,6 +27,13 @@ MAGNETS = load_facility("asan").devices["G1-magnets"]
 LAG_S = 0.25  # a machine with other work on it; blocking calls of the library take 2 s
 STATUS = f"{MAGNETS.prefix}:STATUS:RB"
 SETPOINT = f"{MAGNETS.prefix}:CURRENT:SP"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[SharedIoc]:
+    shared = SharedIoc()
+    yield shared
+    shared.close()
 
 
 def quality(magnets: Magnets) -> Quality:
@@ -51,11 +59,6 @@ def test_a_frozen_ioc_is_stale_within_its_limit_and_never_holds_the_loop() -> No
                 assert loop.time() - frozen_s < MAGNETS.deadline_ms / 1000 + LAG_S
                 with pytest.raises(CommunicationError, match="has not moved"):
                     _ = magnets.settled_kev_u
-                waiting = asyncio.ensure_future(bench.channels.get(STATUS, timeout_s=30.0))
-                await until(lambda: not bench.channels.connected(STATUS), "giving up the server", within_s=12.0)
-                with pytest.raises(CommunicationError, match="lost the server"):
-                    await waiting
-                assert quality(magnets) is Quality.DISCONNECTED
                 bench.ioc.resume()
                 await until(lambda: quality(magnets) is Quality.GOOD, "the return of the server")
                 await until(lambda: bench.kinds("G1-magnets").count("device.up") == 1)
@@ -64,6 +67,28 @@ def test_a_frozen_ioc_is_stale_within_its_limit_and_never_holds_the_loop() -> No
             await magnets.close()
 
     in_real_time(main())
+
+
+@pytest.mark.slow
+def test_a_frozen_ioc_is_given_up_after_a_while_and_taken_up_when_it_thaws(shared: SharedIoc) -> None:
+    async def body(table: SmallTable, ioc: IocServer, ca: EpicsChannels) -> None:
+        told: list[Sample] = []
+        ca.monitor("T:INT", told.append)
+        await until(lambda: bool(told))
+        async with lag_watched() as lag_s:
+            ioc.suspend()
+            waiting = asyncio.ensure_future(ca.get("T:INT", timeout_s=30.0))
+            await until(lambda: not ca.connected("T:INT"), "giving up the server", within_s=12.0)
+            with pytest.raises(CommunicationError, match="lost the server"):
+                await waiting
+            table.post_value("T:INT", 5)
+            await asyncio.sleep(3.0)  # it is searched anew meanwhile
+            ioc.resume()
+            await until(lambda: told[-1].value == 5, "the return of the server")
+            await ca.put("T:INT", 6)
+            assert lag_s() < LAG_S
+
+    shared.run(body)
 
 
 def test_an_ioc_killed_in_a_put_fails_it_and_a_new_one_is_taken_up_once() -> None:
@@ -130,60 +155,53 @@ def test_a_variable_that_vanishes_and_one_that_becomes_text_are_named() -> None:
     in_real_time(main())
 
 
-def test_a_flood_of_posts_costs_bounded_memory_and_its_last_value_arrives() -> None:
-    async def main() -> None:
-        table = SmallTable()
-        table.have("T:INT", "int", 0)
-        table.have("T:LONG", "int[]", np.zeros(20_000, dtype=np.int32))
-        async with small_bench(table) as (ioc, ca):
-            told: list[int] = []
-            ca.monitor("T:INT", lambda sample: told.append(as_int("T:INT", sample)))
-            await until(lambda: told == [0])
-            for value in range(1, 20_001):
-                table.post_value("T:INT", value)
-                if value % 4 == 0:
-                    await asyncio.sleep(0)
-            await until(lambda: told[-1] == 20_000, "the last value")
-            assert told == sorted(set(told))
-
-            longs: list[Sample] = []
-            ca.monitor("T:LONG", longs.append)
-            await until(lambda: bool(longs))
-            ioc.suspend()
-            most = 0
-            for value in range(500):  # 40 MB
-                table.post_value("T:LONG", np.full(20_000, value, dtype=np.int32))
+def test_a_flood_of_posts_costs_bounded_memory_and_its_last_value_arrives(shared: SharedIoc) -> None:
+    async def body(table: SmallTable, ioc: IocServer, ca: EpicsChannels) -> None:
+        told: list[int] = []
+        ca.monitor("T:INT", lambda sample: told.append(as_int("T:INT", sample)))
+        await until(lambda: told == [0])
+        for value in range(1, 20_001):
+            table.post_value("T:INT", value)
+            if value % 4 == 0:
                 await asyncio.sleep(0)
-                most = max(most, ioc.unsent_bytes)
-            assert most < 1_000_000
-            ioc.resume()
-            await until(lambda: longs[-1].value[0] == 499, "the last array")
+        await until(lambda: told[-1] == 20_000, "the last value")
+        assert told == sorted(set(told))
 
-            monitor = next(m for m in ca._monitors.values() if m.channel.name == "T:INT")
-            counts = []
-            loop = asyncio.get_running_loop()
-            loop.call_soon(lambda: threading.Event().wait(0.3))  # the loop is busy while updates come
-            for value in range(20_001, 20_201):
-                table.post_value("T:INT", value)
-                ioc._flush()
-            loop.call_soon(lambda: counts.append(len(monitor.pending)))
-            await until(lambda: told[-1] == 20_200, "the last value of a busy loop")
-            assert counts[0] <= PENDING_MONITOR
+        longs: list[Sample] = []
+        ca.monitor("T:LONG", longs.append)
+        await until(lambda: bool(longs))
+        ioc.suspend()
+        most = 0
+        for value in range(500):  # 40 MB
+            table.post_value("T:LONG", np.full(20_000, value, dtype=np.int32))
+            await asyncio.sleep(0)
+            most = max(most, ioc.unsent_bytes)
+        assert most < 1_000_000
+        ioc.resume()
+        await until(lambda: longs[-1].value[0] == 499, "the last array")
 
-    in_real_time(main())
+        monitor = next(m for m in ca._monitors.values() if m.channel.name == "T:INT")
+        counts = []
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: threading.Event().wait(0.3))  # the loop is busy while updates come
+        for value in range(20_001, 20_201):
+            table.post_value("T:INT", value)
+            ioc._flush()
+        loop.call_soon(lambda: counts.append(len(monitor.pending)))
+        await until(lambda: told[-1] == 20_200, "the last value of a busy loop")
+        assert counts[0] <= PENDING_MONITOR
+
+    shared.run(body)
 
 
-def test_a_full_wire_refuses_at_once_instead_of_holding_the_loop() -> None:
-    async def main() -> None:
-        table = SmallTable()
-        table.have("T:LONG", "int[]", np.zeros(20_000, dtype=np.int32))
-        async with small_bench(table) as (ioc, ca), lag_watched() as lag_s:
-            await ca.get("T:LONG")
+def test_a_full_wire_refuses_at_once_instead_of_holding_the_loop(shared: SharedIoc) -> None:
+    async def body(table: SmallTable, ioc: IocServer, ca: EpicsChannels) -> None:
+        await ca.get("T:LONG")
+        async with lag_watched() as lag_s:
             ioc.suspend()
-            errors = await asyncio.gather(
-                *(ca.put("T:LONG", np.full(20_000, n, dtype=np.int32), timeout_s=0.5) for n in range(30)),
-                return_exceptions=True,
-            )
+            arrays = [np.full(20_000, n, dtype=np.int32) for n in range(30)]
+            puts = (ca.put("T:LONG", array, timeout_s=0.5) for array in arrays)
+            errors = await asyncio.gather(*puts, return_exceptions=True)
             codes = [error.code for error in errors if isinstance(error, CommunicationError)]
             assert codes == [2001, 2001, 2001] + [2007] * 27
             ioc.resume()
@@ -191,30 +209,27 @@ def test_a_full_wire_refuses_at_once_instead_of_holding_the_loop() -> None:
             await ca.put("T:LONG", [7])
             assert lag_s() < LAG_S
 
-    in_real_time(main())
+    shared.run(body)
 
 
-def test_an_array_longer_than_expected_is_shown_by_nobody() -> None:
-    async def main() -> None:
-        table = SmallTable()
-        table.have("T:INTS", "int[]", np.array([1, 2], dtype=np.int32), elements=4)
-        async with small_bench(table) as (_, ca):
-            told: list[Sample] = []
-            ca.monitor("T:INTS", told.append)
-            await until(lambda: bool(told))
-            table.post_value("T:INTS", np.arange(6, dtype=np.int32))
-            await until(lambda: told[-1].severity is Severity.INVALID)
-            assert told[-1].value.tolist() == [1, 2]
-            table.post_value("T:INTS", np.array([3], dtype=np.int32))
-            await until(lambda: told[-1].severity is Severity.NO_ALARM)
-            assert told[-1].value.tolist() == [3]
-            with pytest.raises(DataError, match="5 elements, the variable takes 1 to 4"):
-                await ca.put("T:INTS", [1, 2, 3, 4, 5])
-            with pytest.raises(DataError, match="0 elements"):
-                await ca.put("T:INTS", np.array([], dtype=np.int32))
-            assert table.writes == []
+def test_an_array_longer_than_expected_is_shown_by_nobody(shared: SharedIoc) -> None:
+    async def body(table: SmallTable, ioc: IocServer, ca: EpicsChannels) -> None:
+        told: list[Sample] = []
+        ca.monitor("T:INTS", told.append)
+        await until(lambda: bool(told))
+        table.post_value("T:INTS", np.arange(6, dtype=np.int32))
+        await until(lambda: told[-1].severity is Severity.INVALID)
+        assert told[-1].value.tolist() == [1, 2]
+        table.post_value("T:INTS", np.array([3], dtype=np.int32))
+        await until(lambda: told[-1].severity is Severity.NO_ALARM)
+        assert told[-1].value.tolist() == [3]
+        with pytest.raises(DataError, match="5 elements, the variable takes 1 to 4"):
+            await ca.put("T:INTS", [1, 2, 3, 4, 5])
+        with pytest.raises(DataError, match="0 elements"):
+            await ca.put("T:INTS", np.array([], dtype=np.int32))
+        assert table.writes == []
 
-    in_real_time(main())
+    shared.run(body)
 
 
 def test_what_its_server_calls_invalid_is_never_good() -> None:
@@ -237,17 +252,14 @@ def test_what_its_server_calls_invalid_is_never_good() -> None:
     in_real_time(main())
 
 
-def test_a_number_that_is_none_reaches_the_client_and_decides_nothing() -> None:
-    async def main() -> None:
-        table = SmallTable()
-        table.have("T:DOUBLE", "double", 1.0)
-        async with small_bench(table) as (ioc, ca):
-            assert as_float("T:DOUBLE", await ca.get("T:DOUBLE")) == 1.0
-            await run_tool(ioc, "caput", "-c", "T:DOUBLE", "nan")
-            with pytest.raises(DataError, match="not a finite number"):
-                as_float("T:DOUBLE", await ca.get("T:DOUBLE"))
+def test_a_number_that_is_none_reaches_the_client_and_decides_nothing(shared: SharedIoc) -> None:
+    async def body(table: SmallTable, ioc: IocServer, ca: EpicsChannels) -> None:
+        assert as_float("T:DOUBLE", await ca.get("T:DOUBLE")) == 0.0
+        await run_tool(ioc, "caput", "-c", "T:DOUBLE", "nan")
+        with pytest.raises(DataError, match="not a finite number"):
+            as_float("T:DOUBLE", await ca.get("T:DOUBLE"))
 
-    in_real_time(main())
+    shared.run(body)
 
 
 def test_clients_of_different_servers_live_in_one_process_and_do_not_see_each_other() -> None:
@@ -319,25 +331,22 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("manner", ["close", "leave"])
-def test_a_process_ends_cleanly_whether_or_not_it_closes_its_channels(manner: str) -> None:
-    async def main() -> None:
-        table = SmallTable()
-        table.have("T:INT", "int", 4)
-        async with small_bench(table) as (ioc, _):
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "ignore::ResourceWarning", "-c", CARELESS, ioc.endpoint, manner),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=Path(__file__).parents[2],
-            )
-            for value in range(5, 2000):
-                table.post_value("T:INT", value)
-                await asyncio.sleep(0.0005)
-                if process.returncode is not None:
-                    break
-            async with asyncio.timeout(15.0):
-                out, err = await process.communicate()
-            assert (process.returncode, err) == (0, b"")
-            assert int(out) >= 4
+def test_a_process_ends_cleanly_whether_or_not_it_closes_its_channels(shared: SharedIoc, manner: str) -> None:
+    async def body(table: SmallTable, ioc: IocServer, _: EpicsChannels) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "ignore::ResourceWarning", "-c", CARELESS, ioc.endpoint, manner),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        for value in range(4, 20_000):
+            table.post_value("T:INT", value)
+            await asyncio.sleep(0.0005)
+            if process.returncode is not None:
+                break
+        async with asyncio.timeout(15.0):
+            out, err = await process.communicate()
+        assert (process.returncode, err) == (0, b"")
+        assert int(out) >= 4
 
-    in_real_time(main())
+    shared.run(body)
