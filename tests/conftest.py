@@ -11,6 +11,11 @@ import pytest
 from simulators import clock
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on real wires wait more than they compute: one process begins with them while the other computes."""
+    items.sort(key=lambda item: not any(mark.args[:1] == ("wires",) for mark in item.iter_markers("xdist_group")))
+
+
 @pytest.fixture(scope="session")
 def shared_plans() -> Path:
     """The folder of real plan files by others, beside the project; the test is skipped where it is absent."""
