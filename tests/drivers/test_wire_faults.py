@@ -230,3 +230,41 @@ def test_a_driver_bears_a_wire_fault(driver: str, kind: str) -> None:
         assert await ended(case.act(bench), 150.0) is None
 
     on_bench(body, connected(case))
+
+
+MOMENTS = {"gantry": ("target", "start"), "couch": ("target", "start"), "nozzle": ("target",)}
+COMMANDS = [
+    pytest.param(driver, kind.name, moment, id=f"{driver}-{moment.rpartition('ASAN:')[2]}-{kind.name}")
+    for driver, case in DRIVERS.items()
+    for moment in (*MOMENTS.get(driver, ()), *case.once)
+    for kind in KINDS.values()
+    if carrier_of(case.wire) in kind.carriers and kind.name not in SOUND and not moment.endswith("START:SP")
+]
+
+
+@pytest.mark.parametrize(("driver", "kind", "moment"), COMMANDS)
+def test_a_command_that_meets_a_fault_is_sent_once(driver: str, kind: str, moment: str) -> None:
+    """The fault begins as the command leaves: whether it arrived is not known, and it is not sent again to find out."""
+    case = DRIVERS[driver]
+    fault = WireFault(case.wire, kind, duration_s=3.0, seed=4)
+
+    async def body(bench: Bench) -> None:
+        struck: list[str] = []
+
+        def strike(what: str) -> None:
+            if what == moment and not struck:
+                struck.append(what)
+                bench.tap.strike(fault)
+
+        bench.spy.on_command = strike
+        error = await ended(case.act(bench), 150.0)
+        assert struck, "the command never left"
+        assert all(count <= 1 for count in bench.spy.targets.values()), dict(bench.spy.targets)
+        assert all(count <= 1 for count in bench.spy.starts.values()), dict(bench.spy.starts)
+        assert all(bench.spy.puts[name] <= 1 for name in case.once), dict(bench.spy.puts)
+        if error is not None:
+            assert isinstance(error, BeamlineError) and error.code > error.family
+        await asyncio.sleep(15.0)
+        assert bench.at_rest()
+
+    on_bench(body, connected(case))

@@ -34,6 +34,7 @@ class Spy(NoTap):
         self.targets: Counter[int] = Counter()  # writes of target registers, by node
         self.starts: Counter[int] = Counter()  # rises of the set-point bit, by node
         self.puts: Counter[str] = Counter()
+        self.on_command: Callable[[str], None] | None = None  # told "target", "start" or a variable, before it leaves
         self._bit: dict[int, bool] = {}
 
     def stream(self, name: str, opener: StreamOpener) -> StreamOpener:
@@ -56,6 +57,7 @@ class Spy(NoTap):
 
         async def noted(pv: str, value: PutValue, timeout_s: float = 1.0) -> None:
             self.puts[pv] += 1
+            self._tell(pv)
             await put(pv, value, timeout_s)
 
         channels.put = noted  # type: ignore[method-assign]
@@ -68,10 +70,18 @@ class Spy(NoTap):
         first, last = request.write_address, request.write_address + len(request.write_values) - 1
         if first <= 18 <= last or (request.unit == 20 and first <= 16 <= last):
             self.targets[request.unit] += 1
+            self._tell("target")
         if request.unit != 20 and first <= 16 <= last:
             bit = bool(request.write_values[16 - first] & SET_POINT_BIT)
-            self.starts[request.unit] += bit and not self._bit.get(request.unit, False)
+            rises = bit and not self._bit.get(request.unit, False)
             self._bit[request.unit] = bit
+            self.starts[request.unit] += rises
+            if rises:
+                self._tell("start")
+
+    def _tell(self, what: str) -> None:
+        if self.on_command is not None:
+            self.on_command(what)
 
     def clear(self) -> None:
         self.targets.clear()
