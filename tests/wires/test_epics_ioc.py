@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from epics_bench import SmallTable, epics_tool, facility_bench, in_real_time, run_tool, small_bench, until
 
+from drivers.wire.channels import Severity
 from simulators.servers.ioc_link import HOST, IocServer, free_port
 
 pytestmark = pytest.mark.xdist_group("wires")
@@ -175,5 +176,62 @@ def test_an_ioc_that_dies_is_told_once() -> None:
         await ioc.start()
         await ioc.stop()
         assert told == ["lost"]
+
+    in_real_time(main())
+
+
+def test_what_a_put_changed_is_shown_before_it_completes_also_when_nobody_posted_it() -> None:
+    async def main() -> None:
+        table = SmallTable()
+        table.have("T:DEV:GAIN:SP", "int", 1)
+        table.add("T:DEV:SIGNAL:RB", "int[]", lambda: np.array([7 * int(table.values["T:DEV:GAIN:SP"])], dtype=np.int32))
+        async with small_bench(table) as (_, ca):
+            for gain in range(2, 30):
+                await ca.put("T:DEV:GAIN:SP", gain)
+                assert (await ca.get("T:DEV:SIGNAL:RB")).value.tolist() == [7 * gain]
+
+    in_real_time(main())
+
+
+def test_an_error_in_the_plant_is_told_and_the_server_goes_on() -> None:
+    async def main() -> None:
+        def fail(value: object) -> None:
+            raise ZeroDivisionError(f"{value}")
+
+        errors: list[BaseException] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
+        table = SmallTable()
+        table.add("T:BAD", "int", lambda: 4, fail)
+        table.have("T:GOOD", "int", 1)
+        async with small_bench(table) as (ioc, ca):
+            await ca.put("T:BAD", 9)
+            shown = await ca.get("T:BAD")
+            assert (shown.value, shown.severity) == (4, Severity.INVALID)
+            assert [type(error) for error in errors] == [ZeroDivisionError]
+            table.post_value("T:GOOD", 2**40)  # no client can be told: it is said in the log, and the rest goes on
+            await ca.put("T:GOOD", 5)
+            assert (await ca.get("T:GOOD")).value == 5
+            assert ioc.running and ioc.refused == 1
+
+    in_real_time(main())
+
+
+def listening(port: int) -> set[str]:
+    """Local addresses (as the kernel writes them) that listen on a port, TCP or UDP."""
+    found = set()
+    for kind in ("tcp", "udp"):
+        for line in Path(f"/proc/net/{kind}").read_text(encoding="ascii").splitlines()[1:]:
+            local, remote = line.split()[1:3]
+            if local.endswith(f":{port:04X}") and remote.endswith(":0000"):
+                found.add(local.split(":")[0])
+    return found
+
+
+def test_the_ioc_listens_on_the_loopback_alone() -> None:
+    async def main() -> None:
+        table = SmallTable()
+        table.have("T:INT", "int", 1)
+        async with small_bench(table) as (ioc, _):
+            assert listening(ioc.port) == {"0100007F"}
 
     in_real_time(main())
