@@ -10,6 +10,7 @@ from pathlib import Path
 
 from witness import system_program
 
+from simulators.leash import leashed
 from simulators.servers.broker import BrokerError, free_port, greet
 
 
@@ -37,10 +38,11 @@ class MosquittoServer:
     def _spawn(self) -> subprocess.Popen[bytes]:
         configuration = Path(self._directory.name) / "mosquitto.conf"
         configuration.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\n", encoding="utf-8"
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\nuser root\n",
+            encoding="utf-8",  # a change of the user would slip the leash
         )
         return subprocess.Popen(
-            [self.program, "-c", str(configuration)],
+            leashed([self.program, "-c", str(configuration)]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
