@@ -17,6 +17,7 @@ from rich.table import Table
 from bench import (
     campaign_field,
     cli_start,
+    message_round_trip,
     modbus_round_trip,
     plan_load,
     protocol_overhead,
@@ -35,6 +36,7 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "cli-start": cli_start.measure,
     "modbus-round-trip": modbus_round_trip.measure,
     "pv-round-trip": pv_round_trip.measure,
+    "message-round-trip": message_round_trip.measure,
 }
 
 
