@@ -22,6 +22,7 @@ from bench import (
     plan_load,
     protocol_overhead,
     pv_round_trip,
+    real_wires,
     same_trace,
     treat_speed,
 )
@@ -37,6 +38,7 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "modbus-round-trip": modbus_round_trip.measure,
     "pv-round-trip": pv_round_trip.measure,
     "message-round-trip": message_round_trip.measure,
+    "real-wires": real_wires.measure,
 }
 
 
