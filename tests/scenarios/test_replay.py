@@ -57,9 +57,10 @@ def test_a_run_with_faults_is_the_same_again(turned: Path, tmp_path: Path, fault
     path = tmp_path / "run.jsonl.gz"
     run = treat(turned, *faults, record=path, seed=5)
     assert status is None or run.status == status
-    result = run_replay(path)
-    assert result.difference is None, result.lines()
-    assert result.status == result.recorded_status
+    for file in (path, as_on_real_wires(path, tmp_path)):
+        result = run_replay(file)
+        assert result.difference is None, result.lines()
+        assert result.status == result.recorded_status
 
 
 def test_a_run_that_somebody_stopped_is_stopped_again(turned: Path, tmp_path: Path, monkeypatch) -> None:

@@ -20,7 +20,7 @@ import asyncio
 import json
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from drivers.wire.tap.words import in_words, request_of
 
 PATIENCE_NS = 30 * NS_PER_S  # a command that is so much later than recorded does not come any more; assumed
 LINK_EARLY_NS = 5 * NS_PER_S  # assumed
+LOOK_EARLY_NS = NS_PER_S // 4  # assumed
 NUMBERS_FROM = 10**9  # of questions that are asked more often than they were
 TOKEN_REGISTER, TOKEN_WORDS = 14, 2  # docs/wires.md, command token
 LISTENED = frozenset({"monitor", "subscribe", "watch", "open"})
@@ -199,7 +200,7 @@ class ElasticReplay(Replay):
         between = [i for i, q in enumerate(questions) if after < q.entry.line < before]
         at_ns = self._position_ns()
         if between:
-            past = [i for i in between if questions[i].entry.t_ns <= at_ns]
+            past = [i for i in between if questions[i].entry.t_ns - early_ns(questions, i) <= at_ns]
             index = past[-1] if past else between[0]
         else:
             index = max(0, bisect_right([q.entry.line for q in questions], after) - 1)
@@ -326,6 +327,13 @@ class ElasticReplay(Replay):
         for then, now in self._ids.items():
             payload = payload.replace(then, now)
         return Entry(entry.line, entry.t_ns, entry.wire, entry.kind, {**entry.data, "x": payload.hex()})
+
+
+def early_ns(questions: Sequence[Question], index: int) -> int:
+    """How much earlier than recorded a look may come and still be that one: half of what lies between it and the one before."""
+    if not index:
+        return 0
+    return min((questions[index].entry.t_ns - questions[index - 1].entry.t_ns) // 2, LOOK_EARLY_NS)
 
 
 def queue_of(wire: str, kind: str, data: Data) -> str:
