@@ -51,6 +51,7 @@ class PassiveProcedure:
     Attributes:
         values: what it measured last, by name, with unit.
         series: its main value over time, (s, value).
+        block: registers of one status read.
     """
 
     def __init__(self, target: Target, lines: Lines, tell: Callable[[str], None] | None = None) -> None:
@@ -67,7 +68,7 @@ class PassiveProcedure:
         self._place = target.places[0]
         first, last = BLOCKS[target.kind]
         self._first = target.registers[first]
-        self._count = target.registers[last] + REGISTER_WIDTHS[target.kind][last] - self._first
+        self.block = target.registers[last] + REGISTER_WIDTHS[target.kind][last] - self._first
 
     async def run(self) -> None:
         """Run every check."""
@@ -97,7 +98,7 @@ class PassiveProcedure:
             if self.answers_s:
                 baud, deadline_s = self._place.baud, self._target.poll_deadline_s
                 self.notes.judge(
-                    "response", *judge_line.responses(self.answers_s, self._lines.lost, self._count, baud, deadline_s)
+                    "response", *judge_line.responses(self.answers_s, self._lines.lost, self.block, baud, deadline_s)
                 )
             self.notes.finish(why)
 
@@ -154,7 +155,7 @@ class PassiveProcedure:
         end_ns = now_ns() + round(seconds * NS_PER_S)
         while not rows or now_ns() < end_ns:
             asked_ns = now_ns()
-            rows.append(await self._lines.of(self._place).read(self._place.unit, self._first, self._count))
+            rows.append(await self._lines.of(self._place).read(self._place.unit, self._first, self.block))
             self.answers_s.append((now_ns() - asked_ns) / NS_PER_S)
             await asyncio.sleep(PERIOD_S)
         return rows

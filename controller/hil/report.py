@@ -129,8 +129,6 @@ def _figures(result: HilResult) -> list[tuple[str, str]]:
     if len(result.series) > 1:
         found.append((f"{result.series_name} at rest", charts.series(result.series, result.series_name)))
     if result.answers_s:
-        registers = result.target.registers
-        span = max(registers.values()) - min(v for k, v in registers.items() if k in ("statusword", "status", "counter"))
-        limit_ms = 1000.0 * (line_time_s(span + 1, result.target.places[0].baud) + TURN_ROUND_S)
+        limit_ms = 1000.0 * (line_time_s(result.block, result.target.places[0].baud) + TURN_ROUND_S)
         found.append(("Answer times of the line", charts.answers(result.answers_s, limit_ms)))
     return found

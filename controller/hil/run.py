@@ -61,6 +61,7 @@ class HilResult:
     answers_s: Sequence[float]
     left: str
     interrupted: bool
+    block: int  # registers of one status read
     traces: Sequence[Trace] = ()
     episodes: Sequence[Episode] = ()
     values: dict[str, str] = field(default_factory=dict)
@@ -131,6 +132,7 @@ async def check_target(target: Target, open_line: Opener = line_opener, tell: Ca
         answers_s=bench.answers_s if bench is not None else passive.answers_s if passive is not None else (),
         left=procedure.left,
         interrupted=interrupted,
+        block=bench.block if bench is not None else passive.block if passive is not None else 0,
         traces=bench.traces if bench is not None else (),
         episodes=procedure.episodes if isinstance(procedure, DriveProcedure) else (),
         values=passive.values if passive is not None else {},

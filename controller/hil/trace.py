@@ -147,7 +147,7 @@ def reaction_s(samples: Sequence[Sample], profile: Profile, t0_s: float, longest
 
     coarse = min((longest_s * i / 20 for i in range(21)), key=worst)
     fine = (coarse + longest_s * i / 200 for i in range(-9, 10))
-    best = min((delay for delay in fine if delay >= 0.0), key=worst)
+    best = min((delay for delay in fine if 0.0 <= delay <= longest_s), key=worst)
     return best, worst(best)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from controller.hil.report import write_report
 from controller.hil.run import HilResult, check_target
 from controller.hil.target import Unsuited, find_target
 from controller.hil.verdict import DRIVE_CHECKS, PASSIVE_CHECKS, Verdict
@@ -164,6 +167,17 @@ def test_a_device_that_is_only_looked_at_conforms(device: str) -> None:
     assert result.left == "never commanded"
     assert result.values
     assert not room.couch.drive_enabled and not room.nozzle.moving
+
+
+def test_a_report_can_be_written_of_every_device(tmp_path: Path) -> None:
+    for device in ("G1-gantry", "G1-load-encoder", "G1-couch", "G1-nozzle", "G1-safety", "G1-interlock"):
+        result, _ = check(device, travel_deg=0.5)
+        folder = tmp_path / device
+        folder.mkdir()
+        write_report(result, folder)
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert "SIMULATED" in page and "Answer times of the line" in page
+        assert json.loads((folder / "hil.json").read_text(encoding="utf-8"))["simulated"]
 
 
 def test_a_permit_relay_without_its_interlock_system_does_not_live() -> None:
