@@ -22,7 +22,7 @@ from drivers.wire.epics_channels import EpicsChannels
 from simulators.clock import PacedLoop
 from simulators.plant.facility import FacilityPlant
 from simulators.plant.kernel import Kernel
-from simulators.servers.ioc_link import IocServer
+from simulators.servers.ioc_link import HOST, IocServer
 from simulators.servers.process_variables import PvTable, Value, facility_pvs
 from simulators.world import World
 
@@ -205,13 +205,17 @@ def epics_program(name: str) -> str:
 
 
 @asynccontextmanager
-async def epics_tool(ioc: IocServer, program: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A program of EPICS base that sees this IOC alone."""
+async def epics_tool(port: int, program: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A program of EPICS base that sees the server at this port of the loopback alone, or is it."""
     environment = dict(os.environ) | {
-        "EPICS_CA_ADDR_LIST": ioc.endpoint.removeprefix("ca://"),
+        "EPICS_CA_ADDR_LIST": f"{HOST}:{port}",
         "EPICS_CA_AUTO_ADDR_LIST": "NO",
         "EPICS_CA_MAX_ARRAY_BYTES": "1000000",
-        "EPICS_CA_REPEATER_PORT": str(ioc.port + 1),
+        "EPICS_CA_REPEATER_PORT": str(port + 1),
+        "EPICS_CAS_INTF_ADDR_LIST": HOST,
+        "EPICS_CAS_SERVER_PORT": str(port),
+        "EPICS_CAS_AUTO_BEACON_ADDR_LIST": "NO",
+        "EPICS_CAS_BEACON_ADDR_LIST": HOST,
     }
     process = await asyncio.create_subprocess_exec(
         epics_program(program),
@@ -232,7 +236,7 @@ async def epics_tool(ioc: IocServer, program: str, *arguments: str) -> AsyncIter
 
 async def run_tool(ioc: IocServer, program: str, *arguments: str) -> str:
     """What a program of EPICS base says, run to its end. It exits 0 also when it found nothing."""
-    async with epics_tool(ioc, program, *arguments) as process:
+    async with epics_tool(ioc.port, program, *arguments) as process:
         assert process.stdout is not None
         async with asyncio.timeout(15.0):
             return (await process.stdout.read()).decode()

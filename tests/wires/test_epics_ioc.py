@@ -66,7 +66,7 @@ def test_foreign_clients_read_and_write_the_plant() -> None:
             assert "G2" in answer and "INVALID" in answer and bench.ioc.refused >= 1
             assert "not found" in await run_tool(ioc, "caget", "-w", "0.3", "ASAN:NO:SUCH:RB")
 
-            async with epics_tool(ioc, "camonitor", "ASAN:G1:DU2:STATUS:RB") as monitor:
+            async with epics_tool(ioc.port, "camonitor", "ASAN:G1:DU2:STATUS:RB") as monitor:
                 assert monitor.stdout is not None
                 counters = [int((await monitor.stdout.readline()).split()[4]) for _ in range(4)]
             assert counters == list(range(counters[0], counters[0] + 4))
