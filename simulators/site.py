@@ -121,6 +121,9 @@ class Site:
             self._watcher = asyncio.create_task(self._watch(), name="watch over the servers")
             write_endpoints(self.endpoints(), self.options.endpoints_file)
             loop.clock.forgive()
+        except OSError as error:
+            await self.stop()
+            raise SiteRefused([f"{error.filename or 'the simulators'}: {error.strerror or error}"]) from None
         except BaseException:
             await self.stop()
             raise

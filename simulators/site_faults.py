@@ -108,7 +108,12 @@ class FaultBook:
         def strike(plant: FacilityPlant, room: RoomPlant, value: float) -> None:
             if entry.state != WAITING:
                 return
-            entry.timed.fault.plant(plant, room, value)
+            try:
+                entry.timed.fault.plant(plant, room, value)
+            except (ValueError, IndexError, OverflowError) as error:  # not in the state in which the plant is now
+                entry.state = OVER
+                self._tell(f"fault {entry.timed.fault.name} in {entry.room}: cannot be planted now: {error}")
+                return
             entry.state = OVER if entry.timed.fault.name in MOMENTARY else ACTING
             entry.struck_ns = plant.kernel.now_ns
             self._tell(f"fault {entry.timed.fault.name} in {entry.room}: {entry.timed.fault.does}")

@@ -123,6 +123,12 @@ def objections(options: SiteOptions) -> list[str]:
         try:
             plant = make_plant(options)
             found += [f"room {name}: the simulated plant has none" for name in options.served if name not in plant.rooms]
+            lines = {f"{room}-{line}" for room in options.served for line in ("motion", "safety")}
+            found += [
+                f"device {name}: its line {device.wire_name!r} is none that is simulated: {', '.join(sorted(lines))}"
+                for name, device in options.facility.devices.items()
+                if device.wire == "stream" and device.room in ("", *options.served) and device.wire_name not in lines
+            ]
             found += [
                 f"room {name}: facility file and simulated plant differ on whether it has a ring"
                 for name in options.served

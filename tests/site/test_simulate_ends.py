@@ -1,5 +1,7 @@
 """However a simulator process ends, nothing of it is left; two do not disturb each other; what cannot start is refused."""
 
+import asyncio
+import errno
 import math
 import signal
 import socket
@@ -12,8 +14,10 @@ from site_process import SiteProcess, alive, descendants, until
 
 from drivers.hal.endpoints import DeviceEndpoint, EndpointMap, load_endpoints
 from drivers.hal.facility import load_facility
+from simulators import site as site_module
+from simulators.clock import SteerableLoop
 from simulators.endpoint_file import remove_if_ours, write_endpoints
-from simulators.site_options import SiteOptions, objections
+from simulators.site_options import SiteOptions, SiteRefused, objections
 
 pytestmark = pytest.mark.xdist_group("wires")
 
@@ -125,6 +129,31 @@ def test_what_cannot_be_simulated_is_known_beforehand(tmp_path, asked, words):
     assert len(found) == 1
     assert words in found[0]
     assert objections(SiteOptions(load_facility("asan"), directory=tmp_path)) == []
+
+
+def test_a_device_on_a_line_that_nobody_simulates_is_told_beforehand(tmp_path):
+    facility = load_facility("asan")
+    elsewhere = facility.devices["G1-couch"].model_copy(update={"endpoint": "memory:G1-couch-line"})
+    changed = facility.model_copy(update={"devices": {**facility.devices, "G1-couch": elsewhere}})
+    [reason] = objections(SiteOptions(changed, directory=tmp_path, rooms=("G1",)))
+    assert "device G1-couch: its line 'G1-couch-line' is none that is simulated: G1-motion, G1-safety" in reason
+    assert objections(SiteOptions(changed, directory=tmp_path, rooms=("G2",))) == []
+
+
+def test_an_endpoint_file_that_cannot_be_written_is_a_refusal_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(_endpoints, path):
+        raise OSError(errno.ENOSPC, "no space left", str(path))
+
+    monkeypatch.setattr(site_module, "write_endpoints", full)
+
+    async def main():
+        site = site_module.Site(SiteOptions(load_facility("asan"), directory=tmp_path, rooms=("F1",)))
+        with pytest.raises(SiteRefused, match="no space left"):
+            await site.start()
+        return {server.state for server in site.servers.values()}
+
+    with asyncio.Runner(loop_factory=SteerableLoop) as runner:
+        assert runner.run(main()) == {"stopped"}
 
 
 def test_a_file_of_somebody_else_is_not_overwritten(tmp_path):
