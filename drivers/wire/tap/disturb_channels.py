@@ -100,6 +100,8 @@ class DisturbedChannels:
         for waiter, name in tuple(self._asking.items()):
             if not waiter.done() and not self.held(name):
                 waiter.set_result(None)
+        if fault.kind == "identity":
+            self._losses.append(fault.part)  # the right one is back, over a connection of its own
         if fault.kind in ("silence", "disconnect", "vanish", "nan", "text", "identity"):
             self._replay()
 
