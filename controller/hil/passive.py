@@ -36,7 +36,7 @@ BLOCKS: Mapping[str, tuple[str, str]] = {
     "safety": ("counter", "room_mode"),
     "permit_relay": ("pulse", "relay_closed"),
 }
-# What counts by itself. The permit relay's node repeats what the interlock daemon writes, so it needs that daemon.
+# What counts by itself. The permit relay repeats the pulse that the interlock system writes, so it needs that system.
 COUNTERS: Mapping[str, str] = {"permit_relay": "pulse"}
 
 
@@ -106,6 +106,14 @@ class PassiveProcedure:
         self.identity = await steps.identity(self.notes, self._target, self._lines)
 
     async def _liveness(self) -> None:
+        if self._target.kind == "permit_relay":
+            words = (await self._watch(0.0))[0]
+            trips = _Block(self._target, self._first, words).word("active_trips")
+            if trips:
+                self.notes.skip(
+                    "liveness", f"the interlock system withholds its pulse: {trips} active trips; reset them and check again"
+                )
+                return
         await steps.liveness(self.notes, self._counters)
 
     async def _counters(self, seconds: float) -> Sequence[Sequence[int]]:

@@ -36,7 +36,7 @@ def overlay(device: str, *, simulated: bool = True, **rig: object) -> EndpointMa
 
 
 def check(
-    device: str, prepare: Prepare | None = None, *, cancel: tuple[str, float] | None = None, **rig: object
+    device: str, prepare: Prepare | None = None, *, cancel: tuple[str, float] | None = None, trips: int = 0, **rig: object
 ) -> tuple[HilResult, RoomPlant]:
     """Check a device of a plant on memory wires; `cancel`: the step in which the technician stops it, and how long after."""
 
@@ -52,6 +52,8 @@ def check(
         if prepare is not None:
             prepare(room)
         nodes = motion_nodes(room) if rtu else safety_nodes(room)
+        if trips:
+            nodes[2].write(16, [0, 77, 21, trips])
         line.server.serve(responder(nodes, world.sync, "rtu" if rtu else "tcp"))
 
         def tell(words: str) -> None:
@@ -183,6 +185,14 @@ def test_a_report_can_be_written_of_every_device(tmp_path: Path) -> None:
 def test_a_permit_relay_without_its_interlock_system_does_not_live() -> None:
     result, _ = check("G1-interlock")
     assert list(verdicts(result)) == ["liveness"]
+
+
+def test_a_permit_relay_whose_pulse_is_withheld_is_not_called_dead() -> None:
+    result, _ = check("G1-interlock", trips=3)
+    assert verdicts(result) == {}
+    (undone, *_) = result.of(Verdict.NOT_DONE)
+    assert "withholds its pulse: 3 active trips" in undone.reason
+    assert result.values["active trips"] == "3"
 
 
 def test_a_load_encoder_that_wanders_or_lies_is_found() -> None:
