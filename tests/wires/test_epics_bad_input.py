@@ -24,7 +24,7 @@ from simulators.servers.ioc_link import IocServer, free_port
 pytestmark = pytest.mark.xdist_group("wires")
 
 MAGNETS = load_facility("asan").devices["G1-magnets"]
-LAG_S = 0.25  # a machine with other work on it; blocking calls of the library take 2 s
+LAG_S = 0.5  # a machine with other work on it; blocking calls of the library take 2 s
 STATUS = f"{MAGNETS.prefix}:STATUS:RB"
 SETPOINT = f"{MAGNETS.prefix}:CURRENT:SP"
 
