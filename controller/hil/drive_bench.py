@@ -21,6 +21,7 @@ from drivers.wire.stream import StreamOpener
 
 Opener = Callable[[Place], StreamOpener]
 PERIOD_S = 0.004  # pause between polls; the line's own time comes on top
+ENABLE_VOLTAGE, NO_QUICK_STOP = 1 << 1, 1 << 2  # bits of the controlword; without one of them it is a stop
 YOUNG_S = 0.05  # a token must arrive within 200 ms of the drive's own time
 SAFE_S = 3.0  # how long a drive may take to rest when it is made safe
 RAMP_TRIES = 3
@@ -148,11 +149,12 @@ class DriveBench:
         """Send a controlword to every drive, or to the one that takes the set-points."""
         if word & 0x0F == Command.ENABLE_OPERATION:
             self.energised = True
-        if not self._young():
+        stops = not word & ENABLE_VOLTAGE or not word & NO_QUICK_STOP
+        if not stops and not self._young():  # a stop is taken with any token, and waits for nothing
             await self.poll()
         for index, trace in enumerate(self.traces[: 1 if first_only else None]):
             trace.marks.append((now_ns() / NS_PER_S, f"0x{word:02X}"))
-            await self._write(index, {"controlword": (word,)}, trace.last.token)
+            await self._write(index, {"controlword": (word,)}, trace.last.token if trace.samples else ())
             self._words[index] = word
 
     async def set_point(self, values: Mapping[str, Sequence[int]], token: Sequence[int] | None = None) -> None:
@@ -193,7 +195,9 @@ class DriveBench:
         try:
             await self.lines.open()
         except BeamlineError as error:
-            return f"the line cannot be opened ({error}); an unpolled drive stops by itself; {self._local_stop()}"
+            return (
+                f"NOT SAFE: the line cannot be opened ({error}); an unpolled drive should stop by itself; {self._local_stop()}"
+            )
         for _ in range(RAMP_TRIES):
             if await self._send_quick_stop():
                 break

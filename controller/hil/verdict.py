@@ -270,13 +270,15 @@ class Notes:
         self._done: dict[str, Check] = {}
 
     def judge(self, name: str, good: bool, measured: str, limit: str, reason: str = "") -> Check:
-        """Note a verdict. A failure stays, whatever is found later."""
-        check = Check(
-            self._catalogue[name], Verdict.PASS if good else Verdict.FAIL, measured, limit, "" if good else reason or measured
-        )
+        """Note a verdict. A failure stays, whatever is found later; what passes more than once is told as often."""
         before = self._done.get(name)
-        if before is None or before.verdict is not Verdict.FAIL:
-            self._done[name] = check
+        if before is not None and before.verdict is Verdict.FAIL:
+            return before
+        if good and before is not None and before.measured and measured not in before.measured:
+            measured = f"{before.measured}; {measured}"
+        verdict = Verdict.PASS if good else Verdict.FAIL
+        check = Check(self._catalogue[name], verdict, measured, limit, "" if good else reason or measured)
+        self._done[name] = check
         return check
 
     def skip(self, name: str, reason: str) -> None:

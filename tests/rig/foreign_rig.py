@@ -31,8 +31,22 @@ AT_ONCE = 6
 STALLED = ("is it busy with something else", "does not answer within", "the command is too old", "waited")
 
 
+class Ttys(dict[str, str]):
+    """The ttys by name, and the process behind them."""
+
+    def __init__(self, paths: Mapping[str, str], process: subprocess.Popen[str]) -> None:
+        super().__init__(paths)
+        self.process = process
+
+
+def kill_drives(ttys: Ttys) -> None:
+    """The hardware vanishes."""
+    ttys.process.kill()
+    ttys.process.wait(5)
+
+
 @contextlib.contextmanager
-def foreign_drives(names: Sequence[str]) -> Iterator[Mapping[str, str]]:
+def foreign_drives(names: Sequence[str]) -> Iterator[Ttys]:
     """The ttys of foreign drives, by name."""
     command = [sys.executable, str(PROGRAM), *names]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -40,7 +54,7 @@ def foreign_drives(names: Sequence[str]) -> Iterator[Mapping[str, str]]:
         try:
             line = process.stdout.readline()
             assert line, f"the foreign drives did not start: exit {process.wait()}"
-            yield json.loads(line)
+            yield Ttys(json.loads(line), process)
         finally:
             process.stdin.close()
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign_rig import RIG, foreign_drives
+from foreign_rig import RIG, foreign_drives, kill_drives
 from typer.testing import CliRunner
 
 from controller.cli import app
@@ -78,6 +79,26 @@ def test_ctrl_c_stops_the_axis_and_writes_what_was_done(ttys: Mapping[str, str],
     assert rows["enable"]["verdict"] == "pass"
     assert rows["quick_stop"] == {**rows["quick_stop"], "verdict": "not done", "reason": "stopped by the technician"}
     assert (out / "report.html").is_file()
+
+
+def test_a_line_that_is_lost_in_motion_is_told_with_the_local_stop(tmp_path: Path) -> None:
+    """The hardware's process is killed: the tty hangs up, as an adapter does that is pulled out."""
+    with foreign_drives(["sound"]) as found, contextlib.ExitStack() as stack:
+        overlay = overlay_file(tmp_path, found["sound"], speed_deg_s=0.5)
+        command = [*PROGRAM, str(overlay), "--output", str(tmp_path / "out")]
+        process = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Move to" in line:
+                break
+        kill_drives(found)
+        text = process.stdout.read()
+        assert process.wait(20) == 3, text
+    assert "left: NOT SAFE: the line cannot be opened" in text
+    assert "use the local stop now: red button beside the drive" in text
+    assert json.loads((tmp_path / "out" / "hil.json").read_text(encoding="utf-8"))["verdict"] == "fail"
 
 
 @pytest.mark.parametrize(
