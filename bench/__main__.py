@@ -23,6 +23,7 @@ from bench import (
     protocol_overhead,
     pv_round_trip,
     real_wires,
+    record_cost,
     same_trace,
     treat_speed,
 )
@@ -39,6 +40,7 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "pv-round-trip": pv_round_trip.measure,
     "message-round-trip": message_round_trip.measure,
     "real-wires": real_wires.measure,
+    "record-cost": record_cost.measure,
 }
 
 

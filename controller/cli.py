@@ -24,6 +24,7 @@ from controller.cli_common import (
     OperatorOption,
     OverrideOption,
     PlanArgument,
+    RecordOption,
     RoomOption,
     collected,
     refuse,
@@ -92,9 +93,7 @@ def treat(
     ] = None,
     endpoints: EndpointsOption = None,
     operator: OperatorOption = "",
-    record: Annotated[
-        Path | None, typer.Option(help="Write all that travels on the wires to this new file (.jsonl.gz), for `replay`.")
-    ] = None,
+    record: RecordOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Treat one fraction of a plan.
@@ -161,6 +160,7 @@ def resume(
     ] = None,
     endpoints: EndpointsOption = None,
     operator: OperatorOption = "",
+    record: RecordOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Finish a fraction that ended early: deliver what is left of it, into DIR/resume-1, resume-2, ...
@@ -176,7 +176,7 @@ def resume(
 
     objections: list[str] = []
     pace = collected(objections, parse_speed, speed, VIRTUAL)
-    options = ResumeOptions(directory, seed, pace, scenario, tuple(fault or ()), endpoints, operator)
+    options = ResumeOptions(directory, seed, pace, scenario, tuple(fault or ()), endpoints, operator, record)
     try:
         with Progress() as listener:
             result = run_resume(options, listener, objections, stop_by_signal=True)

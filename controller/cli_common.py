@@ -31,16 +31,16 @@ EndpointsOption = Annotated[
         help="Where the devices answer: what `simulate` wrote, or a rig's overlay. Default: a simulated world in here."
     ),
 ]
+RecordOption = Annotated[
+    Path | None, typer.Option(help="Write all that travels on the wires to this new file (.jsonl.gz), see `replay`.")
+]
 OperatorOption = Annotated[
     str, typer.Option(help="Who answers the room: scripted (simulated worlds only) or console. Default: whichever may.")
 ]
 PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="RT Ion Plan (DICOM) or GSI raster file (.rst).")]
 OverrideOption = Annotated[
     list[str] | None,
-    typer.Option(
-        help="NAME=REASON, recorded: 'machine' (plan names another machine), 'approval' (not APPROVED), 'accessories' (its own "
-        "beam modifiers, mounted by hand; research rooms)."
-    ),
+    typer.Option(help="NAME=REASON, recorded: 'machine' (plan names another machine), 'approval' (not APPROVED)."),
 ]
 
 

@@ -21,7 +21,7 @@ from controller.record.ledger import BeamState, Received
 from controller.record.store import DiskStore
 from controller.request import JOURNAL, Earlier, Request, kept_plan, read_request, session_directory, sessions, under_its_name
 from controller.standing import BeamStanding, open_state, received_of, standings
-from controller.taps import sort_faults, wire_fault_objections
+from controller.taps import record_objections, sort_faults, wire_fault_objections
 from controller.treatment import TreatResult, treat_admitted
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import Listener
@@ -42,6 +42,7 @@ class ResumeOptions:
     faults: tuple[str, ...] = ()
     endpoints: Path | None = None
     operator: str = ""
+    record: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +109,10 @@ def run_resume(
         state=state,
         endpoints=options.endpoints,
         operator=options.operator,
+        record=options.record,
     )
+    if treat.record is not None:
+        reasons += record_objections(treat.record)
     if treat.seed < 0:
         reasons.append(f"--seed {treat.seed}: expected 0 or more")
     faults, wire_faults = _faults(options, request, reasons)

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from controller.cli import app
 from controller.intake import Refused
 from controller.recover import run_recovery
+from controller.replay import run_replay
 from controller.resume import ResumeOptions, run_resume
+from drivers.wire.tap.format import read_recording
 
 
 def test_variables_that_failed_leave_an_interval_that_is_signed_and_then_resumed(one_beam: Path, tmp_path: Path) -> None:
@@ -56,3 +58,14 @@ def test_exit_codes_and_what_is_refused(one_beam: Path, tmp_path: Path) -> None:
         assert wrong.exit_code == 2
         assert words in wrong.output
         assert not (tmp_path / "no").exists()
+
+
+def test_a_resumed_session_is_recorded_to_be_read(one_beam: Path, tmp_path: Path) -> None:
+    run, file = tmp_path / "run", tmp_path / "resumed.jsonl.gz"
+    assert treat(one_beam, run, "quench@beam+1.5").status == "partial"
+    assert run_resume(ResumeOptions(run, record=file)).status == "complete"
+    recording = read_recording(file)
+    assert recording.facts["session"] == 1 and recording.end["status"] == "complete"
+    assert any(entry.kind == "put" and entry.data["n"].endswith("GRANT:SP") for entry in recording.entries)
+    with pytest.raises(Refused, match="resumed session"):
+        run_replay(file)
