@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from simulators.site import Site
 from simulators.site_options import SiteOptions
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, the terminal was closed
+FILES_MAX = 1000  # the loop waits by select(), which takes no more than 1024: who comes after that is told to come later
 Say = Callable[[str], None]
 
 
@@ -41,6 +43,8 @@ def run_simulators(options: SiteOptions, say: Say) -> int:
     Raises:
         SiteRefused: every reason; nothing is left running.
     """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, FILES_MAX) if soft >= 0 else FILES_MAX, hard))
     with asyncio.Runner(loop_factory=SteerableLoop) as runner:
         return runner.run(_live(options, say))
 
@@ -56,10 +60,12 @@ async def _live(options: SiteOptions, say: Say) -> int:
         ended.set()
 
     def unforeseen(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """A plant in which a callback has failed is not to be trusted any more; a client that vanished is nothing."""
+        """A plant in which a callback has failed is not to be trusted any more; what clients do to sockets is nothing."""
         error = context.get("exception")
-        site.tell(f"fault of the program: {context.get('message')}: {type(error).__name__}: {error}")
-        if not isinstance(error, ConnectionError):
+        if isinstance(error, OSError):
+            site.tell(f"trouble with a client: {context.get('message')}: {error}")
+        else:
+            site.tell(f"fault of the program: {context.get('message')}: {type(error).__name__}: {error}")
             failed.set()
             ended.set()
 

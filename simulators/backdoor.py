@@ -96,6 +96,7 @@ class Backdoor:
         server = self._server = uvicorn.Server(config)
 
         async def serve(listening: socket.socket) -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)  # what clients do to sockets
             self._loop.call_soon_threadsafe(self._started.set)  # who comes from now on waits in the socket's queue
             await server.serve(sockets=[listening])
 

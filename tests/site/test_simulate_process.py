@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -216,6 +217,41 @@ def test_a_silent_line_takes_requests_and_answers_none(site, safety):
         counter(quick)
     site.ask("POST", "/servers/G1-safety/resume")
     counter(safety)
+
+
+@pytest.mark.slow
+def test_a_thousand_clients_do_not_end_the_plant(site):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2000
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"this process may open {hard} files only")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    at, clients = site.at("G1-safety"), []
+    try:
+        refused = 0
+        while len(clients) < 1100 and refused < 3:
+            try:
+                clients.append(
+                    socket.create_connection((at.host, at.port), 3.0)
+                )  # a full queue drops one: tried again after 1 s
+            except OSError:
+                refused += 1  # it takes no more
+        assert len(clients) > 900
+        assert "Traceback" not in site.said()
+    finally:
+        for client in clients:
+            client.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    quick = ModbusTcp(at.host, at.port, timeout_s=5.0)
+    until(lambda: _answered(quick), 20.0)
+    assert site.process.poll() is None
+
+
+def _answered(client):
+    try:
+        return client.read(1, 0, 1)
+    except OSError:
+        return None
 
 
 def test_one_that_dies_unasked_is_told_and_stays_dead(site):
