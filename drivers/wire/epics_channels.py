@@ -143,7 +143,9 @@ class EpicsChannels:
         await self._answer(number, request, status, deadline_s, timeout_s)
 
     def monitor(self, name: str, callback: Callable[[Sample], None]) -> Callable[[], None]:
-        """Present value, then changes; see `Channels.monitor`. An array of text is never told."""
+        """Present value, then changes; see `Channels.monitor`. An array of text is never told, and after `close` nothing is."""
+        if self._closed:
+            return lambda: None
         self._start()
         channel = self._channel(name)
         monitor = _Monitor(next(self._numbers), channel, callback)
@@ -305,6 +307,8 @@ class EpicsChannels:
             channel.chid = chid
 
     def _up(self, number: int, chid: int) -> None:
+        if self._closed:  # the channel may be gone already
+            return
         channel = self._by_number.get(number)
         kind, elements = self._lib.ca_field_type(chid), self._lib.ca_element_count(chid)
         if channel is None or kind < 0:  # made anew meanwhile, or lost again

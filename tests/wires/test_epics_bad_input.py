@@ -350,3 +350,25 @@ def test_a_process_ends_cleanly_whether_or_not_it_closes_its_channels(shared: Sh
         assert int(out) >= 4
 
     shared.run(body)
+
+
+def test_channels_may_be_closed_at_any_moment(shared: SharedIoc) -> None:
+    async def body(_table: SmallTable, ioc: IocServer, _: EpicsChannels) -> None:
+        for pause_s in (0.0, 0.001, 0.01, 0.02, 0.025, 0.03, 0.04, 0.08):
+            ca = EpicsChannels(ioc.endpoint)
+            told: list[Sample] = []
+            names = ("T:INT", "T:DOUBLE", "T:INTS", "T:LONG", "T:NONE")
+            cancels = [ca.monitor(name, told.append) for name in names]
+            asked = [asyncio.ensure_future(ca.get(name)) for name in names]
+            written = asyncio.ensure_future(ca.put("T:INT", 3))
+            await asyncio.sleep(pause_s)
+            await ca.close()
+            count = len(told)
+            ends = await asyncio.gather(*asked, written, return_exceptions=True)
+            assert all(end is None or isinstance(end, Sample | CommunicationError) for end in ends)
+            for cancel in cancels:
+                cancel()
+            ca.monitor("T:INT", told.append)()
+            assert len(told) == count and not ca.connected("T:INT")
+
+    shared.run(body)
