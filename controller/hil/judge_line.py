@@ -18,6 +18,7 @@ SILENT_BYTES = 7  # 3.5 before and after a frame: Modbus over Serial Line V1.02,
 BITS_PER_BYTE = 11
 TURN_ROUND_S = 0.010  # assumed: what a node may take between question and answer, computers on both sides included
 LOST_SHARE = 0.01  # assumed
+P99_COUNT = 200  # answers; of fewer, one in a hundred says nothing
 P99_SHARE = 0.25  # of the supervision time: two tries of one node, and as much for the others
 
 
@@ -63,7 +64,7 @@ def responses(answers_s: Sequence[float], lost: int, registers: int, baud: int |
     reason = ""
     if times.p50_ms > median_ms:
         reason = f"half of the answers take longer than {times.p50_ms:.1f} ms, allowed {median_ms:.1f} ms"
-    elif times.p99_ms > late_ms:
+    elif times.count >= P99_COUNT and times.p99_ms > late_ms:
         reason = f"one in a hundred answers takes longer than {times.p99_ms:.1f} ms, allowed {late_ms:.0f} ms"
     elif lost > max(1, LOST_SHARE * times.count):
         reason = f"{lost} of {times.count} questions got no sound answer at once"

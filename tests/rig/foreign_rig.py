@@ -28,7 +28,7 @@ RIG = {
 }
 AT_ONCE = 6
 # What a computer does to a drive that it does not ask for 200 ms is no fault of the drive: such a run says nothing.
-STALLED = ("is it busy with something else", "does not answer within", "the command is too old", "waited")
+STALLED = ("is it busy with something else", "does not answer within", "the command is too old", "waited", "one in a hundred")
 
 
 class Ttys(dict[str, str]):

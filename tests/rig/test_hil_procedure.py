@@ -249,3 +249,19 @@ def test_a_real_drive_beside_a_simulated_chain_may_be_checked_alone() -> None:
     assert [(place.label, place.unit, place.vendor, place.product) for place in found.places] == [
         ("G1-drive-A", 1, 0x1009, 0xD1)
     ]
+
+
+def test_an_overlay_may_name_another_product_and_a_line_for_each_drive() -> None:
+    overlay = {
+        "devices": {
+            "G1-drive-A": {"endpoint": "serial:///dev/ttyUSB0?baudrate=19200", "identity": "D2"},
+            "G1-drive-B": {"endpoint": "tcp://10.0.0.2:502?framing=rtu"},
+        },
+        "rig": {"local_stop": "red button"},
+    }
+    found = find_target(ASAN, EndpointMap.model_validate(overlay), "G1-gantry")
+    a, b = found.places
+    assert (a.product, a.unit, a.baud, a.rtu, a.address) == (0xD2, 1, 19200, True, "serial:///dev/ttyUSB0?baudrate=19200")
+    assert (b.product, b.unit, b.baud, b.rtu) == (0xD1, 2, None, True)
+    alone = find_target(ASAN, EndpointMap.model_validate(overlay), "G1-drive-B")
+    assert [place.label for place in alone.places] == ["G1-drive-B"]
