@@ -167,6 +167,12 @@ def test_requests_of_before_a_restart_retained_and_unreadable_ones_are_nobody_s(
         stand.ear.post(f"{PREFIX}/images/request", order, retain=True)
         await asyncio.sleep(1.0)
         stand.server.start()
+        await asyncio.sleep(1.0)
+        stand.server.stop()
+        question = json.dumps({"id": "kept", "want": "status", "boot": 0}).encode()
+        stand.ear.post(f"{PREFIX}/images/request", question, retain=True)
+        await asyncio.sleep(1.0)
+        stand.server.start()
         assert stand.server.boot_id != before
         for payload in (b"", b"{", b"[]", b'"a"', b"[" * 100_000, b'{"id": 7}', b'{"id": ""}', b"\xff"):
             stand.ear.post(f"{PREFIX}/images/request", payload)
@@ -176,6 +182,7 @@ def test_requests_of_before_a_restart_retained_and_unreadable_ones_are_nobody_s(
         stand.ask("new")
         await asyncio.sleep(5.0)
         assert [m["id"] for m in stand.answers()] == ["new"]
+        assert {m["id"] for m in stand.told["images/status"]} == {""}
 
     on_the_plant(body)
 

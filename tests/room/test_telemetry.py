@@ -213,3 +213,15 @@ def test_without_a_broker_nothing_waits_and_afterwards_everything_is_told_again(
         assert stand.telemetry.lost == lost
 
     on_the_stand(body)
+
+
+def test_a_broker_that_was_away_for_a_moment_is_told_everything_again() -> None:
+    async def body(stand: Stand) -> None:
+        await asyncio.sleep(0.3)
+        stand.told.clear()
+        stand.broker.stop()
+        stand.broker.start()
+        await asyncio.sleep(0.15)
+        assert stand.of("state") and stand.of("reading/G1-gantry/angle")
+
+    on_the_stand(body)
