@@ -244,6 +244,7 @@ def test_a_thousand_clients_do_not_end_the_plant(site):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     quick = ModbusTcp(at.host, at.port, timeout_s=5.0)
     until(lambda: _answered(quick), 20.0)
+    quick.close()
     assert site.process.poll() is None
 
 
