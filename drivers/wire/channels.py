@@ -1,6 +1,6 @@
 """The contract of named process variables: EPICS Channel Access, or its memory twin.
 
-What is promised, and what is not, is the written list in docs/wire-semantics.md (C1 to C12). In short: put with completion,
+What is promised, and what is not, is the written list in docs/wire-semantics.md (C1 and on). In short: put with completion,
 monitors that show the last value and may skip others, no order between variables, and a connection that says nothing about
 life. Liveness is a counter in the data. Not responsible for what a variable means.
 """

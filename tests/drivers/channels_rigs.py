@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from drivers.wire.channels import Channels, PutValue, Value
+from drivers.wire.channels import Channels, PutValue, Severity, Value
 from drivers.wire.epics_channels import EpicsChannels
 from drivers.wire.memory import MemoryChannels
 from simulators import clock
@@ -118,6 +118,7 @@ class ChannelsRig(Protocol):
     async def reconnect(self) -> None: ...
     def freeze(self) -> None: ...
     def thaw(self) -> None: ...
+    def alarm(self, name: str, severity: Severity) -> None: ...
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -168,6 +169,10 @@ class MemoryChannelsRig:
     def thaw(self) -> None:
         """SIGCONT."""
         self._wire.thaw()
+
+    def alarm(self, name: str, severity: Severity) -> None:
+        """The server marks a value, until the next one."""
+        self._wire.alarm(name, severity)
 
     @property
     def _wire(self) -> MemoryChannels:
@@ -247,6 +252,10 @@ class EpicsRig:
     def thaw(self) -> None:
         """SIGCONT."""
         self._server.resume()
+
+    def alarm(self, name: str, severity: Severity) -> None:
+        """The server marks a value, until the next one."""
+        self._server.alarm(name, severity)
 
 
 CHANNELS: dict[str, Callable[[], ChannelsRig]] = {

@@ -521,3 +521,20 @@ def test_c18_an_array_stays_one_however_few_elements_it_holds(pvs: ChannelsRig) 
         await until(lambda: told[-1].value.dtype == np.float64 and told[-1].value.size == 0)
 
     pvs.run(main())
+
+
+def test_c19_alarm_severity_comes_with_the_value(pvs: ChannelsRig) -> None:
+    async def main() -> None:
+        ca = pvs.client()
+        told: list[tuple[object, Severity]] = []
+        ca.monitor("int", lambda sample: told.append((sample.value, sample.severity)))
+        await until(lambda: told == [(7, Severity.NO_ALARM)])
+        for severity in (Severity.MINOR, Severity.MAJOR, Severity.INVALID):
+            pvs.alarm("int", severity)
+            await until(lambda wanted=severity: told[-1] == (7, wanted))  # type: ignore[misc]
+            assert (await ca.get("int")).severity is severity
+        pvs.table.post("int", 8)
+        await until(lambda: told[-1] == (8, Severity.NO_ALARM))
+        assert (await ca.get("int")).severity is Severity.NO_ALARM
+
+    pvs.run(main())

@@ -1,6 +1,6 @@
 """Memory twin of EPICS Channel Access: a client of any table of variables, with latency, merged monitors, cuts and freezes.
 
-It keeps the written semantics C1 to C12 (docs/wire-semantics.md). Not responsible for the variables themselves.
+It keeps the written semantics of channels (docs/wire-semantics.md). Not responsible for the variables themselves.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class VariableTable(Protocol):
 class _Monitor:
     name: str
     callback: Callable[[Sample], None]
-    pending: deque[tuple[float, Value]] = field(default_factory=deque)
+    pending: deque[tuple[float, Value, Severity]] = field(default_factory=deque)
     timer: asyncio.TimerHandle | None = None
     ended: bool = False
 
@@ -84,6 +84,7 @@ class MemoryChannels:
         self._drop_probability = drop_probability
         self._jitter_s = jitter_s
         self._monitors: dict[str, list[_Monitor]] = {}
+        self._alarms: dict[str, Severity] = {}
         self._pending: dict[asyncio.Future[Any], str] = {}
         self._held: list[tuple[Callable[[], Any], asyncio.Future[Any], str]] = []
         self._inward = Fifo()
@@ -96,7 +97,7 @@ class MemoryChannels:
     async def get(self, name: str, timeout_s: float = 1.0) -> Sample:
         """Ask the server for the present value; see `Channels.get`."""
         value = await self._ask(name, lambda: normalise(name, self._table.read(name)), timeout_s)
-        return Sample(value, now_ns(), Severity.NO_ALARM)
+        return Sample(value, now_ns(), self._alarms.get(name, Severity.NO_ALARM))
 
     async def put(self, name: str, value: PutValue, timeout_s: float = 1.0) -> None:
         """Write with completion; see `Channels.put`."""
@@ -153,6 +154,12 @@ class MemoryChannels:
             for monitor in monitors:
                 self._replay(monitor)
 
+    def alarm(self, name: str, severity: Severity) -> None:
+        """Show the present value of a variable with an alarm severity, until it is posted again."""
+        self._alarms[name] = severity
+        for monitor in self._monitors.get(name, []):
+            self._replay(monitor)
+
     def freeze(self) -> None:
         """Stop the server's process: connected, silent. Requests reach it and wait there."""
         self._frozen = True
@@ -208,6 +215,8 @@ class MemoryChannels:
 
     def _posted(self, name: str, value: PutValue) -> None:
         """The server posts a value."""
+        if self._alarms:
+            self._alarms.pop(name, None)
         if not self._connected or self._frozen:
             return
         monitors = self._monitors.get(name)
@@ -226,15 +235,16 @@ class MemoryChannels:
         due_s = loop.time() + self._latency_s
         if self._jitter_s:
             due_s += self._rng.random() * self._jitter_s
+        severity = self._alarms.get(monitor.name, Severity.NO_ALARM)
         drop = droppable and self._drop_probability > 0 and self._rng.random() < self._drop_probability
         if monitor.pending and (drop or len(monitor.pending) >= self._queue):
-            monitor.pending[-1] = (monitor.pending[-1][0], value)
+            monitor.pending[-1] = (monitor.pending[-1][0], value, severity)
             return
         if drop:
             due_s += MERGE_S
         if monitor.pending:
             due_s = max(due_s, monitor.pending[-1][0])
-        monitor.pending.append((due_s, value))
+        monitor.pending.append((due_s, value, severity))
         if monitor.timer is None:
             monitor.timer = loop.call_at(due_s, self._deliver, monitor)
 
@@ -244,8 +254,8 @@ class MemoryChannels:
         # A loop runs a timer within its clock's resolution, so a hair before it is due: what is due by then goes out with it.
         now_s = loop.time() + CLOCK_RESOLUTION_S
         while monitor.pending and monitor.pending[0][0] <= now_s:
-            _, value = monitor.pending.popleft()
-            monitor.callback(Sample(value, now_ns()))
+            _, value, severity = monitor.pending.popleft()
+            monitor.callback(Sample(value, now_ns(), severity))
         if monitor.pending and monitor.timer is None:
             monitor.timer = loop.call_at(monitor.pending[0][0], self._deliver, monitor)
 
