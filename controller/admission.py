@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 VIRTUAL = float("inf")
 REAL = 1.0
-OVERRIDES = ("machine", "approval", "accessories")
+OVERRIDES = ("machine", "approval")
 NAME_MAX = 40  # of a new output directory, without its number
 LIBRARY = "library.json"
 KEYS = "keys"

@@ -18,7 +18,7 @@ from controller.plan.schedule import schedule
 from drivers.hal.facility import Facility, Range, Room
 from drivers.hal.frames import wrap_angle_deg
 
-OVERRIDES = ("machine", "approval", "accessories")
+OVERRIDES = ("machine", "approval")
 _ANGLE_TOLERANCE_DEG = 1e-6  # rounding of decimals only
 
 
@@ -86,6 +86,12 @@ def _all(
             limit="APPROVED",
             hint="have it approved; in a simulated world --override approval=REASON",
             override="approval",
+        )
+    if facility.purpose == "clinical-like" and plan.kind == "dicom" and not plan.patient.id:
+        yield Refusal(
+            Why.MISSING,
+            "PatientID is missing or empty",
+            hint="nobody can tell whose plan this is; no override lifts that. Give a phantom an identity of its own",
         )
     if beams is not None:
         have = {beam.number for beam in plan.beams}
@@ -187,7 +193,7 @@ def _nozzle(beam: Beam, room: Room, where: str) -> Iterator[Refusal]:
         yield Refusal(Why.SNOUT, "the snout cannot reach its position", where, f"{beam.snout_mm:g} mm", _interval(reach, "mm"))
     installed = {shifter.id for shifter in room.nozzle.range_shifters}
     offered = ", ".join(sorted(installed)) or "none installed"
-    lifts, hint = _lifts(room), _lifted_by(room)
+    lifts = _lifts(room)
     for shifter in beam.range_shifters:
         if shifter.setting not in ("IN", "OUT"):
             yield Refusal(
@@ -196,12 +202,11 @@ def _nozzle(beam: Beam, room: Room, where: str) -> Iterator[Refusal]:
                 where,
                 shifter.setting or "no RangeShifterSetting",
                 "IN or OUT",
-                hint,
-                lifts,
+                override=lifts,
             )
         elif shifter.is_in and shifter.id not in installed:
             yield Refusal(
-                Why.RANGE_SHIFTER, "the range shifter is not installed", where, shifter.id or "unnamed", offered, hint, lifts
+                Why.RANGE_SHIFTER, "the range shifter is not installed", where, shifter.id or "unnamed", offered, override=lifts
             )
         elif shifter.is_in and shifter.kind == "ANALOG":
             yield Refusal(
@@ -226,26 +231,17 @@ def _accessories(beam: Beam, room: Room, where: str) -> Iterator[Refusal]:
                 where,
                 str(count),
                 "0",
-                _lifted_by(room),
-                _lifts(room),
+                override=_lifts(room),
             )
 
 
 def _lifts(room: Room) -> str:
-    """The override that lifts a foreign machine's own beam modifiers: a research room takes them by name, on record.
-
-    It is not the one for the machine's name: whoever says that a plan may be treated elsewhere has not said that nothing is
-    missing from the beam there.
-    """
-    return "accessories" if room.nozzle.range_shifters_any else ""
-
-
-def _lifted_by(room: Room) -> str:
-    return "put it there by hand and say so with --override accessories=REASON" if _lifts(room) else ""
+    """The override that lifts a foreign machine's own beam modifiers: a research room takes them by name, on record."""
+    return "machine" if room.nozzle.range_shifters_any else ""
 
 
 def _duration(beam: Beam, facility: Facility, room: Room, library: LibraryView) -> Iterator[Refusal]:
-    """A backup timer that would end the beam before its dose. Nothing lifts it, a foreign machine's included."""
+    """A backup timer that would end the beam before its dose. A foreign machine's timer is lifted with its name."""
     if not beam.duration_limit_s:
         return
     expected_s = schedule(beam, facility, room, library).duration_s
@@ -257,6 +253,7 @@ def _duration(beam: Beam, facility: Facility, room: Room, library: LibraryView) 
             f"{expected_s:.0f} s expected",
             f"{beam.duration_limit_s:g} s",
             "raise the limit of the plan",
+            "machine",
         )
 
 

@@ -100,11 +100,7 @@ def _read_plan(root: Item, path: Path, data: bytes) -> Plan | None:
         root.text(Tag.PatientName), root.text(Tag.PatientID), root.text(Tag.PatientBirthDate), root.text(Tag.PatientSex)
     )
     if not patient.id:
-        root.refuse(
-            Why.MISSING,
-            "PatientID is missing or empty",
-            hint="nobody can tell whose plan this is; no override lifts that. Give a phantom an identity of its own",
-        )
+        notes.append("PatientID is missing or empty: nobody can tell whose plan this is")
     setups = tuple(_setup(item) for item in root.items(Tag.PatientSetupSequence, "patient setup"))
     tables = tuple(_tolerance(item) for item in root.items(Tag.IonToleranceTableSequence, "tolerance table"))
     group, fractions, references = _fraction_scheme(root, notes)

@@ -109,12 +109,12 @@ def read_beam(item: Item, context: BeamContext) -> Beam | None:
     gantry_angle = first.number(Tag.GantryAngle)
     if gantry_angle is None:
         first.refuse(Why.MISSING, "GantryAngle is missing")
-    elif not 0.0 <= gantry_angle <= FULL_TURN_DEG:
+    elif not -FULL_TURN_DEG <= gantry_angle <= FULL_TURN_DEG:
         first.refuse(
             Why.BAD_VALUE,
             "GantryAngle is not an IEC 61217 angle",
             value=f"{gantry_angle:g} deg",
-            limit=f"0 to {FULL_TURN_DEG:g} deg",
+            limit=f"0 to {FULL_TURN_DEG:g} deg, or the same turned backwards",
             hint="it is not guessed by full turns; correct the plan",
         )
     isocentre = first.numbers(Tag.IsocenterPosition)

@@ -31,7 +31,7 @@ IMPLEMENTATION_UID = "2.25.166094237263215087396411790837316573249"
 FWHM_PER_SIGMA = 2.3548200450309493
 
 # What an override set aside, as a tag: the record points to it.
-_OVERRIDDEN = {"machine": 0x300A00B2, "approval": 0x300E0002, "accessories": 0x300A0312}
+_OVERRIDDEN = {"machine": 0x300A00B2, "approval": 0x300E0002}
 _SESSION_BEAMS = 0x30080021
 _MODE_TYPE = {ScanMode.SPOT: "STATIONARY", ScanMode.RASTER: "LEAPING"}
 

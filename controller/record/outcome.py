@@ -70,7 +70,7 @@ class Interlock:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A check that somebody set aside, with a reason. `name` as on the command line: machine, approval, accessories."""
+    """A check that somebody set aside, with a reason. `name` as on the command line: machine, approval."""
 
     t_ns: int
     name: str

@@ -36,10 +36,6 @@ RST = {
     "pytrip/tst003012.rst": ("C", 17, 13243, 1.97079e9, 229.76, 283.76),
     "pytrip/tst003001.rst": ("p", 17, 5491, 3.57576e10, 120.20, 147.99),
 }
-OWN_ACCESSORIES = {
-    "topas/number_of_particles_gantry90.dcm": {Why.RANGE_SHIFTER, Why.ACCESSORY},
-    "uclhp/daily_qa_49spots.dcm": {Why.RANGE_SHIFTER},
-}
 REFUSED = {
     "pydicom/ExplVR_BigEndNoMeta.dcm": Why.NOT_DICOM,
     "pydicom/ExplVR_LitEndNoMeta.dcm": Why.NOT_DICOM,
@@ -133,10 +129,8 @@ def test_public_plans_are_delivered_by_the_research_room_with_overrides_on_recor
     plan, room, library = read_plan(shared_plans / name), research.rooms["R1"], NominalLibrary(research.meterset)
     refused = {reason.why for reason in check(plan, research, room, library)}
     assert Why.MACHINE in refused
-    overrides = {"machine", "approval", "accessories"}
+    overrides = {"machine", "approval"}
     assert check(plan, research, room, library, overrides) == []
-    beyond_the_name = {r.why for r in check(plan, research, room, library, {"machine", "approval"})}
-    assert beyond_the_name == OWN_ACCESSORIES.get(name, set())
     lifted = overridden(plan, research, room, library, overrides)
     assert {reason.why for reason in lifted} == refused
     assert (Why.APPROVAL in refused) == (plan.approval != "APPROVED")

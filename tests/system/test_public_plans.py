@@ -7,7 +7,7 @@ from controller.admission import TreatOptions
 from controller.intake import Refused
 from controller.treatment import run_treatment
 
-OVERRIDES = {"machine": "a plan of another centre, in simulation", "approval": "a phantom", "accessories": "by hand"}
+OVERRIDES = {"machine": "a plan of another centre, in simulation", "approval": "a phantom"}
 # file: overrides that are really needed, kind of record reference
 TREATED = {
     "dcpt/mono_1layer_mu.dcm": {"machine", "approval"},
@@ -15,8 +15,8 @@ TREATED = {
     "dcpt/sobp_no_table_position.dcm": {"machine"},
     "dicomfix/gantry90_8layers.dcm": {"machine"},
     "pymchelper/gantry_qa_4beams_grid.dcm": {"machine"},
-    "topas/number_of_particles_gantry90.dcm": {"machine", "approval", "accessories"},
-    "uclhp/daily_qa_49spots.dcm": {"machine", "approval", "accessories"},
+    "topas/number_of_particles_gantry90.dcm": {"machine", "approval"},
+    "uclhp/daily_qa_49spots.dcm": {"machine", "approval"},
     "dcpt/ramp_2beams_90_270_18436spots.dcm": {"machine"},  # here its second beam, both in the slow test
     "pytrip/tst003012.rst": {"machine", "approval"},
     "pytrip/tst003001.rst": {"machine", "approval"},
@@ -82,5 +82,4 @@ def test_a_public_plan_without_overrides_is_refused_and_told_which_ones_exist(sh
     told = "\n".join(refused.value.reasons)
     assert "UNAPPROVED" in told and "--override approval=REASON" in told
     assert "Gantry 1" in told and "--override machine=REASON" in told
-    assert "RS=2cm" in told and "--override accessories=REASON" in told
     assert list(tmp_path.iterdir()) == []
