@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import math
+import shutil
 import signal
 import socket
 import subprocess
@@ -40,6 +41,7 @@ def test_no_child_pty_or_file_is_left(tmp_path, number):
         assert sorted(path.name for path in tmp_path.iterdir()) == ["G1-interlocks.jsonl", "simulate.log"]
         assert not Path(buttons).parent.exists()
     else:
+        shutil.rmtree(Path(buttons).parent)  # a killed process cannot tidy up
         again = SiteProcess(tmp_path, "--room", "G1")  # what a killed one left behind is no obstacle
         try:
             before = site.file.read_text(encoding="utf-8")
