@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from drivers.devices.connect import NOT_ALIVE, Connection, Liveness, check_named_identity, deadline_ns, silent
 from drivers.hal.capabilities import COUCH_AXES
-from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
+from drivers.hal.clock import NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected, CommunicationError, DataError, DeviceError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
@@ -65,6 +65,7 @@ class OrthogonalImager:
         self._connection = Connection(name, bus, self._establish)
         self._liveness = Liveness(round(SILENT_S * NS_PER_S))
         self._boot = 0
+        self._session = "new"
         self._numbers = itertools.count(1)
         self._asked: dict[str, asyncio.Future[_Status]] = {}
         self._wanted: tuple[str, asyncio.Future[dict[str, Any]]] | None = None
@@ -177,11 +178,12 @@ class OrthogonalImager:
                 hint="restart the imaging system",
             )
         self._boot = second.boot
+        self._session = f"{second.boot}-{second.seq}"
         self._liveness.forget()
         self._liveness.see(second.seq, now_ns())
 
     async def _ask_status(self) -> _Status:
-        asked = self._fresh_id()
+        asked = f"{self._fresh_id()}-{now_ns()}"
         answer: asyncio.Future[_Status] = asyncio.get_running_loop().create_future()
         self._asked[asked] = answer
         try:
@@ -209,8 +211,8 @@ class OrthogonalImager:
             ) from None
 
     def _fresh_id(self) -> str:
-        """Never used before, not even by an earlier run: the loop's clock goes on between runs of one machine."""
-        return f"{self._name}-{now_ns() // NS_PER_MS}-{next(self._numbers)}"
+        """Never used before, not even by an earlier run: no other client was ever answered with this count of this boot."""
+        return f"{self._name}-{self._session}-{next(self._numbers)}"
 
     def _take_status(self, message: Message) -> None:
         status = _status(message.payload)

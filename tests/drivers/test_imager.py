@@ -286,3 +286,23 @@ def test_a_restart_of_the_system_ends_the_images_it_was_taking() -> None:
         assert stand.system.requests[-1]["boot"] == 12
 
     on_the_stand(body)
+
+
+def test_no_two_runs_ask_with_the_same_id() -> None:
+    """A kept answer to somebody else's images would be a correction for another patient."""
+    ids: list[str] = []
+
+    async def body(stand: Stand) -> None:
+        for _ in range(3):  # programs that begin anew, each with its clock at zero
+            imager = OrthogonalImager("G1-imager", CONFIG, stand.broker.client(), EventBus())
+            await imager.connect()
+            stand.system.answers = [GOOD, GOOD]
+            await imager.registered_correction()
+            await imager.registered_correction()
+            await imager.close()
+        ids.extend(r["id"] for r in stand.system.requests if r["want"] == "correction")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drivers.devices.imager.now_ns", lambda: 0)
+        on_the_stand(body, connected=False)
+    assert len(set(ids)) == 6
