@@ -16,6 +16,7 @@ from drivers.hal.clock import NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError
 from drivers.wire.codecs.cia402 import Command, DriveState
 from drivers.wire.codecs.registers import int16, int32
+from drivers.wire.framing import Kind
 from drivers.wire.modbus import ModbusClient
 from drivers.wire.stream import StreamOpener
 
@@ -47,8 +48,8 @@ class Lines:
         self.clients: dict[str, ModbusClient] = {}
         for place in places:
             if place.address not in self.clients:
-                framing = "rtu" if place.rtu else "tcp"
-                self.clients[place.address] = ModbusClient(place.label, open_line(place), framing=framing)  # type: ignore[arg-type]
+                framing: Kind = "rtu" if place.rtu else "tcp"
+                self.clients[place.address] = ModbusClient(place.label, open_line(place), framing=framing)
 
     def of(self, place: Place) -> ModbusClient:
         """The line of a node."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from controller.hil.drive_bench import PERIOD_S, DriveBench, NotReached
 from controller.hil.judge_drive import ERROR_SUPERVISION, REACTION_S, START_S
@@ -70,7 +71,7 @@ class DriveHand:
             (Command.ENABLE_OPERATION, DriveState.OPERATION_ENABLED),
         ):
             await bench.command(word)
-            await bench.until(lambda s, wanted=state: s.state is wanted, ENABLE_S, state.value)  # type: ignore[misc]
+            await bench.until(partial(_is_in, state), ENABLE_S, state.value)
 
     async def set_point(self, target_deg: float, speed_deg_s: float, token: Sequence[int] | None = None) -> None:
         """Mode, target, speed and acceleration to every drive."""
@@ -153,3 +154,7 @@ class DriveHand:
                 if sample.error_code == ERROR_SUPERVISION and gap_s > self.bench.target.poll_deadline_s / 2.0:
                     note = f"; this computer did not ask it for {1000 * gap_s:.0f} ms: is it busy with something else?"
                 raise NotReached(f"{trace.label} went into fault {fault_text(sample.error_code)}{note}")
+
+
+def _is_in(state: DriveState, sample: Sample) -> bool:
+    return sample.state is state

@@ -171,10 +171,10 @@ class RingReader:
 
     def state(self, sample: RingSample, quality: Quality) -> RingState:
         """A sample as the capability shows it."""
-        name, simulated = self._name, self._config.simulated
+        name = self._name
         return RingState(
-            angle=Reading(f"{name}.angle", sample.load_deg, "deg", sample.t_ns, quality, simulated),
-            motor_angle=Reading(f"{name}.motor_angle", sample.motor_deg, "deg", sample.t_ns, quality, simulated),
+            angle=Reading(f"{name}.angle", sample.load_deg, "deg", sample.t_ns, quality, self._simulated(2)),
+            motor_angle=Reading(f"{name}.motor_angle", sample.motor_deg, "deg", sample.t_ns, quality, self._simulated(0, 1)),
             speed_deg_s=sample.speed_deg_s,
             enabled=sample.enabled,
             brake_applied=sample.braked,
@@ -188,18 +188,26 @@ class RingReader:
         if sample is None:
             return ()
         a, b = sample.drives
-        values: tuple[tuple[str, object, str], ...] = (
-            ("angle", sample.load_deg, "deg"),
-            ("motor_angle", sample.motor_deg, "deg"),
-            ("encoder_spread", sample.spread_deg, "deg"),
-            ("speed", sample.speed_deg_s, "deg/s"),
-            ("torque_a", a.torque_percent, "%"),
-            ("torque_b", b.torque_percent, "%"),
-            ("safety_a", int(a.safety), ""),
-            ("safety_b", int(b.safety), ""),
-            ("error_code", sample.error_code, ""),
+        values: tuple[tuple[str, object, str, tuple[int, ...]], ...] = (  # of which nodes a value is made
+            ("angle", sample.load_deg, "deg", (2,)),
+            ("motor_angle", sample.motor_deg, "deg", (0, 1)),
+            ("encoder_spread", sample.spread_deg, "deg", (0, 1, 2)),
+            ("speed", sample.speed_deg_s, "deg/s", (0, 1)),
+            ("torque_a", a.torque_percent, "%", (0,)),
+            ("torque_b", b.torque_percent, "%", (1,)),
+            ("safety_a", int(a.safety), "", (0,)),
+            ("safety_b", int(b.safety), "", (1,)),
+            ("error_code", sample.error_code, "", (0, 1)),
         )
-        return [Reading(f"{self._name}.{n}", v, u, sample.t_ns, quality, self._config.simulated) for n, v, u in values]
+        name, t_ns = self._name, sample.t_ns
+        return [Reading(f"{name}.{n}", v, u, t_ns, quality, self._simulated(*nodes)) for n, v, u, nodes in values]
+
+    def _simulated(self, *nodes: int) -> bool:
+        """Whether a simulator had a part in a value made of these nodes (drive A, drive B, load encoder)."""
+        config = self._config
+        if not config.simulated:
+            return False
+        return any(not config.parts or config.parts[node] not in config.real_parts for node in nodes)
 
     def _drive_sample(self, words: Sequence[int], t_ns: int) -> DriveSample:
         at = self._drive

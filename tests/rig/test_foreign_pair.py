@@ -8,14 +8,18 @@ import pytest
 from foreign_rig import foreign_drives
 
 from drivers.devices.gantry import RotatingGantry
+from drivers.devices.ring import DriveSample, RingReader, RingSample
 from drivers.devices.shadowed import shadow_values
 from drivers.hal.clock import now_ns
 from drivers.hal.endpoints import EndpointMap, apply
 from drivers.hal.errors import CommandRejected
 from drivers.hal.events import EventBus
 from drivers.hal.facility import load_facility
+from drivers.hal.reading import Quality
+from drivers.wire.codecs.cia402 import Safety
 from drivers.wire.modbus import ModbusClient
 from drivers.wire.serial_stream import serial_opener
+from drivers.wire.stream import Stream
 from simulators.plant.facility import FacilityPlant
 from simulators.plant.kernel import Kernel
 from simulators.shadow import Shadow
@@ -73,3 +77,25 @@ def test_only_what_is_real_drives_the_model() -> None:
     assert facility.devices["G1-gantry"].simulated
     assert facility.devices["G1-gantry"].real_parts == ("G1-load-encoder",)
     assert shadow_values(facility, [], 0) == {}
+
+
+async def test_a_reading_says_simulated_when_a_simulator_had_a_part_in_it() -> None:
+    """With a real load encoder the ring's angle is real; what is made of simulated drives is not."""
+    overlay = {
+        "devices": {
+            "G1-gantry": {"endpoint": "serial:///dev/simulated", "simulated": True},
+            "G1-load-encoder": {"endpoint": "serial:///dev/ttyUSB0"},
+        }
+    }
+    config = apply(ASAN, EndpointMap.model_validate(overlay)).devices["G1-gantry"]
+    reader = RingReader("G1-gantry", config, ModbusClient("unused", nobody), ASAN.registers, lambda _error: None)
+    drive = DriveSample(0, 0x250, 0.0, 0.0, 0.0, 0, Safety.SBC)
+    reader.sample = RingSample(0, (drive, drive), 0.0, True)
+    said = {reading.name.rpartition(".")[2]: reading.simulated for reading in reader.readings(Quality.GOOD)}
+    assert [name for name, simulated in said.items() if not simulated] == ["angle"]
+    state = reader.state(reader.sample, Quality.GOOD)
+    assert not state.angle.simulated and state.motor_angle.simulated
+
+
+async def nobody() -> Stream:
+    raise ConnectionError
