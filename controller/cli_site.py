@@ -123,7 +123,7 @@ def up(
     facility: FacilityOption = "asan",
     room: RoomOf = None,
     speed: Annotated[
-        str, typer.Option(help="real, or plant seconds per second (up to 2 is safe from the computer's pauses).")
+        str, typer.Option(help="real, or plant seconds per second (up to 2 on a quiet computer).")
     ] = "real",
     seed: Annotated[int, typer.Option(help="Root of every random stream of the simulated plant.")] = 0,
     broker: Annotated[str, typer.Option(metavar="HOST:PORT", help="An MQTT broker to use instead of one of our own.")] = "",

@@ -272,14 +272,16 @@ def test_a_plan_that_a_full_disk_cuts_leaves_the_one_before(tmp_path, monkeypatc
 
 
 def test_the_faults_that_are_offered(run):
+    from drivers.wire.tap.faults import KINDS, PREFIX
     from simulators.faults import CATALOGUE
 
+    names = [*CATALOGUE, *(f"{PREFIX}{name}" for name in KINDS)]
     code, out, _ = run("faults")
-    assert code == 0 and all(f"\n{name}" in out for name in CATALOGUE)
-    assert out.count("expected: ") == len(CATALOGUE)
+    assert code == 0 and all(f"\n{name}" in out for name in names)
+    assert out.count("expected: ") == len(names)
     code, out, _ = run("faults", "--json")
     rows = json.loads(out)
-    assert code == 0 and [row["name"] for row in rows] == list(CATALOGUE)
+    assert code == 0 and [row["name"] for row in rows] == names
     assert all(row["does"] and row["expected"] for row in rows)
 
 
