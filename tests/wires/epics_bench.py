@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from witness import system_program
 
 from drivers.hal.events import Event, EventBus
@@ -138,17 +137,10 @@ async def small_bench(table: SmallTable) -> AsyncIterator[tuple[IocServer, Epics
 
 
 class SharedIoc:
-    """One IOC for test after test that leave it alive, in one loop: starting one takes a second.
+    """One IOC for test after test that leave it alive, in one loop: starting one takes a second."""
 
-    Its variables: `T:INT`, `T:DOUBLE`, `T:INTS` (at most 4) and `T:LONG` (20,000 integers).
-    """
-
-    def __init__(self) -> None:
-        self.table = SmallTable()
-        self.table.have("T:INT", "int", 0)
-        self.table.have("T:DOUBLE", "double", 0.0)
-        self.table.have("T:INTS", "int[]", np.array([1, 2], dtype=np.int32), elements=4)
-        self.table.have("T:LONG", "int[]", np.zeros(20_000, dtype=np.int32))
+    def __init__(self, table: SmallTable) -> None:
+        self.table = table
         self._initial = dict(self.table.values)
         self._runner = asyncio.Runner(loop_factory=PacedLoop)
         self._ioc = IocServer(self.table)

@@ -31,7 +31,12 @@ SETPOINT = f"{MAGNETS.prefix}:CURRENT:SP"
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[SharedIoc]:
-    shared = SharedIoc()
+    table = SmallTable()
+    table.have("T:INT", "int", 0)
+    table.have("T:DOUBLE", "double", 0.0)
+    table.have("T:INTS", "int[]", np.array([1, 2], dtype=np.int32), elements=4)
+    table.have("T:LONG", "int[]", np.zeros(20_000, dtype=np.int32))
+    shared = SharedIoc(table)
     yield shared
     shared.close()
 

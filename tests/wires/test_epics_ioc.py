@@ -8,17 +8,38 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from epics_bench import SmallTable, epics_tool, facility_bench, in_real_time, run_tool, small_bench, until
+from epics_bench import SharedIoc, SmallTable, epics_tool, facility_bench, in_real_time, run_tool, until
 
-from drivers.wire.channels import Severity
+from drivers.wire.channels import Severity, as_int_array
+from drivers.wire.epics_channels import EpicsChannels
 from simulators.servers.ioc_link import HOST, IocServer, free_port
 
 pytestmark = pytest.mark.xdist_group("wires")
+
+
+def fail(value: object) -> None:
+    raise ZeroDivisionError(f"{value}")
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[SharedIoc]:
+    table = SmallTable()
+    table.have("T:INT", "int", -(2**31))
+    table.have("T:DOUBLE", "double", float("nan"))
+    table.have("T:TEXT", "string", "x" * 39)
+    table.have("T:INTS", "int[]", np.array([2**31 - 1], dtype=np.int32), elements=4)
+    table.have("T:DOUBLES", "double[]", np.array([]), elements=4)
+    table.have("T:DEV:GAIN:SP", "int", 1)
+    table.add("T:DEV:SIGNAL:RB", "int[]", lambda: np.array([7 * int(table.values["T:DEV:GAIN:SP"])], dtype=np.int32))
+    table.add("T:BAD", "int", lambda: 4, fail)
+    shared = SharedIoc(table)
+    yield shared
+    shared.close()
 
 
 def words(answer: str, name: str) -> list[str]:
@@ -74,32 +95,25 @@ def test_foreign_clients_read_and_write_the_plant() -> None:
     in_real_time(main(), factor=2.0)
 
 
-def test_a_client_of_another_make_sees_every_type_and_no_server_dies_of_nonsense() -> None:
-    async def main() -> None:
-        table = SmallTable()
-        table.have("T:INT", "int", -(2**31))
-        table.have("T:DOUBLE", "double", float("nan"))
-        table.have("T:TEXT", "string", "x" * 39)
-        table.have("T:INTS", "int[]", np.array([2**31 - 1], dtype=np.int32), elements=4)
-        table.have("T:DOUBLES", "double[]", np.array([]), elements=4)
-        async with small_bench(table) as (ioc, _):
-            answer = await run_tool(ioc, "caget", "-g", "17", *table.names())
-            shown = {line.split()[0]: line.split()[1:] for line in answer.splitlines()}
-            assert shown == {
-                "T:INT": [str(-(2**31))],
-                "T:DOUBLE": ["nan"],
-                "T:TEXT": ["x" * 39],
-                "T:INTS": ["4", str(2**31 - 1), "0", "0", "0"],
-                "T:DOUBLES": ["4", "0", "0", "0", "0"],
-            }
-            for name, value in (("T:INT", "nan"), ("T:INT", "1e99"), ("T:INT", "x"), ("T:DOUBLE", "inf"), ("T:TEXT", "")):
-                await run_tool(ioc, "caput", "-c", name, value)
-            await run_tool(ioc, "caput", "-c", "-a", "T:INTS", "9", *"123456789")
-            await run_tool(ioc, "caput", "-c", "T:DOUBLE", "0.5")
-            assert table.values["T:DOUBLE"] == 0.5
-            assert ioc.running and np.size(table.values["T:INTS"]) <= 4
+def test_a_client_of_another_make_sees_every_type_and_no_server_dies_of_nonsense(shared: SharedIoc) -> None:
+    async def body(table: SmallTable, ioc: IocServer, _: EpicsChannels) -> None:
+        answer = await run_tool(ioc, "caget", "-g", "17", "T:INT", "T:DOUBLE", "T:TEXT", "T:INTS", "T:DOUBLES")
+        shown = {line.split()[0]: line.split()[1:] for line in answer.splitlines()}
+        assert shown == {
+            "T:INT": [str(-(2**31))],
+            "T:DOUBLE": ["nan"],
+            "T:TEXT": ["x" * 39],
+            "T:INTS": ["4", str(2**31 - 1), "0", "0", "0"],
+            "T:DOUBLES": ["4", "0", "0", "0", "0"],
+        }
+        for name, value in (("T:INT", "nan"), ("T:INT", "1e99"), ("T:INT", "x"), ("T:DOUBLE", "inf"), ("T:TEXT", "")):
+            await run_tool(ioc, "caput", "-c", name, value)
+        await run_tool(ioc, "caput", "-c", "-a", "T:INTS", "9", *"123456789")
+        await run_tool(ioc, "caput", "-c", "T:DOUBLE", "0.5")
+        assert table.values["T:DOUBLE"] == 0.5
+        assert ioc.running and np.size(table.values["T:INTS"]) <= 4
 
-    in_real_time(main())
+    shared.run(body)
 
 
 def gone(pid: int) -> bool:
@@ -180,40 +194,32 @@ def test_an_ioc_that_dies_is_told_once() -> None:
     in_real_time(main())
 
 
-def test_what_a_put_changed_is_shown_before_it_completes_also_when_nobody_posted_it() -> None:
-    async def main() -> None:
-        table = SmallTable()
-        table.have("T:DEV:GAIN:SP", "int", 1)
-        table.add("T:DEV:SIGNAL:RB", "int[]", lambda: np.array([7 * int(table.values["T:DEV:GAIN:SP"])], dtype=np.int32))
-        async with small_bench(table) as (_, ca):
-            for gain in range(2, 30):
-                await ca.put("T:DEV:GAIN:SP", gain)
-                assert (await ca.get("T:DEV:SIGNAL:RB")).value.tolist() == [7 * gain]
+def test_what_a_put_changed_is_shown_before_it_completes_also_when_nobody_posted_it(shared: SharedIoc) -> None:
+    async def body(_table: SmallTable, _ioc: IocServer, ca: EpicsChannels) -> None:
+        for gain in range(2, 30):
+            await ca.put("T:DEV:GAIN:SP", gain)
+            assert as_int_array("T:DEV:SIGNAL:RB", await ca.get("T:DEV:SIGNAL:RB")).tolist() == [7 * gain]
 
-    in_real_time(main())
+    shared.run(body)
 
 
-def test_an_error_in_the_plant_is_told_and_the_server_goes_on() -> None:
-    async def main() -> None:
-        def fail(value: object) -> None:
-            raise ZeroDivisionError(f"{value}")
-
+def test_an_error_in_the_plant_is_told_and_the_server_goes_on(shared: SharedIoc) -> None:
+    async def body(table: SmallTable, ioc: IocServer, ca: EpicsChannels) -> None:
         errors: list[BaseException] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
-        table = SmallTable()
-        table.add("T:BAD", "int", lambda: 4, fail)
-        table.have("T:GOOD", "int", 1)
-        async with small_bench(table) as (ioc, ca):
-            await ca.put("T:BAD", 9)
-            shown = await ca.get("T:BAD")
-            assert (shown.value, shown.severity) == (4, Severity.INVALID)
-            assert [type(error) for error in errors] == [ZeroDivisionError]
-            table.post_value("T:GOOD", 2**40)  # no client can be told: it is said in the log, and the rest goes on
-            await ca.put("T:GOOD", 5)
-            assert (await ca.get("T:GOOD")).value == 5
-            assert ioc.running and ioc.refused == 1
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
+        before = ioc.refused
+        await ca.put("T:BAD", 9)
+        shown = await ca.get("T:BAD")
+        assert (shown.value, shown.severity) == (4, Severity.INVALID)
+        assert [type(error) for error in errors] == [ZeroDivisionError]
+        table.post_value("T:INT", 2**40)  # no client can be told: it is said in the log, and the rest goes on
+        await ca.put("T:INT", 5)
+        assert (await ca.get("T:INT")).value == 5
+        assert ioc.running and ioc.refused == before + 1
+        loop.set_exception_handler(None)
 
-    in_real_time(main())
+    shared.run(body)
 
 
 def listening(port: int) -> set[str]:
@@ -227,11 +233,8 @@ def listening(port: int) -> set[str]:
     return found
 
 
-def test_the_ioc_listens_on_the_loopback_alone() -> None:
-    async def main() -> None:
-        table = SmallTable()
-        table.have("T:INT", "int", 1)
-        async with small_bench(table) as (ioc, _):
-            assert listening(ioc.port) == {"0100007F"}
+def test_the_ioc_listens_on_the_loopback_alone(shared: SharedIoc) -> None:
+    async def body(_table: SmallTable, ioc: IocServer, _: EpicsChannels) -> None:
+        assert listening(ioc.port) == {"0100007F"}
 
-    in_real_time(main())
+    shared.run(body)
