@@ -95,11 +95,12 @@ def said(process):
 def kept_running(process, log):
     """A program that goes on until the test is over, with what it says in a file."""
     with log.open("wb") as out:
-        running = subprocess.Popen(**process, stdout=out)
+        # In a session of its own: some of these programs are launchers of others.
+        running = subprocess.Popen(**process, stdout=out, start_new_session=True)
     try:
         yield running
     finally:
-        running.kill()
+        os.killpg(running.pid, signal.SIGKILL)
         running.wait()
 
 
