@@ -17,7 +17,7 @@ from controller.hil.trace import Sample
 from drivers.wire.codecs.cia402 import Command, DriveState
 
 RESET_BIT = int(Command.FAULT_RESET)
-LINK_DOWN_S = 1.0
+LINK_DOWN_S = 1.5  # assumed: longer than any drive's own time-out that could start it again
 AFTER_S = 0.35  # what setting the brake may take on top of a stop, before a silent drive is looked at again, assumed
 
 

@@ -268,7 +268,7 @@ class Drive:
     def hear(self) -> None:
         now = self.ring.advance()
         gap, self.heard = now - self.heard, now
-        if self.ring.bug == "starts-again" and self.error == 0x8700 and gap > 0.9:
+        if self.ring.bug == "starts-again" and self.error == 0x8700 and gap > 1.2:
             self.error, self.torque, self.proven, self.brake, self.state = 0, True, True, False, "run"
             self.ring.goal = self.ring.final
         if self.ring.bug == "resets-by-level" and self.state == "fault" and self.word & 0x80:

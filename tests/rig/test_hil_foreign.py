@@ -55,22 +55,30 @@ ENDS = {
 }
 
 
+def failed(result: HilResult) -> dict[str, str]:
+    return {check.requirement.id: check.reason for check in result.of(Verdict.FAIL)}
+
+
+def as_expected(name: str, result: HilResult) -> bool:
+    found = failed(result)
+    if name not in EXPECTED:
+        return not found
+    check, words, also = EXPECTED[name]
+    return words in found.get(check, "") and set(found) <= {check, *also}
+
+
 @pytest.fixture(scope="module")
 def results() -> dict[str, HilResult]:
-    """Every drive checked once; again, fewer at once, where this computer stood still so long that the run says nothing."""
+    """Every drive checked once; again, fewer at once, where it is not as expected and this computer stood still meanwhile."""
     found: dict[str, HilResult] = {}
     waiting = ["sound", "plain", *BUGS]
     for at_once in (AT_ONCE, 3, 2, 1):
         with foreign_drives(waiting) as ttys:
             found.update(check_all(ttys, at_once))
-        waiting = [name for name, result in found.items() if stalled(result)]
+        waiting = [name for name, result in found.items() if stalled(result) and not as_expected(name, result)]
         if not waiting:
             break
     return found
-
-
-def failed(result: HilResult) -> dict[str, str]:
-    return {check.requirement.id: check.reason for check in result.of(Verdict.FAIL)}
 
 
 def test_every_misbehaviour_has_an_expectation() -> None:
@@ -101,8 +109,7 @@ def test_a_misbehaviour_is_found_and_named(results: dict[str, HilResult], bug: s
     result = results[bug]
     name, words, also = EXPECTED[bug]
     found = failed(result)
-    assert name in found, f"{bug}: found {found}"
-    assert words in found[name]
+    assert words in found.get(name, ""), f"{bug}: found {found}, slowest answer {max(result.answers_s, default=0.0):.3f} s"
     assert set(found) <= {name, *also}, found
     assert result.exit_code == 3
 
