@@ -12,7 +12,7 @@ from drivers.devices.ring import DriveSample, RingReader, RingSample
 from drivers.devices.shadowed import shadow_values
 from drivers.hal.clock import now_ns
 from drivers.hal.endpoints import EndpointMap, apply
-from drivers.hal.errors import CommandRejected
+from drivers.hal.errors import CommandRejected, CommunicationError, DeviceError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import load_facility
 from drivers.hal.reading import Quality
@@ -29,6 +29,17 @@ ASAN = load_facility("asan")
 
 
 async def test_our_driver_moves_a_drive_pair_served_by_pymodbus() -> None:
+    for last in (False, False, True):
+        try:
+            await move_a_foreign_pair()
+        except (CommunicationError, DeviceError):  # a computer that stands still for 200 ms lets drives stop by themselves
+            if last:
+                raise
+        else:
+            break
+
+
+async def move_a_foreign_pair() -> None:
     with foreign_drives(["pair"]) as ttys:
         facility = apply(ASAN, EndpointMap.model_validate({"devices": {"G1-gantry": {"endpoint": f"serial://{ttys['pair']}"}}}))
         room = facility.room("G1")
