@@ -39,7 +39,6 @@ class Case:
         strike_s: after the start of `act`.
         lasts_s: longer than the driver's limit for bad values.
         once: variables that may be put at most once per action.
-        nameless: has no identity on its wire.
     """
 
     device: str
@@ -48,7 +47,6 @@ class Case:
     strike_s: float = 0.3
     lasts_s: float = 6.0
     once: tuple[str, ...] = ()
-    nameless: bool = False
 
 
 async def turn(bench: Bench) -> None:
@@ -141,7 +139,7 @@ DRIVERS = {
     "second_dose_unit": Case(
         "dose_monitor", "epics", test_the_dose_channels, once=("ASAN:G1:DU2:CEILING:SP", "ASAN:G1:DU2:SELFTEST:SP")
     ),
-    "reference_detector": Case("reference", "epics", measure, nameless=True),
+    "reference_detector": Case("reference", "epics", measure),
     "imager": Case("imager", "mqtt", take_images, lasts_s=20.0),
 }
 test_the_dose_channels.__test__ = False
@@ -200,7 +198,7 @@ def test_a_driver_bears_a_wire_fault(driver: str, kind: str) -> None:
         if kind in SOUND:
             assert error is None, f"{kind} is no reason to fail: {error}"
             assert seen <= {Quality.GOOD}
-        elif (carrier, kind) not in LATE and not (kind == "identity" and case.nameless):
+        elif (carrier, kind) not in LATE:
             assert Quality.GOOD not in seen, f"{kind} for {case.lasts_s} s and readings are still {seen}"
         if error is not None:
             assert isinstance(error, BeamlineError)
