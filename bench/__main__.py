@@ -17,6 +17,7 @@ from rich.table import Table
 from bench import (
     campaign_field,
     cli_start,
+    false_trips,
     message_round_trip,
     modbus_round_trip,
     plan_load,
@@ -41,6 +42,7 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "message-round-trip": message_round_trip.measure,
     "real-wires": real_wires.measure,
     "record-cost": record_cost.measure,
+    "false-trips": false_trips.measure,
 }
 
 
