@@ -215,7 +215,8 @@ class Activities:
         self._placed(placement)
         self._watch.reference = Reference(placement.ring.angle.value, placement.couch_values())
         proofs.preset_sent = True
-        await devices.access.preset(lease.token, targets.gantry_deg, tuned.species_token, True)
+        job = self._job()
+        await devices.access.preset(lease.token, targets.gantry_deg, tuned.species_token, True, job.plan_hash, job.beam.number)
         proofs.preset_written = True
         await devices.unit.set_gate(True)
         await self._wait_permits()
@@ -312,7 +313,11 @@ class Activities:
             await self._wait_conditions()
             if not await self._operator.confirm(Confirm.RESUME, self._about({})):
                 return Step(Trigger.END_EARLY, "the operator does not resume")
-            await self.positioner.verify(self._targets(), with_gantry=True)
+            try:
+                await self.positioner.verify(self._targets(), with_gantry=True)
+            except CommunicationError:  # lost again meanwhile: wait again, and ask again
+                await asyncio.sleep(POLL_S)
+                continue
             seen = await self._watch.refresh(with_ring=True)
             if not self._watch.withheld(seen) and not self._watch.errors:
                 break

@@ -156,7 +156,9 @@ class RoomAccessIO:
         await self._node.read()
         return self._decode()
 
-    async def preset(self, room_token: int, angle_deg: float, species_token: int, armed: bool) -> None:
+    async def preset(
+        self, room_token: int, angle_deg: float, species_token: int, armed: bool, plan_hash: int = 0, beam_number: int = 0
+    ) -> None:
         """Tell the interlock system what was selected; returns when it has been read back.
 
         Raises:
@@ -167,6 +169,7 @@ class RoomAccessIO:
         if not self._node.connection.up:
             raise self._node.connection.unavailable()
         values = [room_token, *words_of_milli(angle_deg), *words_of_int32(species_token), int(armed)]
+        values += [*words_of_int32(plan_hash), beam_number & 0xFFFF]
         await self._client.write(self._node.unit, self._preset_register, values)
         held = await self._client.read(self._node.unit, self._preset_register, len(values))
         if list(held) != values:

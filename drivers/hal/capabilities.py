@@ -435,8 +435,10 @@ class RoomAccess(Connectable, Protocol):
         """Read now."""
         ...
 
-    async def preset(self, room_token: int, angle_deg: float, species_token: int, armed: bool) -> None:
-        """Tell the interlock system what was selected."""
+    async def preset(
+        self, room_token: int, angle_deg: float, species_token: int, armed: bool, plan_hash: int = 0, beam_number: int = 0
+    ) -> None:
+        """Tell the interlock system what was selected, and of which plan (its 31-bit hash, 0: none) and beam."""
         ...
 
     def request_beam(self, on: bool) -> None:

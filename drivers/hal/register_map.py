@@ -72,6 +72,8 @@ REGISTER_WIDTHS: dict[str, dict[str, int]] = {
         "preset_angle": 2,
         "preset_species": 2,
         "armed": 1,
+        "preset_plan": 2,
+        "preset_beam": 1,
     },
     "permit_relay": {
         "identity": 4,

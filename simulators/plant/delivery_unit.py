@@ -30,6 +30,7 @@ from simulators.plant.second_dose_unit import SecondDoseUnitPlant
 from simulators.plant.switchyard import Switchyard
 from simulators.plant.synchrotron import Synchrotron
 from simulators.plant.truth import RoomTruth
+from simulators.plant.unit_granted import GrantedTotals
 from simulators.plant.unit_judge import holds, judge, mismatch
 from simulators.plant.unit_map import LoadedMap
 from simulators.plant.unit_memory import UnitMemory
@@ -123,6 +124,7 @@ class DeliveryUnitPlant(UnitReadings):
         self._progress: Timer | None = None
         self._closing = False
         self._field1 = 0
+        self._granted = GrantedTotals()
         self._stray1 = 0
         self._beam_goes_on = False  # a stretch was cut only to compute it anew: the beam itself did not stop
         self._worst_mm = 0.0
@@ -187,6 +189,7 @@ class DeliveryUnitPlant(UnitReadings):
             self.hold = Hold.NONE
             self.state = UnitState.GRANTED
             self.memory.open_grant(grant.grant_id, self.boot_id)
+            self._granted.accept(grant)
             self._unit2.strobe()
             self._kernel.emit(self._name, "grant.accepted", **accepted_data(grant, self.room))
         self._answer(grant.grant_id, grant.crc, refusal)
@@ -445,6 +448,7 @@ class DeliveryUnitPlant(UnitReadings):
         if grant is None:
             return
         self._note_controller_hold()
+        self._granted.end(self._done1)
         if self._log_entry is not None:
             self._log_entry.ended_ns = self._kernel.now_ns
             self._log_entry = None
@@ -516,6 +520,7 @@ class DeliveryUnitPlant(UnitReadings):
 
     def _zero_field(self) -> None:
         self._field1 = 0
+        self._granted.begin_field()
 
     def _tick(self, _t_ns: int) -> None:
         if self._run is not None:

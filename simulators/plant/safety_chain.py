@@ -81,7 +81,7 @@ class SafetyChain:
     Attributes:
         estop_ok, door_ok, search_ok, dose1_ok, dose2_ok, standstill_ok, torque_off_ok, quench_ok: elements of A.
         permit_a, permit_b, permit_r, beam_enable: the contributions and their AND.
-        room_token, preset_angle_mdeg, preset_species, armed: as the controller wrote them.
+        room_token, preset_angle_mdeg, preset_species, armed, plan_hash, beam_number: as the controller wrote them.
         first_out: the element that fell first since chain A was last whole; None before the first fall.
         evidence: the latest falls, oldest first.
     """
@@ -109,6 +109,8 @@ class SafetyChain:
         self.preset_angle_mdeg = 0
         self.preset_species = 0
         self.armed = False
+        self.plan_hash = 0
+        self.beam_number = 0
         self.first_out: Fall | None = None
         self.evidence: deque[Fall] = deque(maxlen=EVIDENCE_KEPT)
         self._whole = False
@@ -121,11 +123,20 @@ class SafetyChain:
             line.watch(lambda _t, value, which=which: self._contribution_changed(which, value))  # type: ignore[misc]
         self.beam_enable.watch(lambda _t, value: self._tell("beam_enable", value))
 
-    def select(self, room_token: int, preset_angle_mdeg: int, preset_species: int, armed: bool) -> None:
+    def select(
+        self,
+        room_token: int,
+        preset_angle_mdeg: int,
+        preset_species: int,
+        armed: bool,
+        plan_hash: int = 0,
+        beam_number: int = 0,
+    ) -> None:
         """Take what the controller has selected; a change is a truth event of its own."""
         before = (self.room_token, self.preset_angle_mdeg, self.preset_species, self.armed)
         self.room_token, self.preset_angle_mdeg, self.preset_species = room_token, preset_angle_mdeg, preset_species
         self.armed = armed
+        self.plan_hash, self.beam_number = plan_hash, beam_number
         if (room_token, preset_angle_mdeg, preset_species, armed) != before:
             self.kernel.emit(self.device, "selection", room=self.room, armed=armed)
 

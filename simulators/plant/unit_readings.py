@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from simulators.plant.grants import GrantMessage
 from simulators.plant.kernel import Kernel
+from simulators.plant.unit_granted import Granted, GrantedTotals
 from simulators.plant.unit_memory import UnitMemory
 from simulators.plant.unit_run import Run
 
@@ -16,6 +17,7 @@ class UnitReadings:
 
     memory: UnitMemory
     _kernel: Kernel
+    _granted: GrantedTotals
     _open: GrantMessage | None
     _run: Run | None
     _next_row: int
@@ -41,6 +43,10 @@ class UnitReadings:
     def field_counts1(self) -> int:
         """Counts of monitor 1 in this field (since the second unit's ceilings were loaded)."""
         return self._field1 + self._flying()[1]
+
+    def granted(self) -> Granted:
+        """What may come in this field by its grants."""
+        return self._granted.shown()
 
     def rows_finished(self) -> int:
         """Rows of the open (or last) grant that are finished."""

@@ -167,12 +167,13 @@ class NozzleNode(CommandedNode):
 
 
 class SafetyNode(ModbusNode):
-    """Remote I/O of the room: 8 to 37 read; request pulse, token, presets, armed at 128 to 134 written."""
+    """Remote I/O of the room: 8 to 51 read; request pulse, token, presets, armed, plan and beam at 128 to 137 written."""
 
     def __init__(self, room: RoomPlant) -> None:
         self._room = room
-        super().__init__(room.kernel, SAFETY_IO, f"{room.name}-safety", SAFETY_CYCLE_S, 128, [0] * 7, (130, 132))
-        self.add_area(8, 30, self._inputs)
+        super().__init__(room.kernel, SAFETY_IO, f"{room.name}-safety", SAFETY_CYCLE_S, 128, [0] * 10, (130, 132, 135))
+        self.add_area(8, 44, self._all)
+        self.add_area(8, 30, self._inputs)  # all that the controller asks for
         self.add_area(8, 5, self._state)  # all that is asked for with most pulses
 
     def accept(self, register: int, end: int) -> None:
@@ -180,7 +181,7 @@ class SafetyNode(ModbusNode):
             raise ValueError("armed is 0 or 1")
         chain = self._room.chain
         if end > 129:
-            chain.select(self.word(129), self.pair(130), self.pair(132), bool(self.word(134)))
+            chain.select(self.word(129), self.pair(130), self.pair(132), bool(self.word(134)), self.pair(135), self.word(137))
         if register == 128:
             chain.pulse_r(self.word(128))
 
@@ -207,6 +208,22 @@ class SafetyNode(ModbusNode):
             | chain.torque_off_ok.value << 5
             | chain.quench_ok.value << 6,
             int(access.state),
+        )
+
+    def _all(self) -> Sequence[int]:
+        """The inputs, and what the delivery unit has been granted."""
+        unit = self._room.unit
+        if unit is None:
+            return (*self._inputs(), *[0] * 14)
+        granted = unit.granted()
+        return (
+            *self._inputs(),
+            *words64(granted.field1),
+            *words32(granted.row1),
+            granted.layer & 0xFFFF,
+            *words64(granted.layer1),
+            *words32(granted.plan_hash),
+            granted.beam & 0xFFFF,
         )
 
     def _inputs(self) -> Sequence[int]:

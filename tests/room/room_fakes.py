@@ -289,7 +289,9 @@ class FakeAccess(Device):
             self._last = self.look()
         return self.status
 
-    async def preset(self, room_token: int, angle_deg: float, species_token: int, armed: bool) -> None:
+    async def preset(
+        self, room_token: int, angle_deg: float, species_token: int, armed: bool, plan_hash: int = 0, beam_number: int = 0
+    ) -> None:
         await self.call("preset")
         self.presets.append((room_token, angle_deg, species_token, armed))
 

@@ -106,14 +106,14 @@ class _Given:
 def test_one_register_written_differently_is_named(recorded: Path, monkeypatch) -> None:
     preset = RoomAccessIO.preset
 
-    async def other(self, room_token, angle_deg, species_token, armed):
-        await preset(self, room_token, angle_deg + 0.5, species_token, armed)
+    async def other(self, room_token, angle_deg, *rest):
+        await preset(self, room_token, angle_deg + 0.5, *rest)
 
     monkeypatch.setattr(RoomAccessIO, "preset", other)
     found = run_replay(recorded).difference
     assert found is not None
     assert (found.wire, found.what) == ("G1-safety", "content")
-    assert "write registers 129 to 134 = " in found.recorded
+    assert "write registers 129 to 137 = " in found.recorded
     assert "write values" in found.detail and "2500" in found.present and "2000" in found.recorded
 
 
@@ -195,8 +195,8 @@ def test_times_that_jitter_are_no_difference(recorded: Path, tmp_path: Path, see
 def test_another_command_on_real_wires_is_named(recorded: Path, tmp_path: Path, monkeypatch) -> None:
     preset = RoomAccessIO.preset
 
-    async def other(self, room_token, angle_deg, species_token, armed):
-        await preset(self, room_token, angle_deg + 0.5, species_token, armed)
+    async def other(self, room_token, angle_deg, *rest):
+        await preset(self, room_token, angle_deg + 0.5, *rest)
 
     monkeypatch.setattr(RoomAccessIO, "preset", other)
     found = run_replay(as_on_real_wires(recorded, tmp_path)).difference
