@@ -1,9 +1,10 @@
 """How often the interlock system stops a treatment in which nothing is wrong: clean fields of every kind, in virtual time.
 
-`python -m bench.false_trips --fields 1000` draws fields (facility, room, ion, shape, size, depth, dose, angle, paintings, seed of
-the plant) and treats each with every invariant on and nothing planted. Any trip but POWER_UP counts, and any field that had beam
-and did not end as planned. Draws that give no deliverable plan, or that the controller itself refuses on the way (a couch too
-near to the nozzle), are no fields and counted apart; trips in them count. The same `--seed` draws the same fields. Not responsible for whether a trip was right (that is asked of faults, elsewhere): here every trip is wrong.
+`python -m bench.false_trips --fields 1000` draws fields (facility, room, ion, shape, size, depth, dose, angle, paintings, seed
+of the plant) and treats each with every invariant on and nothing planted. Any trip but POWER_UP counts, and any field that had
+beam and did not end as planned. Draws that give no deliverable plan, or that the controller itself refuses on the way (a couch
+too near to the nozzle), are no fields and counted apart; trips in them count. The same `--seed` draws the same fields. Not
+responsible for whether a trip was right (that is asked of faults, elsewhere): here every trip is wrong.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Tally:
         lines = [
             f"{self.fields} clean fields, {self.simulated_s / 3600:.1f} h simulated, {self.cpu_s:.0f} s CPU: "
             f"{self.trips.total()} false trips, {len(self.incomplete)} fields incomplete",
-            f"draws that gave no deliverable plan: {self.undeliverable}; ended by the controller before beam: {dict(self.declined)}",
+            f"draws without a deliverable plan: {self.undeliverable}; ended by the controller before beam: {dict(self.declined)}",
             f"starts of an interlock system seen: {self.power_ups}",
             ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items())),
             *(f"false trip of {row}: {count}" for row, count in self.trips.most_common()),
