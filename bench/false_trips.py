@@ -74,7 +74,7 @@ class Tally:
         lines = [
             f"{self.fields} clean fields, {self.simulated_s / 3600:.1f} h simulated, {self.cpu_s:.0f} s CPU: "
             f"{self.trips.total()} false trips, {len(self.incomplete)} fields incomplete",
-            f"draws without a deliverable plan: {self.undeliverable}; ended by the controller before beam: {dict(self.declined)}",
+            f"draws without a deliverable plan: {self.undeliverable}; declined before beam: {dict(self.declined)}",
             f"starts of an interlock system seen: {self.power_ups}",
             ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items())),
             *(f"false trip of {row}: {count}" for row, count in self.trips.most_common()),
