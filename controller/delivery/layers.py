@@ -348,12 +348,16 @@ class BeamDelivery:
     async def _fetch(self, grant_id: int) -> None:
         run, runs = self._granted[grant_id], self.delivered.runs
         index = next((i for i, known in enumerate(runs) if known.grant.grant_id == grant_id), None)
+        latch = await self._unit.read_latch()  # it answers now; what was known of it may be from before
+        if latch.boot_id == run.grant.unit_boot_id and latch.grant_id < grant_id:  # it never arrived
+            self._settled(grant_id, EndReason.ABORTED, NOTHING)
+            return
         if self._unit.status.open_grant_id == grant_id:
             await self._unit.abort()
             await self._unit.wait_ended(grant_id)
         status = self._unit.status
         if status.boot_id != run.grant.unit_boot_id or status.last_grant_id != grant_id:
-            return  # restarted, or never taken: its latch decides
+            return  # restarted: its latch decides
         pieces = await self._unit.results(grant_id)
         finished = int(np.count_nonzero(pieces["flags"] & int(PieceFlag.ROW_ENDED)))
         if finished != status.rows_finished:

@@ -15,10 +15,10 @@ import numpy as np
 from controller.plan.model import Beam, ToleranceTable
 from controller.room import collision
 from drivers.hal.capabilities import COUCH_AXES, Axis, AxisGroup, RingState, Snout
-from drivers.hal.errors import CommandRejected, DataError, DeviceError
+from drivers.hal.errors import CommandRejected, CommunicationError, DataError, DeviceError
 from drivers.hal.facility import Room as RoomBelief
 from drivers.hal.frames import wrap_angle_deg
-from drivers.hal.reading import Reading
+from drivers.hal.reading import Quality, Reading
 
 # Set-up position of the axes a plan leaves to the room, mm and deg: the table top's origin at the isocentre (assumed).
 SETUP_COUCH: Mapping[str, float] = dict.fromkeys(COUCH_AXES, 0.0)
@@ -409,10 +409,19 @@ class Positioner:
         """Read everything and compare. A fixed room's angle counts only when `with_gantry` says so (its route is open).
 
         Raises:
+            CommunicationError: 2107, something is not heard of now: where it is nobody knows.
             DeviceError: 3301 with every deviation.
         """
         placement = await self.read()
         gantry = targets.port_deg is None if with_gantry is None else with_gantry
+        if unheard := _unheard(placement, with_gantry=gantry):
+            raise CommunicationError(
+                f"no news of {', '.join(unheard)}",
+                code=2107,
+                device=self._room.name,
+                hint="check the connection",
+                retryable=True,
+            )
         if found := deviations(placement, targets, with_gantry=gantry):
             raise DeviceError(
                 "; ".join(found), code=3301, device=self._room.name, hint="position again; if it repeats, call service"
@@ -441,6 +450,15 @@ class Positioner:
                 device=self._room.name,
                 hint="check the encoder",
             )
+
+
+def _unheard(placement: Placement, *, with_gantry: bool) -> list[str]:
+    """What a position depends on and is not connected or stands still."""
+    readings = {**placement.couch, "snout": placement.snout}
+    if with_gantry:
+        readings["gantry"] = placement.ring.angle
+    lost = (Quality.STALE, Quality.DISCONNECTED)
+    return [f"{name} ({reading.quality.value})" for name, reading in readings.items() if reading.quality in lost]
 
 
 def _usable(reading: Reading[float]) -> bool:
