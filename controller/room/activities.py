@@ -308,7 +308,12 @@ class Activities:
     async def _await_resume(self) -> Step:
         """Quiet the unit, wait until every condition holds again, then ask for a fresh beam-on."""
         self._proofs.confirmed = False
-        await self.quiet_unit()
+        while True:
+            try:
+                await self.quiet_unit()
+                break
+            except CommunicationError:  # the request is withdrawn already; the delivery says what became of its grant
+                await asyncio.sleep(POLL_S)
         while True:
             await self._wait_conditions()
             if not await self._operator.confirm(Confirm.RESUME, self._about({})):
