@@ -277,7 +277,10 @@ async def _treat(
             stops.append(stop)
             await _run(ran, options, admitted, world, devices, fraction, bus)
             stops.clear()
-        ran.intervals = signed_intervals(ledger, intake, options.fraction, earlier)
+        try:
+            ran.intervals = signed_intervals(ledger, intake, options.fraction, earlier)
+        except BeamlineError as error:  # the ledger's disk is lost: said before, or now; what was delivered is still written
+            bus.emit("treatment", "ledger.unreadable", error=str(error))
     ran.beams, ran.t_end_ns = tuple(fraction.outcomes), now_ns()
     return ran
 
