@@ -42,6 +42,8 @@ class Request:
         session: 0 for `treat`, n for the n-th `resume` of it.
         started_utc: date at the opening record's time, ISO 8601.
         plan_called: name of the plan file as it was given; a raster file has no other name.
+        simulated: whether anything of the room was.
+        real: devices and parts of devices that no simulator answered for.
     """
 
     facility: str
@@ -57,6 +59,8 @@ class Request:
     session: int
     started_utc: str
     plan_called: str = ""
+    simulated: bool = True
+    real: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Values for the journal's opening record."""
@@ -75,7 +79,7 @@ class Request:
             raise Refused([f"{where}: holds no record; the treatment ended before anything was asked of the machine"])
         try:
             values = dict(records[0].data[_KEY] if records[0].kind == OPENED else {})
-            return cls(**{**values, "beams": tuple(values["beams"])})
+            return cls(**{**values, "beams": tuple(values["beams"]), "real": tuple(values.get("real", ()))})
         except (TypeError, KeyError, ValueError):
             raise Refused([f"{where}: its opening record does not say what was asked; it cannot be taken up"]) from None
 

@@ -115,6 +115,11 @@ def run_resume(
         reasons += record_objections(treat.record)
     if treat.seed < 0:
         reasons.append(f"--seed {treat.seed}: expected 0 or more")
+    if request.real and options.endpoints is None:
+        reasons.append(
+            f"{root}: begun in a room where {', '.join(request.real)} {'is' if len(request.real) == 1 else 'are'} real: name "
+            "its devices with --endpoints"
+        )
     faults, wire_faults = _faults(options, request, reasons)
     if reasons:
         raise Refused(list(dict.fromkeys(reasons)))

@@ -229,7 +229,7 @@ async def _treat(
     started = datetime.now(UTC) if real else SIMULATED_EPOCH + earlier.session * SESSION_APART
     ran = Ran(history, started, now_ns(), run_id, simulated=admitted.simulated, operator=world.operator_name)
     taps.note(run_id=run_id, started_utc=started.isoformat(), session=earlier.session, operator=world.operator_name)
-    identity = _request(options, intake, earlier, started).identity()
+    identity = _request(options, admitted, earlier, started).identity()
     _tell_start(options, admitted, bus)
     with (
         _ledger(options, where, store, run_id) as ledger,
@@ -383,8 +383,9 @@ def _session(ledger: Ledger, intake: Intake, outputs: str) -> SessionLock:
         raise Refused([str(error)]) from None
 
 
-def _request(options: TreatOptions, intake: Intake, earlier: Earlier, started: datetime) -> Request:
+def _request(options: TreatOptions, admitted: Admitted, earlier: Earlier, started: datetime) -> Request:
     """What the journal's opening record says of this session."""
+    intake = admitted.intake
     shipped = options.facility == intake.facility.name
     return Request(
         facility=options.facility if shipped else str(Path(options.facility).resolve()),
@@ -400,6 +401,8 @@ def _request(options: TreatOptions, intake: Intake, earlier: Earlier, started: d
         session=earlier.session,
         started_utc=started.isoformat(),
         plan_called=intake.plan.name if intake.plan.kind == "rst" else options.plan.name,
+        simulated=admitted.simulated,
+        real=admitted.where.real if admitted.where is not None else (),
     )
 
 
