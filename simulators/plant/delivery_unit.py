@@ -57,6 +57,7 @@ class DeliveryUnitPlant(UnitReadings):
     Attributes:
         monitor, strips: its chambers, with their faults.
         gate: the hard-wired gate; open lets beam through (`gate_input`).
+        off: asks the chain's elements to take the beam away; called when what usually does it does not (`beam_off`).
         wrap_bits: fault: the shown totals of monitor 1 wrap at this many bits (0: never).
         memory: results ring, totals, latch.
     """
@@ -86,6 +87,7 @@ class DeliveryUnitPlant(UnitReadings):
         self.echo: tuple[int, int, int, int] = (0, 0, 0, 0)
         self.map: LoadedMap | None = None
         self.wrap_bits = 0
+        self.off: Callable[[], None] = lambda: None
         chambers = room.chambers
         self.monitor = Monitor(
             chambers.gap1_mm, chambers.charge_per_count_fc, chambers.charge_per_count_proton_fc, chambers.gain1_rel
@@ -357,6 +359,8 @@ class DeliveryUnitPlant(UnitReadings):
         end_ns = run.stretch.end_ns
         if run.finding is not None:
             end_ns = min(end_ns, run.finding.t_ns + self._ring.cutoff_ns())
+            if self._ring.uncut and not run.finding.pause:
+                self._kernel.at(run.finding.t_ns, lambda _t: self._demand_off(run))
         self._end_timer = self._kernel.at(end_ns, self._close)
         self._progress = self._kernel.after(PROGRESS_NS, self._tick)
         self._kernel.emit(self._name, "beam.on", room=self.room, cause="grant", grant_id=grant.grant_id)
@@ -382,10 +386,25 @@ class DeliveryUnitPlant(UnitReadings):
         if self._stopped_ns >= 0:
             return
         self._stopped_ns = now
+        if self._ring.uncut:
+            self.off()
         last_ns = now + (self._ring.cutoff_ns() if self._run.stretch.beam_at(now) else 0)
         if last_ns < self._end_timer.t_ns:
             self._end_timer.cancel()
             self._end_timer = self._kernel.at(last_ns, self._close)
+
+    def lose_beam(self) -> None:
+        """No more ions come, whatever was asked: the ring was dumped, or the stopper is in."""
+        if self._run is None or self._end_timer is None:
+            return
+        if self._stopped_ns < 0:
+            self._stop(Reason.PERMIT, Hold.NONE)
+        self._end_timer.cancel()
+        self._end_timer = self._kernel.at(self._kernel.now_ns, self._close)
+
+    def _demand_off(self, run: Run) -> None:
+        if self._run is run and self._stopped_ns < 0:
+            self.off()
 
     def _close(self, t_ns: int) -> None:
         """The stretch is over: truncate, record, tell, and decide how it goes on."""

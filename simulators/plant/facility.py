@@ -84,5 +84,13 @@ class FacilityPlant:
             room.gantry.angle_deg,
             self.log,
         )
+        services = room.services
+        services.trip_k, services.hottest_k = truth.magnets.trip_k, lambda: float(magnets.temperatures_k().max())
+        services.beam = lambda: room.beam_present
+        unit, off = room.unit, chain.beam_off
+        off.accelerator = self.synchrotron
+        off.beam, off.counts, off.lose = (lambda: unit.delivering), (lambda: unit.counts()[0]), unit.lose_beam
+        off.route_open = lambda: room.route_open
+        unit.off = off.off
         chain.quench_ok.set(True)
         magnets.watch(lambda: chain.quench_ok.set(not magnets.quenched))

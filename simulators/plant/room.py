@@ -1,8 +1,9 @@
 """One treatment room of the plant: its moving parts, its access, its safety chain, and how they are wired to each other.
 
-Wiring: door, search and E-stop lines, standstill and torque-off of ring, couch and nozzle go into chain A; the E-stop loop
-takes the torque of ring and couch away; a room that is not secured limits the ring's speed. The beam side (`magnets`,
-`scanner`, `unit`, `unit2`) and the route are set by the facility, which also drives the dose and quench elements of the chain.
+Wiring: door, search and E-stop lines, standstill and torque-off of ring, couch and nozzle, and the collision contact go into
+chain A; the E-stop loop and that contact take the torque of ring and couch away; a room that is not secured limits the ring's
+speed. The beam side (`magnets`, `scanner`, `unit`, `unit2`) and the route are set by the facility, which also drives the dose
+and quench elements of the chain.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from simulators.plant.motion_truth import RoomMotionTruth
 from simulators.plant.nozzle import Nozzle
 from simulators.plant.patient import Patient
 from simulators.plant.safety_chain import SafetyChain
+from simulators.plant.services import RoomServices
 
 
 def _no_route() -> str:
@@ -39,7 +41,7 @@ class RoomPlant:
     Attributes:
         name, kind: of the room; kind is ``"gantry"`` or ``"fixed"``.
         gantry: the ring, or the fixed ports with the same readable side.
-        couch, nozzle, access, chain, patient: see their modules.
+        couch, nozzle, access, chain, patient, services: see their modules.
         magnets, scanner, unit, unit2: the beam side; None until the facility sets them.
         measured_species: asks the accelerator's measurement for the species token; set by the facility.
     """
@@ -57,6 +59,7 @@ class RoomPlant:
         self.unit2: Any = None
         self.chain = SafetyChain(kernel, self.name, truth.chain)
         self.access = Access(kernel, self.name, truth.access)
+        self.services = RoomServices(kernel, self.name)
         self.couch = Couch(kernel, self.name, truth.couch)
         self.nozzle = Nozzle(kernel, self.name, truth.nozzle)
         self.patient = Patient(kernel, self.name, truth.patient, self.couch)
@@ -85,8 +88,8 @@ class RoomPlant:
 
     @property
     def stopper_closed(self) -> bool:
-        """The room's beam stopper is open only on an open route and with the permit of chain A."""
-        return not (self.route_open and self.chain.permit_a.value)
+        """No way for beam: the path leads elsewhere, or the end switch of the room's stopper says that it is in."""
+        return not self.route_open or self.chain.beam_off.stopper.inside
 
     @property
     def beam_present(self) -> bool:
@@ -99,12 +102,13 @@ class RoomPlant:
             (access.estop_ok, chain.estop_ok),
             (access.door_ok, chain.door_ok),
             (access.search_ok, chain.search_ok),
+            (self.services.collision, chain.collision_ok),
         ):
             _join((source,), element)
         _join((self.gantry.standstill, self.couch.standstill, self.nozzle.settled), chain.standstill_ok)
         _join((self.gantry.torque_off, self.couch.torque_off), chain.torque_off_ok)
-        _join((access.estop_ok,), self.gantry.sto)
-        _join((access.estop_ok,), self.couch.sto)
+        _join((access.estop_ok, self.services.collision), self.gantry.sto)
+        _join((access.estop_ok, self.services.collision), self.couch.sto)
         self.gantry.set_sls(not access.clear.value)
         access.clear.watch(lambda _t, clear: self.gantry.set_sls(not clear))
 

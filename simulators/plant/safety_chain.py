@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from simulators.plant.beam_off import BeamOffElements
 from simulators.plant.kernel import Kernel, Line, Timer
 from simulators.plant.motion_truth import ChainTruth
 
@@ -17,7 +18,7 @@ NS_PER_MS = 1_000_000
 NS_PER_US = 1_000
 EVIDENCE_KEPT = 64
 
-ELEMENTS = ("estop", "door", "search", "dose1", "dose2", "standstill", "torque_off", "quench")
+ELEMENTS = ("estop", "door", "search", "dose1", "dose2", "standstill", "torque_off", "quench", "beam_off", "collision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,13 @@ class SafetyChain:
         truth: delays.
 
     Attributes:
-        estop_ok, door_ok, search_ok, dose1_ok, dose2_ok, standstill_ok, torque_off_ok, quench_ok: elements of A.
+        estop_ok, door_ok, search_ok, dose1_ok, dose2_ok, standstill_ok, torque_off_ok, quench_ok, beam_off_ok, collision_ok:
+            elements of A.
         permit_a, permit_b, permit_r, beam_enable: the contributions and their AND.
         room_token, preset_angle_mdeg, preset_species, armed, plan_hash, beam_number: as the controller wrote them.
         first_out: the element that fell first since chain A was last whole; None before the first fall.
         evidence: the latest falls, oldest first.
+        beam_off: what takes the beam away, and proves that it did.
     """
 
     def __init__(self, kernel: Kernel, room: str, truth: ChainTruth) -> None:
@@ -100,6 +103,8 @@ class SafetyChain:
         self.standstill_ok = Line(kernel, f"{room}.standstill_ok")
         self.torque_off_ok = Line(kernel, f"{room}.torque_off_ok")
         self.quench_ok = Line(kernel, f"{room}.quench_ok")
+        self.beam_off_ok = Line(kernel, f"{room}.beam_off_ok")
+        self.collision_ok = Line(kernel, f"{room}.collision_ok")
         self.permit_a = Line(kernel, f"{room}.permit_a")
         self.permit_b = Line(kernel, f"{room}.permit_b")
         self.permit_r = Line(kernel, f"{room}.permit_r")
@@ -119,6 +124,7 @@ class SafetyChain:
         self._relay_r = PulseRelay(kernel, self.permit_r, truth.pulse_relay_ms)
         for name, line in self.elements.items():
             line.watch(lambda t_ns, value, name=name: self._element_changed(t_ns, name, value))  # type: ignore[misc]
+        self.beam_off = BeamOffElements(kernel, room, self.beam_off_ok, self.permit_a, self.beam_enable)
         for which, line in (("A", self.permit_a), ("B", self.permit_b), ("R", self.permit_r)):
             line.watch(lambda _t, value, which=which: self._contribution_changed(which, value))  # type: ignore[misc]
         self.beam_enable.watch(lambda _t, value: self._tell("beam_enable", value))
@@ -163,6 +169,8 @@ class SafetyChain:
         if not value:
             fall = Fall(t_ns, name, was_whole)
             self.evidence.append(fall)
+            if self.beam_enable.value:
+                self.beam_off.person(name)
             if was_whole:
                 self.first_out = fall
                 if self.armed or self.beam_enable.value:  # between treatments drives are enabled and doors opened all day

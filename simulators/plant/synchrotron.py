@@ -26,6 +26,7 @@ NAME = "accelerator"
 SETTLED_WITHIN_REL = 5e-4  # rigidity and radio frequency agree with the set-point this well when the energy is called right
 CUTOFF_US = 200.0  # RF-KO is off after this at the latest: the unit's cut-off time (design figure)
 UNCONFIRMED_US = 500.0  # beam still there this long after "off": the next element fires (design figure)
+NEVER_US = 1e7  # neither RF-KO nor chopper takes the beam away: longer than anything else leaves it there
 DRY_BELOW_IONS = 100.0  # nothing more is extracted from a fill this small
 
 
@@ -66,6 +67,8 @@ class RingFaults:
         species_reading_lies: source and stripper read-backs show what was asked.
         rfko_stuck_on: extraction does not stop when told; only the chopper takes the beam away.
         chopper_extra_us: the chopper needs that much longer.
+        chopper_stuck: the chopper does not fire.
+        chopper_reading_lies: its read-back says that it fired.
     """
 
     early_end: float = 1.0
@@ -79,6 +82,8 @@ class RingFaults:
     species_reading_lies: bool = False
     rfko_stuck_on: bool = False
     chopper_extra_us: float = 0.0
+    chopper_stuck: bool = False
+    chopper_reading_lies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,7 @@ class Synchrotron:
         self._stored_ions = 0.0
         self._in_flight: Callable[[], float] = lambda: 0.0
         self._wanting: set[str] = set()
+        self._inhibited: set[str] = set()
         self._watchers: list[Callable[[], None]] = []
         self._cycles = 0
         self._switches = 0
@@ -202,7 +208,9 @@ class Synchrotron:
 
     def start_cycle(self, kev_u: int) -> None:
         """Dump, inject, accelerate to a flattop; a refusal shows as a fault code and leaves the ring as it is."""
-        if self._switching is not None:
+        if self._inhibited:
+            self._refuse(RingFault.TRIPPED)
+        elif self._switching is not None:
             self._refuse(RingFault.SPECIES)
         elif self._in_range(kev_u):
             self.fault = RingFault.NONE
@@ -241,6 +249,18 @@ class Synchrotron:
         self.fault = RingFault.TRIPPED
         self._dump(RingState.FAULT)
         self._tell()
+
+    def dump(self, fault: bool) -> None:
+        """Dumped by a safety chain: as if switched off, or with `fault` in FAULT until it is switched off."""
+        if fault:
+            self.trip()
+            return
+        self._dump(RingState.OFF)
+        self._tell()
+
+    def inhibit_source(self, room: str, inhibited: bool) -> None:
+        """A room's safety chain keeps the source from giving another fill, or no longer does."""
+        (self._inhibited.add if inhibited else self._inhibited.discard)(room)
 
     # --- for the units in the rooms -----------------------------------------------------------------------------
 
@@ -286,13 +306,20 @@ class Synchrotron:
         extraction, faults = self.truth.extraction, self.faults
         if not faults.rfko_stuck_on:
             return extraction.off_us, CUTOFF_US
+        if faults.chopper_stuck:
+            return NEVER_US, NEVER_US
         chopped_us = UNCONFIRMED_US + extraction.chopper_us + faults.chopper_extra_us
         return chopped_us, chopped_us
 
+    @property
+    def uncut(self) -> bool:
+        """Whether neither RF-KO nor chopper takes the beam away."""
+        return self.faults.rfko_stuck_on and self.faults.chopper_stuck
+
     def cutoff_ns(self) -> int:
-        """Decision to last ion when beam must go off: RF-KO and chopper together, the first that works."""
+        """Decision to last ion when beam must go off: RF-KO and chopper together, the first that works; seconds if none."""
         extraction, faults = self.truth.extraction, self.faults
-        chopper_us = extraction.chopper_us + faults.chopper_extra_us
+        chopper_us = NEVER_US if faults.chopper_stuck else extraction.chopper_us + faults.chopper_extra_us
         return round(1e3 * (chopper_us if faults.rfko_stuck_on else min(extraction.off_us, chopper_us)))
 
     def end_extraction(self, ions: float) -> None:
@@ -340,6 +367,9 @@ class Synchrotron:
             self._kernel.emit(NAME, "spill.end", spill=self.spill, state=int(state))
 
     def _fill(self, commanded: bool) -> None:
+        if self._inhibited:
+            self.trip()
+            return
         self._dump(RingState.INJECTING)
         self._cycles += 1
         self.spill += 1

@@ -200,6 +200,8 @@ def test_the_stopper_needs_route_and_permit():
     assert not room.stopper_closed
     room.access.open_door()
     room.kernel.advance_to(room.kernel.now_ns + MS)
+    assert not room.stopper_closed  # it takes its time, and its end switch tells
+    room.kernel.advance_to(room.kernel.now_ns + NS)
     assert room.stopper_closed
 
 
