@@ -221,12 +221,17 @@ def recover(
 
             survived = survivors(directory, endpoints)
         result = run_recovery(directory, sign=sign, reason=reason, survived=survived)
+        cleared: tuple[str, ...] = ()
+        if endpoints is not None and sign.strip() and not result.locked:
+            from controller.survivors import clear_latches
+
+            cleared = clear_latches(directory, endpoints)
     except Refused as refused:
         refuse(refused.reasons, as_json)
     if as_json:
-        say(json.dumps(result.report(), indent=2))
+        say(json.dumps({**result.report(), "cleared": list(cleared)}, indent=2))
     else:
-        for line in result.lines():
+        for line in (*result.lines(), *cleared):
             typer.echo(line)
     raise typer.Exit(EXIT_ENDED_EARLY if result.locked else EXIT_DELIVERED)
 
