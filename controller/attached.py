@@ -25,7 +25,8 @@ from drivers.hal.errors import BeamlineError
 from drivers.hal.events import Event, EventBus
 from drivers.wire.messages import Notice
 from drivers.wire.tap import Answers, NoTap, Tap
-from interlocks.matrix import Limits
+from interlocks.first_out import NO_INPUT, UNBELIEVED
+from interlocks.matrix import Interlock, Limits
 from interlocks.matrix import load as load_limits
 
 if TYPE_CHECKING:
@@ -222,7 +223,8 @@ class AttachedRoom:
 class InterlockNews:
     """What the permit relay shows of the interlock system, in its own words, for record and operator.
 
-    The daemon keeps its evidence in its own journal; over the wire only the first-out code and the number of trips are seen.
+    The daemon keeps its evidence in its own journal; over the wire the first-out is seen, with its value and limit in the same
+    answer, and the number of trips.
     """
 
     def __init__(self, bus: EventBus, room: str, limits: Limits) -> None:
@@ -250,8 +252,22 @@ class InterlockNews:
             row = self._rows.get(code)
             name, what, advice = f"code {code}", "a first-out code that this program does not know", "see the interlock daemon"
             if row is not None:
-                name, what, advice = row.id, row.what, row.advice
+                name, advice = row.id, row.advice
+                shown = [int(event.data[f"first_out_{part}"]) for part in ("input", "value", "limit")]
+                what = f"{row.what}: {shown_words(row, *shown)}"
             self._bus.emit(self._source, "interlock.trip", id=name, code=code, cause=what, advice=advice, first_out=True)
+
+
+def shown_words(row: Interlock, index: int, value: int, limit: int) -> str:
+    """What the status line says of a first-out: which input, its value, and what is allowed (docs/wires.md, node 2)."""
+    believed, at = not index & UNBELIEVED, index & ~UNBELIEVED
+    if index == NO_INPUT[0]:
+        return "internal"
+    name = row.inputs[at] if at < len(row.inputs) else f"input {at}"
+    unit = f" {row.unit}" if row.unit else ""
+    if not believed:
+        return f"{name} missing, stale or of bad quality (last {value}{unit})"
+    return f"{name} {value}{unit}; limit {limit}{unit}"
 
 
 def _print(line: str) -> None:

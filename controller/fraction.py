@@ -324,6 +324,7 @@ class Fraction:
             bus=self._bus,
             plan_hash=self._intake.plan.plan_hash,
             fraction=self._number,
+            watchdog=context.watchdog,
         )
         delivered = await run.delivery.run(run.schedule.passes)
         counts1 = sum(int(r.pieces["counts1"].sum()) for r in delivered.runs)

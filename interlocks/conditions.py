@@ -117,6 +117,19 @@ def discrepancy(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> V
     return Verdict(len(set(values)) > 1, None)
 
 
+def still(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
+    """Bad when a value that must keep changing has stood for `limit` ms (memory: it, and since when)."""
+    since_ns = memory[1] if memory is not None and memory[0] == values[0] else now_ns
+    due_ns = since_ns + p["limit"] * NS_PER_MS
+    return Verdict(now_ns >= due_ns, (values[0], since_ns), due_ns if now_ns < due_ns else NEVER_NS)
+
+
+def above(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
+    """Bad when the first value is above the second by more than `percent` of it and `floor`. A second of 0: no ceiling."""
+    value, ceiling = values
+    return Verdict(ceiling > 0 and value > ceiling * (1 + p["percent"] / 100.0) + p["floor"], None)
+
+
 History = tuple[tuple[int, tuple[int, ...]], ...]  # (time ns, values), oldest first; a value holds until the next
 
 
@@ -168,12 +181,37 @@ def window(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdic
     return Verdict(bad, ((new1, new2), (sum1, sum2), history), due_ns)
 
 
+def offender(kind: str, p: Params, values: Sequence[int], wanted: Sequence[int], memory: Any) -> tuple[int, int, int]:
+    """Of a row that is bad by its values: which input shows it (from 0), what, and what is allowed, in the row's unit."""
+    if kind in CHANNEL:
+        allowed = list(wanted)
+        if kind != "equal":
+            allowed = [p["limit"] if kind == "limit" else p["high"] if v > p["low"] else p["low"] for v in values]
+        excess = [abs(v) - a if kind == "limit" else abs(v - a) for v, a in zip(values, allowed, strict=True)]
+        index = excess.index(max(excess))
+        return index, values[index], allowed[index]
+    if kind == "rate":
+        return 0, (values[0] - memory[0][1][0]) * 1000 // p["window_ms"], p["limit"]
+    if kind == "window":
+        a, b = (last - first for last, first in zip(memory[1], memory[2][0][1], strict=True))
+        return int(b > a), round(abs(a * p.get("ratio", 1.0) - b)), round(max(p["floor"], p["percent"] / 100.0 * max(a, b)))
+    if kind in ("difference", "drift"):
+        return 0, apart(p, values[0], values[1] if kind == "difference" else memory), p["limit"]
+    if kind == "above":
+        return 0, values[0], round(values[1] * (1 + p["percent"] / 100.0) + p["floor"])
+    if kind == "still":
+        return 0, p["limit"], p["limit"]
+    return 0, values[0], 0 if kind == "feedback" else values[-1]
+
+
 CHANNEL: Mapping[str, Callable[[Params, int, bool, int], bool]] = {"equal": equal, "limit": limit, "band": band}
 JOINT: Mapping[str, Callable[[Params, Sequence[int], Any, int], Verdict]] = {
     "difference": difference,
     "drift": drift,
     "pattern": pattern,
     "discrepancy": discrepancy,
+    "still": still,
+    "above": above,
     "rate": rate,
     "window": window,
 }

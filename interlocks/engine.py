@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from interlocks.bypass import Bypass, grant
-from interlocks.conditions import CHANNEL, JOINT, NEVER_NS, NS_PER_MS, delay_off, delay_on, latch, stale, vote
-from interlocks.first_out import FirstOut, State, Trip
+from interlocks.conditions import CHANNEL, JOINT, NEVER_NS, NS_PER_MS, delay_off, delay_on, latch, offender, stale, vote
+from interlocks.first_out import NO_INPUT, UNBELIEVED, FirstOut, State, Trip
 from interlocks.inputs import Image, Sample
 from interlocks.matrix import PHASES, Action, Interlock, Limits, wanted
 
@@ -222,7 +222,8 @@ class Engine:
             if not was_active:
                 r.latched_ns = now_ns
             if not was_tripped:
-                r.trip = self.first_out.trip(now_ns, row, tuple(self._state(name) for name in row.inputs))
+                states = tuple(self._state(name) for name in row.inputs)
+                r.trip = self.first_out.trip(now_ns, row, states, self._shown(r, states, by_value))
                 new.append(r.trip)
         if r.tripped != was_tripped or r.withheld != was_withheld:
             self._decision_due = True
@@ -253,6 +254,12 @@ class Engine:
         bad = kind == "feedback" and self._values[row.inputs[0]] == 1 and not self._decision.permit
         return bad, bad, NEVER_NS  # boot and stall are latched by `step`; stale inputs are dealt with above
 
+    def _shown(self, r: _Row, states: tuple[State, ...], by_value: bool) -> tuple[int, int, int]:
+        """Which input of a row shows why it tripped, its value, and what is allowed."""
+        if by_value and r.row.inputs:
+            return offender(r.row.kind, r.row.params, [value or 0 for _, value, _ in states], r.wanted, r.memory)
+        return next(((i + UNBELIEVED, v or 0, 0) for i, (_, v, believed) in enumerate(states) if not believed), NO_INPUT)
+
     def _latch(self, r: _Row, now_ns: int, new: list[Trip]) -> None:
         """Trip a row for a cause that is an event, not a condition."""
         if not r.tripped:
@@ -274,6 +281,11 @@ class Engine:
             self._pending.update(r for r in self._rows if r.row.kind == "feedback")  # the relay has to follow
         actions = frozenset(action for row in tripped for action in row.actions)
         self._decision = Decision(permit, tuple(row.id for row in tripped), withheld, actions, first)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is known that nothing is armed (or nothing was ever seen)."""
+        return self._last_ns is None or self._is("armed", 0)
 
     # --- people -----------------------------------------------------------------------------------------------------
 

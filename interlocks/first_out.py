@@ -18,6 +18,8 @@ EPISODES_KEPT = 32
 
 State = tuple[str, int | None, bool]  # input, value (None: never seen), believed
 Change = tuple[int, tuple[State, ...]]  # time ns, inputs that changed
+UNBELIEVED = 0x8000  # added to the index of an input that is missing, stale or of bad quality
+NO_INPUT = (0xFFFF, 0, 0)  # a cause of our own
 
 
 class Trip(NamedTuple):
@@ -32,6 +34,7 @@ class Trip(NamedTuple):
     limit: str
     states: tuple[State, ...]  # of the row's inputs, at that time
     advice: str
+    shown: tuple[int, int, int] = NO_INPUT  # index of the input that shows it, value, what is allowed; for the status line
 
     @property
     def cause(self) -> str:
@@ -66,11 +69,11 @@ class FirstOut:
         while self._ring[0][0] < now_ns - SPAN_NS:
             self._ring.popleft()
 
-    def trip(self, now_ns: int, row: Interlock, states: tuple[State, ...]) -> Trip:
+    def trip(self, now_ns: int, row: Interlock, states: tuple[State, ...], shown: tuple[int, int, int] = NO_INPUT) -> Trip:
         """Number a new trip; the first since all was clear opens an episode."""
         self._seq += 1
         limit = ", ".join(f"{k} {v}" for k, v in row.params.items()) + (f" {row.unit}" if row.unit else "")
-        trip = Trip(self._seq, row.id, row.code, self.first is None, now_ns, row.what, limit, states, row.advice)
+        trip = Trip(self._seq, row.id, row.code, self.first is None, now_ns, row.what, limit, states, row.advice, shown)
         if row.kind == "boot":
             return trip
         if self.first is None:

@@ -10,7 +10,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 RELAY_NODE = 2
-PULSE_REGISTER = 16  # then boot id, first-out code, count of active trips
+PULSE_REGISTER = 16  # then boot id, first-out code, count of active trips, value and limit of the first-out, its input
+
+
+def words32(value: int) -> tuple[int, int]:
+    """A number as two registers, high word first, two's complement; clipped to 32 bits."""
+    value = max(-0x8000_0000, min(value, 0x7FFF_FFFF))
+    return value >> 16 & 0xFFFF, value & 0xFFFF
 
 
 class Pulse(NamedTuple):

@@ -24,6 +24,7 @@ from controller.record.entries import write_done, write_grant, write_started
 from controller.record.journal import Journal
 from controller.room.ports import BeamEnded, BeamPermission
 from controller.room.tasks import uninterrupted
+from controller.room.watchdog import Watchdog
 from drivers.hal.capabilities import PIECE_DTYPE, DeliveryUnit, EndReason, Grant, Hold, PieceFlag, UnitState, UnitStatus
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected, CommunicationError, DataError
@@ -36,6 +37,11 @@ NOT_OPEN = 4124  # the unit holds no such grant as open
 NOT_BEGUN = (4126, 4131)  # the unit has the grant and does not begin: too old meanwhile, or beam is not permitted now
 END_S = 2.0  # for the unit to end a grant that nobody waits for any more, and to tell its results (assumed)
 HOLD_POLL_S = 0.1
+# How long each step of a delivery may take until it reports again (assumed, above the limits of the devices it waits for).
+OPEN_S = 0.5  # while a grant is open, and from its end to what follows
+ASK_S = 10.0  # permission, submit, start: each has deadlines of its own
+PREPARE_S = 240.0  # magnets ramp for 180 s at most; no grant is open
+RESULTS_S = 10.0  # a grant's results, block by block
 NOTHING = np.zeros(0, dtype=PIECE_DTYPE)
 
 
@@ -103,6 +109,7 @@ class BeamDelivery:
         unit, tuner, control, journal, bus: collaborators.
         plan_hash, fraction: identity for the grants.
         limits: for judging slices.
+        watchdog: to whom delivery and collecting report while they live.
     """
 
     def __init__(
@@ -116,6 +123,7 @@ class BeamDelivery:
         plan_hash: int,
         fraction: int,
         limits: Limits | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._unit = unit
         self._tuner = tuner
@@ -125,6 +133,8 @@ class BeamDelivery:
         self._plan_hash = plan_hash
         self._fraction = fraction
         self._limits = limits or Limits()
+        self._watchdog = watchdog or Watchdog()
+        self._beat = self._watchdog.watch("delivery", ASK_S)
         self._pending: asyncio.Task[None] | None = None
         self._granted: dict[int, GrantRun] = {}  # by grant id, from the moment it is durable
         self.delivered = Delivered()
@@ -151,12 +161,14 @@ class BeamDelivery:
         except BeamEnded as ended:
             delivered.reason = str(ended)
         finally:
+            self._beat.beat(RESULTS_S + END_S)  # beam is no longer wanted; what was given is still fetched
             pending, self._pending = self._pending, None
             try:
                 if pending is not None:
                     await asyncio.shield(pending)
             finally:
                 await uninterrupted(self.fetch_lost())
+        self._beat.end()
         if delivered.findings:
             delivered.reason = delivered.findings[0].message
         return delivered
@@ -167,12 +179,16 @@ class BeamDelivery:
             owed = still_owed(scheduled, received)
             if not owed.any():
                 return True
+            self._beat.beat(ASK_S)
             await self._control.permission()
             self._control.held("tuning")
+            self._beat.beat(PREPARE_S)
             expected = await self._tuner.prepare(scheduled)
+            self._beat.beat(RESULTS_S)
             await self._settle()
             if self.delivered.findings:
                 return False
+            self._beat.beat(ASK_S)
             await self._control.permission()
             run = await self._execute(scheduled, owed, attempt, expected)
             if run.reason is EndReason.FINISHED:
@@ -220,6 +236,7 @@ class BeamDelivery:
     async def _carry_out(self, run: GrantRun) -> tuple[GrantRun, UnitStatus]:
         """Send, start and await a journalled grant. One that the unit does not begin for now is ended unused."""
         grant, scheduled = run.grant, run.scheduled
+        self._beat.beat(ASK_S)
         try:
             crc = await self._unit.submit(grant)
         except CommandRejected:  # the unit said no: nothing of it can be delivered
@@ -250,18 +267,21 @@ class BeamDelivery:
         run = replace(run, started_ns=now_ns())
         write_started(self._journal, grant.grant_id, crc)
         self._control.beam_on()
-        holds = asyncio.create_task(self._tell_holds(), name="holds")
+        self._beat.beat(OPEN_S)
+        holds = asyncio.create_task(self._tell_holds(grant.grant_id), name="holds")
         try:
             return run, await self._unit.wait_ended(grant.grant_id)
         finally:
             holds.cancel()
 
-    async def _tell_holds(self) -> None:
+    async def _tell_holds(self, grant_id: int) -> None:
         """Tell the room when the unit holds the beam by itself (spill, energy, gate) and when it goes on."""
         told = Hold(0)
         while True:
             await asyncio.sleep(HOLD_POLL_S)
             status = self._unit.status
+            if status.open_grant_id == grant_id:  # once it has ended, whoever waits for that has to go on by itself
+                self._beat.beat(OPEN_S)
             hold = status.hold if status.state is UnitState.HELD else Hold(0)
             if hold == told:
                 continue
@@ -280,6 +300,7 @@ class BeamDelivery:
     async def _collect(self, index: int, expected: Expected | None) -> None:
         """Pull, journal and judge the results of one grant."""
         run = self.delivered.runs[index]
+        beat = self._watchdog.watch("collecting of results", RESULTS_S)  # ended only by success: who dies does not report
         pieces = await self._unit.results(run.grant.grant_id)
         finished = int(np.count_nonzero(pieces["flags"] & int(PieceFlag.ROW_ENDED)))
         if finished != run.rows_finished:
@@ -290,6 +311,7 @@ class BeamDelivery:
                 hint="what it gave is bounded by the unit's latch",
             )
         self._settled(run.grant.grant_id, run.reason, pieces)
+        beat.end()
         run = self.delivered.runs[index] = replace(run, pieces=pieces)
         result = fold(pieces, run.grant.rows)
         self._tell(run, result)

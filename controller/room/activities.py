@@ -30,6 +30,7 @@ from controller.room.proofs import Proofs
 from controller.room.states import State, Trigger
 from controller.room.supervision import Reference, Timing, chain_elements_lost
 from controller.room.watch import Watch
+from controller.room.watchdog import Watchdog
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.errors import CommandRejected, CommunicationError, DeviceError
 from drivers.hal.facility import Room as RoomBelief
@@ -69,6 +70,7 @@ class Activities:
         timing: Timing,
         emit: Emit,
         job: Callable[[], Job],
+        watchdog: Watchdog,
     ) -> None:
         self._belief = belief
         self._devices = devices
@@ -82,6 +84,7 @@ class Activities:
         self._timing = timing
         self._emit = emit
         self._job = job
+        self._watchdog = watchdog
         self._armings = 0
         self._self_tested = False
         self.positioner = Positioner(belief, devices.gantry, devices.couch, devices.snout)
@@ -292,6 +295,7 @@ class Activities:
                 self._targets(),
                 proofs.placement,
                 self._belief.name,
+                self._watchdog,
             )
             result = await self._deliver(context)
         except BeamEnded as ended:

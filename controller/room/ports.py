@@ -7,13 +7,14 @@ Implemented elsewhere: the operator by the console or a script, the beam token b
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from controller.plan.model import Beam, Plan
 from controller.room.causes import Cause
 from controller.room.positioning import Placement, Targets
+from controller.room.watchdog import Watchdog
 from drivers.hal.capabilities import RoomDevices
 
 
@@ -145,6 +146,7 @@ class DeliveryContext:
     targets: Targets
     placement: Placement
     room: str
+    watchdog: Watchdog = field(default_factory=Watchdog)  # to whom the delivery reports
 
 
 @dataclass(frozen=True, slots=True, eq=False)

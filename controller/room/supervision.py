@@ -32,6 +32,7 @@ COUCH_MOVED_DEG = 0.2  # assumed, the couch's own accuracy
 _COUCH_LIMITS = {axis: COUCH_MOVED_MM if axis.endswith("_mm") else COUCH_MOVED_DEG for axis in COUCH_AXES}
 DOSE_UNIT_TRIPPED = 2
 FIRST_OUT_NONE = 0
+NO_INPUT = 0xFFFF  # docs/wires.md, node 2: the first-out is the interlock system's own, or there is none
 
 # Elements of chain A by bit of docs/wires.md, register 11; door and search are judged by the room status itself.
 # The dose units come last, after their own words: they latch on what happens elsewhere.
@@ -211,7 +212,10 @@ def in_beam(seen: Seen, timing: Timing, reference: Reference, *, requested: bool
 def _interlock_words(status: InterlockStatus) -> str:
     if status.first_out_code == FIRST_OUT_NONE and not status.active_trips:
         return "no trip is told: its pulse has stopped"
-    return f"first-out code {status.first_out_code}, {status.active_trips} active"
+    shown = ""
+    if status.first_out_input != NO_INPUT:
+        shown = f" (value {status.first_out_value}, limit {status.first_out_limit})"
+    return f"first-out code {status.first_out_code}{shown}, {status.active_trips} active"
 
 
 def _lost(elements: tuple[tuple[int, str, Severity, str, str], ...], seen: Seen) -> Iterator[Cause]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from controller.room.causes import Cause, Severity
 from controller.room.states import State
 from controller.room.supervision import ENTERED, WATCHED, Reference, Seen, Timing, always, in_beam, unsecured
+from controller.room.watchdog import Beat
 from drivers.hal.capabilities import RingState, RoomDevices
 from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError
@@ -20,6 +21,7 @@ from drivers.hal.reading import Reading
 
 FRESH_SHARE = 0.8  # a status younger than this share of the period is not read again: its driver reads it by itself
 AFTER_MS = 3.0  # a look follows a driver's own reading by this: a transaction takes 1 ms (assumed: three)
+LOOK_S = 0.25  # for the look itself, beside what it waits for: a period and a busy loop (assumed)
 STALLED_S = 30.0  # beam on without a count for this long: nobody knows what the delivery waits for (assumed)
 
 
@@ -31,12 +33,14 @@ class Watch:
         devices: the room's devices; their statuses are read as they are and refreshed when old.
         timing: deadlines and periods.
         reference: what was armed; None before.
+        beat: of the task that looks: told before each question how long its answer may take.
         errors: why the last refresh of a device failed, by what it was.
     """
 
     devices: RoomDevices
     timing: Timing
     reference: Reference | None = None
+    beat: Beat | None = None
     errors: dict[str, str] = field(default_factory=dict)
     _ring: RingState | None = None
     _ring_ns: int = -(10**18)
@@ -129,7 +133,14 @@ class Watch:
     async def _read_couch(self) -> None:
         self._couch = await self.devices.couch.read_axes()
 
+    @property
+    def ring_ns(self) -> int:
+        """When the gantry was last seen alive, loop time; 0 before."""
+        return self._ring.angle.t_ns if self._ring is not None else 0
+
     async def _ask(self, what: str, read: Callable[[], Awaitable[object]], limit_ms: float) -> None:
+        if self.beat is not None:
+            self.beat.beat(limit_ms / 1000.0 + LOOK_S)
         try:
             async with asyncio.timeout(limit_ms / 1000.0):
                 await read()

@@ -15,6 +15,7 @@ from drivers.hal.errors import BeamlineError, CommunicationError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
 from drivers.hal.reading import Quality, Reading
+from drivers.wire.codecs.registers import int32
 from drivers.wire.modbus import ModbusLine
 
 REFRESH_S = 0.5
@@ -81,6 +82,9 @@ class InterlockStatusLine:
             ("active_trips", status.active_trips, ""),
             ("first_out_code", status.first_out_code, ""),
             ("boot_id", status.boot_id, ""),
+            ("first_out_value", status.first_out_value, ""),
+            ("first_out_limit", status.first_out_limit, ""),
+            ("first_out_input", status.first_out_input, ""),
         )
         return [Reading(f"{self._name}.{n}", v, u, status.t_ns, quality, self._config.simulated) for n, v, u in values]
 
@@ -109,6 +113,9 @@ class InterlockStatusLine:
             active_trips=words[self._at["active_trips"]],
             first_out_code=words[self._at["first_out"]],
             boot_id=words[self._at["boot_id"]],
+            first_out_value=int32(words, self._at["first_out_value"]),
+            first_out_limit=int32(words, self._at["first_out_limit"]),
+            first_out_input=words[self._at["first_out_input"]],
         )
         if _facts(status) != _facts(before):
             self._bus.emit(
@@ -118,6 +125,9 @@ class InterlockStatusLine:
                 active_trips=status.active_trips,
                 first_out_code=status.first_out_code,
                 boot_id=status.boot_id,
+                first_out_value=status.first_out_value,
+                first_out_limit=status.first_out_limit,
+                first_out_input=status.first_out_input,
             )
         return status
 
@@ -144,5 +154,6 @@ class InterlockStatusLine:
                 return  # the connection has been told, and tries again
 
 
-def _facts(status: InterlockStatus) -> tuple[bool, int, int, int]:
-    return status.relay_closed, status.active_trips, status.first_out_code, status.boot_id
+def _facts(status: InterlockStatus) -> tuple[object, ...]:
+    shown = (status.first_out_value, status.first_out_limit, status.first_out_input)
+    return status.relay_closed, status.active_trips, status.first_out_code, status.boot_id, *shown

@@ -1,8 +1,9 @@
 """Remote I/O of a room: what the safety system lets us see, presets for the interlock system, and the request pulse R.
 
-While beam is requested a pulse leaves every 50 ms (the relay falls after 100 ms), in one transaction with the status. Dropping
-the request is synchronous: once `request_beam(False)` has returned no pulse leaves. Not responsible for when to request, nor
-for the safety chain itself, which owes nothing to this program.
+While beam is requested a pulse leaves every 50 ms (the relay falls after 100 ms), in one transaction with the status; while a
+treatment is armed a heartbeat does, by which the interlock system sees this program live. Dropping the request is synchronous:
+once `request_beam(False)` has returned no pulse leaves; one that comes too late, or that the gate objects to, drops it. Not
+responsible for when to request, nor for the safety chain itself, which owes nothing to this program.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from enum import IntFlag
 from drivers.devices.connect import NOT_ALIVE, Poller, standing
 from drivers.devices.node import Node
 from drivers.hal.capabilities import RoomStatus
-from drivers.hal.errors import BeamlineError, DeviceError
+from drivers.hal.clock import NS_PER_MS, now_ns
+from drivers.hal.errors import BeamlineError, ConfigError, DeviceError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device
 from drivers.hal.reading import Reading
@@ -21,6 +23,7 @@ from drivers.wire.codecs.registers import words_of_int32, words_of_milli
 from drivers.wire.modbus import LINE_CLOSED, ModbusLine, Withheld
 
 PULSE_S = 0.05  # docs/wires.md: must change at least every 100 ms
+RELAY_NS = 100 * NS_PER_MS  # so long after a pulse its relay has fallen
 REFRESH_S = 0.5
 FULL_READ_PULSES = 10  # the whole block is read with every tenth pulse, the first registers with the others
 FAILURES_MAX = 2  # pulses that fail one after the other before the request is dropped: the relay has fallen by then
@@ -89,13 +92,20 @@ class RoomAccessIO:
         self._node = Node(name, config, client, table, ("counter", "room_mode"), bus)
         self._short = (self._node.first, table["search_state"] + 1 - self._node.first)
         self._full = (self._node.first, self._node.count)
-        self._pulse_register = table["request_pulse"]
+        self._heartbeat_register = table["heartbeat"]
+        if table["request_pulse"] != self._heartbeat_register + 1:
+            raise ConfigError(
+                "the request pulse is not the register behind the heartbeat: one frame carries both", code=1005, device=name
+            )
         self._preset_register = table["room_token"]
         self._poller = Poller(name, bus, self._beat, self._pause_s)
         self._watchers: list[Callable[[RoomStatus], None]] = []
         self._status = UNKNOWN
         self._bits: tuple[int, ...] = ()
         self._requested = False
+        self._armed = False
+        self._gate: Callable[[int], bool] | None = None
+        self._pulsed_ns: int | None = None  # when the last pulse of this request left
         self._pulse = 0
         self._failures = 0
 
@@ -170,7 +180,10 @@ class RoomAccessIO:
             raise self._node.connection.unavailable()
         values = [room_token, *words_of_milli(angle_deg), *words_of_int32(species_token), int(armed)]
         values += [*words_of_int32(plan_hash), beam_number & 0xFFFF]
+        self._armed = self._armed and armed  # the heartbeat ends before the register does
         await self._client.write(self._node.unit, self._preset_register, values)
+        self._armed = armed
+        self._poller.kick()
         held = await self._client.read(self._node.unit, self._preset_register, len(values))
         if list(held) != values:
             raise DeviceError(
@@ -189,14 +202,22 @@ class RoomAccessIO:
             return
         self._requested = on
         self._failures = 0
+        self._pulsed_ns = None
         if on:
             self._poller.kick()
         self._bus.emit(self._name, "request.on" if on else "request.off")
 
+    def gate(self, fed: Callable[[int], bool] | None) -> None:
+        """Ask `fed` in the step in which a pulse would leave, with the ns since the one before (0: the first); False drops it.
+
+        None: nobody is asked. A pulse that comes after its relay has fallen drops the request in any case.
+        """
+        self._gate = fed
+
     # --- inside --------------------------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
-        if self._requested:
+        if self._requested or (self._armed and self._node.connection.up):
             await self._send_pulse()
         elif self._node.connection.up:
             try:
@@ -207,13 +228,17 @@ class RoomAccessIO:
     async def _send_pulse(self) -> None:
         self._pulse = (self._pulse + 1) & 0xFFFF
         span = self._full if self._pulse % FULL_READ_PULSES == 0 else self._short
+        requested = self._requested
+        values = [self._pulse, self._pulse] if requested else [self._pulse]  # armed, and beam not requested: a heartbeat alone
+        guard = self._may_pulse if requested else _may_beat
         try:
-            words = await self._client.read_write(
-                self._node.unit, span, self._pulse_register, [self._pulse], guard=self._still_requested
-            )
+            words = await self._client.read_write(self._node.unit, span, self._heartbeat_register, values, guard=guard)
         except Withheld:
+            self._pulse = (self._pulse - 1) & 0xFFFF  # it did not leave
             return
         except BeamlineError as error:
+            if error.code == LINE_CLOSED:
+                self._pulse = (self._pulse - 1) & 0xFFFF
             self._pulse_failed(error)
             return
         self._failures = 0
@@ -224,8 +249,19 @@ class RoomAccessIO:
         if still_ns > node.life.deadline_ns:
             self._pulse_failed(standing(self._name, still_ns))
 
-    def _still_requested(self) -> bool:
-        return self._requested
+    def _may_pulse(self) -> bool:
+        """Asked when the line is ours. A relay that has fallen must not be closed again by whoever comes late."""
+        if not self._requested:
+            return False
+        at_ns = now_ns()
+        gap_ns = 0 if self._pulsed_ns is None else at_ns - self._pulsed_ns
+        if (self._gate is not None and not self._gate(gap_ns)) or gap_ns > RELAY_NS:
+            if self._requested:
+                self._requested = False
+                self._bus.emit(self._name, "request.withheld", gap_ms=round(gap_ns / NS_PER_MS))
+            return False
+        self._pulsed_ns = at_ns
+        return True
 
     def _pulse_failed(self, error: BeamlineError) -> None:
         """A pulse did not arrive. Beam is off by the relay; a request must not come back by itself when the line does."""
@@ -279,7 +315,11 @@ class RoomAccessIO:
         return status
 
     def _pause_s(self) -> float:
-        return PULSE_S if self._requested else REFRESH_S
+        return PULSE_S if self._requested or self._armed else REFRESH_S
+
+
+def _may_beat() -> bool:
+    return True
 
 
 def _restamped(status: RoomStatus, t_ns: int) -> RoomStatus:

@@ -6,7 +6,7 @@ Rules that hold for all: a command returns when its effect has been read back, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Protocol, runtime_checkable
@@ -445,6 +445,10 @@ class RoomAccess(Connectable, Protocol):
         """Start or stop the request pulse. Synchronous: a trip drops it in the same step."""
         ...
 
+    def gate(self, fed: Callable[[int], bool] | None) -> None:
+        """Let `fed(ns since the last one, 0 the first)` say of each pulse, in the step in which it would leave, if it may."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class InterlockStatus:
@@ -455,6 +459,9 @@ class InterlockStatus:
     active_trips: int
     first_out_code: int
     boot_id: int
+    first_out_value: int = 0  # in the unit of the row
+    first_out_limit: int = 0
+    first_out_input: int = 0xFFFF  # index in the row; 0x8000 added: not believed; 0xFFFF: none
 
 
 @runtime_checkable

@@ -67,6 +67,7 @@ REGISTER_WIDTHS: dict[str, dict[str, int]] = {
         "signal_per_ion": 2,
         "monitor_health": 1,
         "room_mode": 1,
+        "heartbeat": 1,
         "request_pulse": 1,
         "room_token": 1,
         "preset_angle": 2,
@@ -81,6 +82,9 @@ REGISTER_WIDTHS: dict[str, dict[str, int]] = {
         "boot_id": 1,
         "first_out": 1,
         "active_trips": 1,
+        "first_out_value": 2,
+        "first_out_limit": 2,
+        "first_out_input": 1,
         "relay_closed": 1,
     },
 }

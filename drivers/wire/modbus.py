@@ -235,7 +235,8 @@ class ModbusClient:
         """Write registers, then read `read` = (address, count), in one transaction (function 23), once.
 
         Args:
-            guard: asked when the turn has come, in the same step in which the frame leaves; False withholds the frame.
+            guard: asked when the turn has come, in the same step in which the frame leaves; False withholds the frame. What is
+                guarded is a sign of life: it passes everyone who waits for the line.
 
         Raises:
             Withheld: the guard said no; nothing was sent.
@@ -245,7 +246,7 @@ class ModbusClient:
             query = self._framer.read_write(unit, read[0], read[1], write_address, values)
         except ValueError as error:
             raise DataError(str(error), code=5001, device=self.name) from None
-        return (await self._transact(query, guard=guard)).registers
+        return (await self._transact(query, urgent=guard is not None, guard=guard)).registers
 
     async def _transact(self, query: Query, *, urgent: bool = False, guard: Callable[[], bool] | None = None) -> Answer:
         if self._busy:

@@ -18,7 +18,7 @@ from simulators.servers.modbus_node import CommandedNode, ModbusNode, ModbusRefu
 
 DRIVE, ENCODER, COUCH, NOZZLE, SAFETY_IO, PERMIT_RELAY = 0xD1, 0xE1, 0xC1, 0x41, 0x51, 0x52
 SAFETY_CYCLE_S = 0.01
-UNUSED = (0,) * 12  # registers of the permit relay between what is written and what it is
+UNUSED = (0,) * 7  # registers of the permit relay between what is written and what it is
 MICRO = 1000.0  # um per mm, mdeg per deg
 
 
@@ -167,11 +167,11 @@ class NozzleNode(CommandedNode):
 
 
 class SafetyNode(ModbusNode):
-    """Remote I/O of the room: 8 to 51 read; request pulse, token, presets, armed, plan and beam at 128 to 137 written."""
+    """Remote I/O of the room: 8 to 51 read; heartbeat, pulse, token, presets, armed, plan and beam at 127 to 137 written."""
 
     def __init__(self, room: RoomPlant) -> None:
         self._room = room
-        super().__init__(room.kernel, SAFETY_IO, f"{room.name}-safety", SAFETY_CYCLE_S, 128, [0] * 10, (130, 132, 135))
+        super().__init__(room.kernel, SAFETY_IO, f"{room.name}-safety", SAFETY_CYCLE_S, 127, [0] * 11, (130, 132, 135))
         self.add_area(8, 44, self._all)
         self.add_area(8, 30, self._inputs)  # all that the controller asks for
         self.add_area(8, 5, self._state)  # all that is asked for with most pulses
@@ -182,7 +182,7 @@ class SafetyNode(ModbusNode):
         chain = self._room.chain
         if end > 129:
             chain.select(self.word(129), self.pair(130), self.pair(132), bool(self.word(134)), self.pair(135), self.word(137))
-        if register == 128:
+        if register <= 128 < end:
             chain.pulse_r(self.word(128))
 
     def _state(self) -> tuple[int, int, int, int, int]:
@@ -254,11 +254,11 @@ class SafetyNode(ModbusNode):
 
 
 class PermitRelayNode(ModbusNode):
-    """Permit relay of the interlock system: pulse, boot id, first-out, trips at 16 to 19 written; relay at 32 only read."""
+    """Permit relay of the interlock system: pulse, boot id, first-out, evidence at 16 to 24 written; relay at 32 read."""
 
     def __init__(self, room: RoomPlant) -> None:
         self._chain = room.chain
-        super().__init__(room.kernel, PERMIT_RELAY, f"{room.name}-permit-relay", SAFETY_CYCLE_S, 16, [0] * 4)
+        super().__init__(room.kernel, PERMIT_RELAY, f"{room.name}-permit-relay", SAFETY_CYCLE_S, 16, [0] * 9, (20, 22))
         self.add_area(16, 17, lambda: (*self._block, *UNUSED, int(self._chain.permit_b.value)))
 
     def accept(self, register: int, end: int) -> None:

@@ -306,15 +306,19 @@ class FakeSafetyIO(FakeNode):
         self.room_bits = 1 | 2 | 4 | 8
         self.contributions = 0
         self.pulses: list[tuple[float, int]] = []
+        self.beats: list[tuple[float, int]] = []
 
     def update(self) -> None:
         self.registers[9:13] = [self.room_bits, self.contributions, 127, 2]
         self.registers[14:16] = words32(-90_000)
         self.registers[20:24] = [0, 1, 0, 5]
 
-    def written(self, register: int) -> None:
-        if register == 128:
+    def write(self, register: int, values: Sequence[int]) -> None:
+        super().write(register, values)
+        if register <= 128 < register + len(values):
             self.pulses.append((self.now_s(), self.registers[128]))
+        if register <= 127 < register + len(values):
+            self.beats.append((self.now_s(), self.registers[127]))
 
 
 class FakeRelay(FakeNode):
@@ -326,9 +330,10 @@ class FakeRelay(FakeNode):
         self.closed = True
         self.trips = 0
         self.first_out = 0
+        self.evidence = [0, 0, 0, 0, 0xFFFF]
 
     def update(self) -> None:
         if self.pulsing:
             self.registers[16] = int(self.now_s() / 0.02) & 0xFFFF
-        self.registers[17:20] = [4711, self.first_out, self.trips]
+        self.registers[17:25] = [4711, self.first_out, self.trips, *self.evidence]
         self.registers[32] = int(self.closed)

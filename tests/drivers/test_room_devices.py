@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
-from fake_nodes import FakeCouch, FakeNode, FakeNozzle, FakeRelay, FakeSafetyIO, serve
+from fake_nodes import FakeCouch, FakeNode, FakeNozzle, FakeRelay, FakeSafetyIO, serve, words32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -346,6 +346,62 @@ def test_the_request_pulses_every_50_ms_with_values_that_change() -> None:
     in_a_room(body)
 
 
+def test_while_armed_a_heartbeat_leaves_every_50_ms_and_touches_no_pulse() -> None:
+    async def body(room: Room) -> None:
+        await asyncio.sleep(2.0)
+        assert room.io.beats == [], "nobody has to live while nothing is armed"
+        await room.access.preset(7, -90.0, 6012, True)
+        await asyncio.sleep(3.0)
+        beats = list(room.io.beats)
+        assert room.io.pulses == []
+        room.access.request_beam(True)
+        await asyncio.sleep(3.0)
+        room.access.request_beam(False)
+        await room.access.preset(0, 0.0, 0, False)
+        both, pulses = list(room.io.beats), list(room.io.pulses)
+        await asyncio.sleep(2.0)
+        assert room.io.beats == both and room.io.pulses == pulses
+        times, values = zip(*both, strict=True)
+        assert 58 <= len(beats) <= 62 and 116 <= len(both) <= 126
+        assert max(b - a for a, b in itertools.pairwise(times)) < 0.06
+        assert all(a != b for a, b in itertools.pairwise(values))
+
+    in_a_room(body)
+
+
+def test_a_pulse_that_comes_after_its_relay_has_fallen_does_not_close_it_again() -> None:
+    async def body(room: Room) -> None:
+        loop = asyncio.get_running_loop()
+        room.access.request_beam(True)
+        await asyncio.sleep(1.0)
+        loop.now_ns += 40_000_000  # the program stands still for so long: the relay still holds
+        await asyncio.sleep(1.0)
+        assert room.access.requested
+        pulses = len(room.io.pulses)
+        loop.now_ns += 300_000_000
+        await asyncio.sleep(1.0)
+        assert not room.access.requested and len(room.io.pulses) == pulses
+        assert [event.data["gap_ms"] > 100 for event in room.events if event.kind == "request.withheld"] == [True]
+
+    in_a_room(body)
+
+
+def test_a_gate_is_asked_before_each_pulse_and_its_no_ends_the_request() -> None:
+    async def body(room: Room) -> None:
+        asked: list[int] = []
+        room.access.gate(lambda gap_ns: asked.append(gap_ns) or len(asked) < 5)
+        room.access.request_beam(True)
+        await asyncio.sleep(1.0)
+        assert len(asked) == 5 and len(room.io.pulses) == 4 and not room.access.requested
+        assert asked[0] == 0 and all(49e6 < gap < 60e6 for gap in asked[1:])
+        room.access.gate(None)
+        room.access.request_beam(True)
+        await asyncio.sleep(1.0)
+        assert room.access.requested
+
+    in_a_room(body)
+
+
 @settings(max_examples=40, deadline=None)
 @given(on_s=st.floats(0.0, 0.4), seed=st.integers(0, 5))
 def test_no_pulse_leaves_after_the_request_was_dropped(on_s: float, seed: int) -> None:
@@ -471,9 +527,11 @@ def test_the_interlock_view_shows_relay_trips_and_first_out() -> None:
         status = await room.interlock.refresh()
         assert (status.relay_closed, status.active_trips, status.first_out_code, status.boot_id) == (True, 0, 0, 4711)
         room.relay.closed, room.relay.trips, room.relay.first_out = False, 2, 31
+        room.relay.evidence = [*words32(-2100), *words32(2000), 1]
         await asyncio.sleep(0.6)
         status = room.interlock.status
         assert (status.relay_closed, status.active_trips, status.first_out_code) == (False, 2, 31)
+        assert (status.first_out_value, status.first_out_limit, status.first_out_input) == (-2100, 2000, 1)
         assert all(register != 16 for _, register, _ in room.relay.writes)  # it only looks
 
     in_a_room(body)

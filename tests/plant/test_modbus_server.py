@@ -248,7 +248,7 @@ def test_the_liveness_counter_counts_plant_time_and_a_frozen_node_repeats_itself
 )
 def test_what_the_tables_do_not_allow_is_refused_and_changes_nothing(nodes, node, register, values, code):
     line = Line(nodes=nodes)
-    block = {("motion", 1): (16, 8), ("motion", 10): (16, 14), ("motion", 20): (16, 5), ("safety", 1): (128, 7)}.get(
+    block = {("motion", 1): (16, 8), ("motion", 10): (16, 14), ("motion", 20): (16, 5), ("safety", 1): (127, 11)}.get(
         ("motion" if nodes is motion_nodes else "safety", node), (0, 4)
     )
     before = line.read(node, *block)

@@ -301,6 +301,9 @@ class FakeAccess(Device):
         self.r = on
         self.requests.append(on)
 
+    def gate(self, fed: Any) -> None:
+        self.fed = fed
+
     @property
     def armed(self) -> bool:
         return bool(self.presets) and self.presets[-1][3]

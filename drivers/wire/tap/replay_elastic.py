@@ -7,7 +7,7 @@ What counts as the same:
   questions to the operator.
 - Looking is answered from the recording as it is asked, as often as it is asked: reads of registers and variables get the
   newest recorded answer to the same question, at the same place between the same commands. So are the pulses that keep a
-  permit alive (a write of one register together with a read), whatever their number, and opening a line again.
+  permit alive (a write of one or two registers together with a read), whatever their number, and opening a line again.
 - Values, messages and answers come in their recorded order, never before a command that preceded them.
 
 A question that was never asked in the recording, another command, one more or one less is a difference. Time itself is not
@@ -34,6 +34,7 @@ PATIENCE_NS = 30 * NS_PER_S  # a command that is so much later than recorded doe
 LINK_EARLY_NS = 5 * NS_PER_S  # assumed
 LOOK_EARLY_NS = NS_PER_S // 4  # assumed
 NUMBERS_FROM = 10**9  # of questions that are asked more often than they were
+SIGNS_OF_LIFE = 2  # docs/wires.md, registers 127 and 128 of the safety node: written together with a read, and nothing else is
 TOKEN_REGISTER, TOKEN_WORDS = 14, 2  # docs/wires.md, command token
 LISTENED = frozenset({"monitor", "subscribe", "watch", "open"})
 LET_GO = frozenset({"unmonitor", "unsubscribe", "unwatch", "cancel", "post", "close"})
@@ -346,14 +347,15 @@ def queue_of(wire: str, kind: str, data: Data) -> str:
 
 
 def look_of(wire: str, data: Data) -> Key | None:
-    """What a frame looks at, when it commands nothing: a plain read, or a pulse of one register with a read."""
+    """What a frame looks at, when it commands nothing: a plain read, or a sign of life together with a read."""
     request = request_of(bytes.fromhex(data["x"]))
     if request is None:
         return None
     if request.function == READ_HOLDING:
         return (wire, "read", request.unit, request.read_address, request.read_count)
-    if request.function == READ_WRITE and len(request.write_values) == 1:
-        return (wire, "pulse", request.unit, request.read_address, request.read_count, request.write_address)
+    if request.function == READ_WRITE and len(request.write_values) <= SIGNS_OF_LIFE:
+        signs = len(request.write_values)
+        return (wire, "pulse", request.unit, request.read_address, request.read_count, request.write_address, signs)
     return None
 
 
