@@ -102,9 +102,9 @@ def difference(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Ve
 
 
 def drift(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
-    """Bad when a value has moved more than `limit` from where it was when the row's phase began (memory: that value)."""
-    reference = values[0] if memory is None else memory
-    return Verdict(apart(p, values[0], reference) > p["limit"], reference)
+    """Bad when any value has moved more than `limit` from where it was when the row's phase began (memory: those values)."""
+    reference = tuple(values) if memory is None else memory
+    return Verdict(any([apart(p, now, then) > p["limit"] for now, then in zip(values, reference, strict=True)]), reference)
 
 
 def pattern(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
@@ -195,8 +195,11 @@ def offender(kind: str, p: Params, values: Sequence[int], wanted: Sequence[int],
     if kind == "window":
         a, b = (last - first for last, first in zip(memory[1], memory[2][0][1], strict=True))
         return int(b > a), round(abs(a * p.get("ratio", 1.0) - b)), round(max(p["floor"], p["percent"] / 100.0 * max(a, b)))
-    if kind in ("difference", "drift"):
-        return 0, apart(p, values[0], values[1] if kind == "difference" else memory), p["limit"]
+    if kind == "difference":
+        return 0, apart(p, values[0], values[1]), p["limit"]
+    if kind == "drift":
+        moved = [apart(p, now, then) for now, then in zip(values, memory, strict=True)]
+        return moved.index(max(moved)), max(moved), p["limit"]
     if kind == "above":
         return 0, values[0], round(values[1] * (1 + p["percent"] / 100.0) + p["floor"])
     if kind == "still":

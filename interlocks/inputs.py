@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 VENDOR, PRODUCT = 0x1009, 0x51  # registers 0 and 1 of the room safety node
-IMAGE_BLOCKS = ((0, 4), (8, 30), (128, 7))  # (first register, count): what has to be read
-IMAGE_SIZE = 135
+IMAGE_BLOCKS = ((0, 4), (8, 68), (127, 11))  # (first register, count): what has to be read
+WIRE_SIZE = 138
+OWN_FIRST = 140  # from here on: what this system worked out itself, as if the node had shown it (`plan_watch`, `proof`)
+IMAGE_SIZE = 161
+NO_ANGLE = 0x7FFFFFFF  # plan_angle_mdeg when there is no plan to hold anything against
 COUNTER_REGISTER = 8
 
 
@@ -35,25 +38,14 @@ class Signal(NamedTuple):
     signed: bool = False
 
 
+def _bits(register: int, names: str, prefix: str = "") -> dict[str, Signal]:
+    return {prefix + name: Signal(register, mask=1 << i) for i, name in enumerate(names.split())}
+
+
 SIGNALS: Mapping[str, Signal] = {
-    "door_a_closed": Signal(9, mask=1),
-    "door_b_closed": Signal(9, mask=2),
-    "search_complete": Signal(9, mask=4),
-    "estop_healthy": Signal(9, mask=8),
-    "lamp_lit": Signal(9, mask=16),
-    "stopper_closed": Signal(9, mask=32),
-    "beam_present": Signal(9, mask=64),
-    "permit_a": Signal(10, mask=1),
-    "permit_b": Signal(10, mask=2),
-    "permit_r": Signal(10, mask=4),
-    "beam_enabled": Signal(10, mask=8),
-    "chain_estop": Signal(11, mask=1),
-    "chain_door_search": Signal(11, mask=2),
-    "chain_dose1": Signal(11, mask=4),
-    "chain_dose2": Signal(11, mask=8),
-    "chain_standstill": Signal(11, mask=16),
-    "chain_torque_off": Signal(11, mask=32),
-    "chain_quench": Signal(11, mask=64),
+    **_bits(9, "door_a_closed door_b_closed search_complete estop_healthy lamp_lit stopper_closed beam_present"),
+    **_bits(10, "permit_a permit_b permit_r beam_enabled"),
+    **_bits(11, "estop door_search dose1 dose2 standstill torque_off quench beam_off collision", "chain_"),
     "search_state": Signal(12),
     "ring_angle_mdeg": Signal(14, 2, signed=True),
     "motor_angle_mdeg": Signal(16, 2, signed=True),
@@ -69,16 +61,44 @@ SIGNALS: Mapping[str, Signal] = {
     "monitor2_hv": Signal(36, mask=4),
     "monitor2_fresh": Signal(36, mask=8),
     "service_mode": Signal(37),
+    "granted_field": Signal(38, 4),
+    "granted_row": Signal(42, 2),
+    "granted_layer_number": Signal(44),
+    "granted_layer": Signal(45, 4),
+    "granted_plan": Signal(49, 2),
+    "granted_beam": Signal(51),
+    "heartbeat": Signal(127),
+    "stopper_asked": Signal(52, mask=4),
+    "stopper_confirmed": Signal(52, mask=4 << 8),
+    "beam_off_level": Signal(53),
+    "residual_counts": Signal(54, 2),
+    **{f"couch_{x}_um": Signal(56 + 2 * i, 2, signed=True) for i, x in enumerate(("lateral", "longitudinal", "vertical"))},
+    "nozzle_switches": Signal(62),
+    "nozzle_barriers": Signal(63),
+    **_bits(64, "collision_free vacuum_good power_good"),
+    **{f"flow_{x}_permille": Signal(65 + i) for i, x in enumerate("abc")},
+    **{f"coil_margin_{x}_mk": Signal(68 + 2 * i, 2, signed=True) for i, x in enumerate("abc")},
+    "area_dose_rate": Signal(74, 2),
     "room_token": Signal(129),
     "preset_angle_mdeg": Signal(130, 2, signed=True),
     "preset_species_token": Signal(132, 2),
     "armed": Signal(134),
+    "preset_plan": Signal(135, 2),
+    "preset_beam": Signal(137),
+    "plan_known": Signal(140),
+    "plan_angle_mdeg": Signal(141, 2, signed=True),
+    "plan_species_token": Signal(143, 2),
+    "plan_field_ceiling": Signal(145, 4),
+    "plan_layer_ceiling": Signal(149, 4),
+    "plan_row_ceiling": Signal(153, 2),
+    "granted_since_armed": Signal(155, 4),
+    "proof_age_s": Signal(159, 2),
 }
 
 
 def gather(read: Callable[[int, int], Sequence[int]]) -> list[int]:
     """Read the image block by block with `read(register, count)`; registers between the blocks are 0."""
-    image = [0] * IMAGE_SIZE
+    image = [0] * WIRE_SIZE
     for first, count in IMAGE_BLOCKS:
         block = list(read(first, count))
         if len(block) != count:
@@ -125,7 +145,16 @@ class Image(Mapping[str, Sample]):
         return len(self.now)
 
 
-PARTS = ((9, 13), (14, 18), (18, 38), (128, 135))  # (first, end) of registers that change together, if at all
+PARTS = (
+    (9, 13),
+    (14, 18),
+    (18, 38),
+    (38, 52),
+    (52, 68),
+    (68, 76),
+    (127, 138),
+    (140, 161),
+)  # (first, end) of registers that change together, if at all
 AT: dict[int, list[tuple[str, Signal]]] = {}  # signals by every register that they take
 for _name, _signal in SIGNALS.items():
     for _register in range(_signal.register, _signal.register + _signal.words):
