@@ -66,8 +66,7 @@ class Site:
     def interlock(self) -> list[str]:
         """Command of the interlock system."""
         journal = self.directory / f"{self.room}-interlock.jsonl"
-        plan = ["--plan", str(self.plan)] if self.plan is not None else []
-        return ["interlock", *self._room(), "--journal", str(journal), "--unsigned", *plan]
+        return ["interlock", *self._room(), "--journal", str(journal)]
 
     def controller(self) -> list[str]:
         """Command of the controller."""

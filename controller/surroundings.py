@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -65,19 +64,13 @@ class Surroundings(Protocol):
 
 
 def surroundings(
-    facility: Facility,
-    where: Whereabouts | None,
-    seed: int,
-    bus: EventBus,
-    room: str,
-    tap: Tap | None = None,
-    plan: Path | None = None,
+    facility: Facility, where: Whereabouts | None, seed: int, bus: EventBus, room: str, tap: Tap | None = None
 ) -> Surroundings:
-    """A room on real wires where `where` tells them; a simulated world in this process otherwise, given the plan."""
+    """A room on real wires where `where` tells them; a simulated world in this process otherwise."""
     if where is None:
         from controller.assembly import SimulatedWorld
 
-        return SimulatedWorld(facility, seed, bus, room, tap=tap, plan=plan)
+        return SimulatedWorld(facility, seed, bus, room, tap=tap)
     from controller.attached import AttachedRoom
 
     return AttachedRoom(where, bus, room, tap)

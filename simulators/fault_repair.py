@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from simulators.faults_guards import GUARD_FAULTS, Break
 from simulators.plant.access import DoorFault
 from simulators.plant.brake import BrakeFault
 from simulators.plant.encoder import Encoder
@@ -75,6 +76,14 @@ for _name in ("frozen", "jump", "drift"):
     REPAIRS[f"safety-encoder-{_name}"] = _encoder(lambda ring: ring.encoders.load2)
 REPAIRS["motor-encoder-frozen"] = _encoder(lambda ring: ring.encoders.motors[1])
 REPAIRS["motor-encoder-jump"] = _encoder(lambda ring: ring.encoders.motors[0])
+
+
+def _guard(mend: Break) -> Repair:
+    return lambda plant, room: mend(plant, room, 0.0)
+
+
+for _guarded in GUARD_FAULTS.values():
+    REPAIRS[_guarded.name] = _guard(_guarded.repair)
 
 
 @_for("brake-fails-to-set", "brake-fails-to-release", "brake-slow", "brake-drags")
@@ -217,8 +226,9 @@ def _species(plant: FacilityPlant, _room: RoomPlant) -> None:
 
 
 @_for("rfko-stuck")
-def _rfko(plant: FacilityPlant, _room: RoomPlant) -> None:
+def _rfko(plant: FacilityPlant, room: RoomPlant) -> None:
     plant.synchrotron.faults.rfko_stuck_on = False
+    room.chain.beam_off.reset()
 
 
 @_for("chopper-slow")

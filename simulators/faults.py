@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from simulators.faults_guards import GUARD_FAULTS
 from simulators.faults_motion import MOTION_FAULTS
 from simulators.plant.facility import FacilityPlant
 from simulators.plant.kernel import TruthEvent
@@ -118,6 +119,12 @@ for _motion in MOTION_FAULTS.values():
         _motion.default,
         _MOTION_EXPECTED[_motion.name],
         _on_room(_motion.plant),
+    )
+
+
+for _guard in GUARD_FAULTS.values():
+    CATALOGUE[_guard.name] = Fault(
+        _guard.name, _guard.row, _guard.title, _guard.unit, _guard.default, _guard.expected, _guard.plant
     )
 
 

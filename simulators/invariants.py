@@ -30,6 +30,7 @@ from simulators.invariant_monitor import (
     Violation,
     sound_counts1_per_ion,
 )
+from simulators.plant.beam_off import Level
 from simulators.plant.kernel import TruthEvent
 from simulators.plant.room import RoomPlant
 
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 RELAY_HOLD_NS = 100 * NS_PER_MS
+TWO_FAILED_NS = 2 * NS_PER_MS  # RF-KO and chopper do nothing: measured after 1 ms, dumped, and what the logic needs
 HARDWARE_GRACE_NS = 250_000  # 200 us of beam-off hardware and 50 us of its logic
 # What flows until the unit latches when its first answer fails: 500 us until the next element fires and that element's time,
 # or 1 ms until monitors that differ at once are believed to (limits of the interlocks' file, hardware rows).
@@ -70,19 +72,21 @@ def invariant(name: str, hazard: str, *kinds: str, grace_ns: int = 0) -> Callabl
 
 
 @invariant("B1", "beam despite trip", "beam.on", "permit", TICK, grace_ns=HARDWARE_GRACE_NS)
-def beam_needs_permits(_truth: Truth, _event: TruthEvent, room: RoomPlant, known: RoomTruth) -> str | None:
-    """Beam implies the contributions A, B and R, 250 us after one fell."""
+def beam_needs_permits(truth: Truth, _event: TruthEvent, room: RoomPlant, known: RoomTruth) -> str | None:
+    """Beam implies the contributions A, B and R, 250 us after one fell; with two elements failed P5 judges."""
     chain = room.chain
     lines = {"A": chain.permit_a, "B": chain.permit_b, "R": chain.permit_r}
     missing = [name for name, line in lines.items() if not line.value]
-    return f"beam without contribution {', '.join(missing)}" if known.beam_on and missing else None
+    judged = known.beam_on and not truth.plant.synchrotron.uncut
+    return f"beam without contribution {', '.join(missing)}" if judged and missing else None
 
 
 @invariant("B2", "open interlock", "beam.on", ELEMENT, TICK, grace_ns=NS_PER_MS)
-def beam_needs_whole_chain(_truth: Truth, _event: TruthEvent, room: RoomPlant, known: RoomTruth) -> str | None:
-    """Beam implies that no element of chain A is open, 1 ms after it opened."""
+def beam_needs_whole_chain(truth: Truth, _event: TruthEvent, room: RoomPlant, known: RoomTruth) -> str | None:
+    """Beam implies that no element of chain A is open, 1 ms after it opened; with two elements failed P5 judges."""
     open_elements = [name for name, line in room.chain.elements.items() if not line.value]
-    return f"beam with open chain elements: {', '.join(open_elements)}" if known.beam_on and open_elements else None
+    judged = known.beam_on and not truth.plant.synchrotron.uncut
+    return f"beam with open chain elements: {', '.join(open_elements)}" if judged and open_elements else None
 
 
 @invariant("B3", "spot overdose", "delivery.segment", grace_ns=NS_PER_MS)
@@ -271,9 +275,10 @@ def encoders_agree(truth: Truth, _event: TruthEvent, room: RoomPlant, known: Roo
 
 
 @invariant("R1", "person exposed", "beam.on", "door", "search", "person", grace_ns=NS_PER_MS)
-def nobody_in_the_room(_truth: Truth, _event: TruthEvent, room: RoomPlant, known: RoomTruth) -> str | None:
-    """Beam to a room implies searched, door closed, nobody inside, 1 ms after any of it changed."""
-    if not known.beam_on:
+def nobody_in_the_room(truth: Truth, _event: TruthEvent, room: RoomPlant, known: RoomTruth) -> str | None:
+    """Beam to a room implies searched, door closed, nobody inside, 1 ms after any of it changed; with two elements failed P5
+    judges."""
+    if not known.beam_on or truth.plant.synchrotron.uncut:
         return None
     access = room.access
     if access.people_inside or not access.door_closed or not access.clear.value:
@@ -292,6 +297,53 @@ def one_path_one_room(truth: Truth, _event: TruthEvent, room: RoomPlant, known: 
         return f"beam in {room.name} while the path leads to {route} and beam is also in {others}"
     holders = [name for name, other in truth.plant.rooms.items() if other.chain.room_token]
     return f"beam in {room.name}, tokens are held by {holders}" if holders != [room.name] else None
+
+
+@invariant("R3", "re-entry", "door", "person", "search", ELEMENT, grace_ns=NS_PER_MS)
+def an_open_door_voids_the_search(_truth: Truth, _event: TruthEvent, room: RoomPlant, _known: RoomTruth) -> str | None:
+    """An open door implies that the search is void and chain A open, 1 ms after it opened."""
+    access, chain = room.access, room.chain
+    if access.door_closed or not (access.clear.value or chain.search_ok.value or chain.permit_a.value):
+        return None
+    return (
+        f"door open, search line {chain.search_ok.value}, secured {access.clear.value}, contribution A {chain.permit_a.value}"
+    )
+
+
+@invariant("R4", "E-stop without effect", ELEMENT, TICK, "drive", grace_ns=10 * NS_PER_MS)
+def an_estop_takes_beam_and_torque(_truth: Truth, _event: TruthEvent, room: RoomPlant, known: RoomTruth) -> str | None:
+    """An open E-stop loop implies no beam, contribution A open, and no torque on ring and couch, within 10 ms."""
+    if room.access.estop_ok.value:
+        return None
+    torque = [name for name, device in (("ring", room.gantry), ("couch", room.couch)) if device.drive_enabled]
+    if not known.beam_on and not room.chain.permit_a.value and not torque:
+        return None
+    return f"E-stop: beam {known.beam_on}, contribution A {room.chain.permit_a.value}, torque on {torque}"
+
+
+@invariant("R5", "no warning", "beam.on")
+def warned_before_beam(truth: Truth, _event: TruthEvent, room: RoomPlant, _known: RoomTruth) -> str | None:
+    """Beam begins only with the warning lamp lit, and lit for its warning time before."""
+    access = room.access
+    lit_s = (truth.now_ns - access.lamp_lit_ns) / 1e9
+    if access.lamp_lit and lit_s >= access.truth.warning_s:
+        return None
+    return f"beam with the warning lamp {'lit for ' + format(lit_s, '.1f') + ' s' if access.lamp_lit else 'dark'}"
+
+
+# --- machine ------------------------------------------------------------------------------------------------------------
+
+
+@invariant("P5", "actuator fails", "permit", "beam.on", "beam_off.escalated", TICK, grace_ns=TWO_FAILED_NS)
+def beam_goes_whatever_fails(_truth: Truth, _event: TruthEvent, room: RoomPlant, known: RoomTruth) -> str | None:
+    """Beam has gone 2 ms after the beam enable fell, also when neither RF-KO nor chopper did its work; while the chain stands
+    in for one of them from level 2 on, contribution A is open and the stopper asked in."""
+    chain = room.chain
+    if known.beam_on and not chain.beam_enable.value:
+        return "beam without beam enable"
+    if chain.beam_off.level >= Level.DUMP and (chain.permit_a.value or not chain.beam_off.stopper.asked_in):
+        return f"level {int(chain.beam_off.level)} with contribution A {chain.permit_a.value}"
+    return None
 
 
 # --- plan and sequence ----------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Couch:
         targets: six set-points, in the units of the axes.
         standstill, torque_off: lines for the safety chain.
         sto: input line, True allows torque.
+        slipped_mm: how far the top has sunk in its brakes (a planted fault); its encoders do not see it.
     """
 
     def __init__(self, kernel: Kernel, room: str, truth: CouchTruth) -> None:
@@ -57,6 +58,7 @@ class Couch:
         self._path = motion.rest(0.0)  # progress along the move, 0 to 1
         self._t0_ns = kernel.now_ns
         self._moves = 0
+        self.slipped_mm = 0.0
         self._error = self._pose_error()
         self._error_change = np.zeros(6)  # the error of the new pose grows in with the move
         self._torque = False
@@ -75,7 +77,9 @@ class Couch:
     def position(self, t_ns: int) -> NDArray[np.float64]:
         """Where the table top truly is, shape (6,), mm and deg."""
         progress = self._path.position((t_ns - self._t0_ns) / NS_PER_S)
-        return self._start + progress * self._delta + self._error + progress * self._error_change
+        true = self._start + progress * self._delta + self._error + progress * self._error_change
+        true[2] -= self.slipped_mm
+        return true
 
     def speed(self, t_ns: int) -> NDArray[np.float64]:
         """True speed, shape (6,), mm/s and deg/s."""
@@ -94,6 +98,10 @@ class Couch:
     def polled(self) -> None:
         """It was spoken to on its line."""
         self._watch.heard()
+
+    def slip(self, by_mm: float) -> None:
+        """The top sinks in its brakes, past the encoders."""
+        self.slipped_mm += by_mm
 
     def follow_real(self, axes: NDArray[np.float64], moving: bool) -> None:
         """A real couch stands in for this one: it is where its encoders say."""
@@ -192,6 +200,7 @@ class Couch:
     def _rest(self) -> None:
         now = self.kernel.now_ns
         self._error = self.position(now) - self.encoder(now)
+        self._error[2] += self.slipped_mm
         self._start = self.encoder(now)
         self._delta = self._error_change = np.zeros(6)
         self._path = motion.rest(0.0)

@@ -167,11 +167,12 @@ class NozzleNode(CommandedNode):
 
 
 class SafetyNode(ModbusNode):
-    """Remote I/O of the room: 8 to 51 read; heartbeat, pulse, token, presets, armed, plan and beam at 127 to 137 written."""
+    """Remote I/O of the room: 8 to 75 read; heartbeat, pulse, token, presets, armed, plan and beam at 127 to 137 written."""
 
     def __init__(self, room: RoomPlant) -> None:
         self._room = room
         super().__init__(room.kernel, SAFETY_IO, f"{room.name}-safety", SAFETY_CYCLE_S, 127, [0] * 11, (130, 132, 135))
+        self.add_area(8, 68, lambda: (*self._all(), *self._guards()))
         self.add_area(8, 44, self._all)
         self.add_area(8, 30, self._inputs)  # all that the controller asks for
         self.add_area(8, 5, self._state)  # all that is asked for with most pulses
@@ -206,7 +207,9 @@ class SafetyNode(ModbusNode):
             | chain.dose2_ok.value << 3
             | chain.standstill_ok.value << 4
             | chain.torque_off_ok.value << 5
-            | chain.quench_ok.value << 6,
+            | chain.quench_ok.value << 6
+            | chain.beam_off_ok.value << 7
+            | chain.collision_ok.value << 8,
             int(access.state),
         )
 
@@ -224,6 +227,24 @@ class SafetyNode(ModbusNode):
             *words64(granted.layer1),
             *words32(granted.plan_hash),
             granted.beam & 0xFFFF,
+        )
+
+    def _guards(self) -> Sequence[int]:
+        """Beam-off elements, hard-wired positions and contacts, services."""
+        room = self._room
+        off, nozzle, services, now = room.chain.beam_off, room.nozzle, room.services, room.kernel.now_ns
+        ripple = nozzle.ripple_filter
+        return (
+            int(off.asked) | int(off.confirmed) << 8,
+            int(off.level),
+            *words32(off.residual_counts),
+            *(word for x in room.couch.position(now)[:3].tolist() for word in words32(round(x * MICRO))),
+            nozzle.mask | ripple.seen_inside << 15,
+            nozzle.barrier_mask | (ripple.inside and not ripple.moving) << 15,
+            services.collision.value | services.vacuum_good << 1 | services.power_good << 2,
+            *services.flows_permille,
+            *(word for margin in services.coil_margins_mk() for word in words32(margin)),
+            *words32(round(services.area_usv_h() * 100.0)),
         )
 
     def _inputs(self) -> Sequence[int]:

@@ -187,9 +187,9 @@ def test_the_safety_line_shows_room_chain_and_angle():
     room = line.room
     for element in (room.chain.dose1_ok, room.chain.dose2_ok, room.chain.quench_ok):
         element.set(True)
-    assert line.read(1, 9, 4) == (8 | 32, 0, 127 - 2, 0)
+    assert line.read(1, 9, 4) == (8 | 32, 0, 511 - 2, 0)
     secure(room)
-    assert line.read(1, 9, 4) == (1 | 2 | 4 | 8 | 16 | 32, 1, 127, 2)
+    assert line.read(1, 9, 4) == (1 | 2 | 4 | 8 | 16 | 32, 1, 511, 2)
     assert abs(signed(line.read(1, 14, 2))) < 40
     assert abs(signed(line.read(1, 16, 2))) < 10
     line.write(2, 16, 1)

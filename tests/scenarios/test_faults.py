@@ -154,6 +154,30 @@ CASES = [
     # Its results are lost with the power; its latch is not.
     in_beam("unit-power-dip", ("CHAIN_DOSE_1", "chain.dose_1"), "dose unit 1", OFF_BY_CHAIN_MS, settled=False),
     harmless("unit2-power-dip"),
+    # What has to take the beam away. Extraction ends by RF-KO; the chain tries the chopper at the end of the request.
+    harmless("chopper-stuck"),
+    harmless("chopper-read-back-lies"),
+    harmless("stopper-stuck"),
+    # Services, contacts, positions: each by the interlock system alone, but for the collision contact.
+    Case("collision-contact", "turned", ("COLLISION",)),
+    in_beam("collision-contact", ("COLLISION",), "", OFF_BY_CHAIN_MS),
+    in_beam("couch-slips", ("COUCH_MOVED",), "permit.b", OFF_BY_RELAY_MS, stopped_s=3.0),
+    harmless("couch-slips:0.4@beam+0.3"),
+    in_beam("range-shifter-falls", ("NOZZLE_CHANGED",), "permit.b", OFF_BY_RELAY_MS, stopped_s=3.0),
+    Case("coils-warm", "sphere", ("COIL_TEMPERATURE",), "no permission to arm"),
+    in_beam("coils-warm", ("COIL_TEMPERATURE",), "permit.b", OFF_BY_RELAY_MS, stopped_s=3.0),
+    harmless("thermometer-wrong"),
+    harmless("thermometer-wrong@beam+0.3"),
+    Case("cooling-low", "sphere", ("COOLING_FLOW",), "no permission to arm"),
+    in_beam("cooling-low", ("COOLING_FLOW",), "permit.b", OFF_BY_RELAY_MS, stopped_s=3.0),
+    harmless("flow-meter-dead"),
+    harmless("flow-meter-dead@beam+0.3"),
+    Case("vacuum-burst", "sphere", ("VACUUM",), "no permission to arm"),
+    in_beam("vacuum-burst", ("VACUUM",), "permit.b", OFF_BY_RELAY_MS, stopped_s=3.0),
+    Case("supplies-fail", "sphere", ("POWER_SUPPLY",), "no permission to arm"),
+    in_beam("supplies-fail", ("POWER_SUPPLY",), "permit.b", OFF_BY_RELAY_MS, stopped_s=3.0),
+    Case("area-radiation", "sphere", ("AREA_MONITOR",), "no permission to arm"),
+    in_beam("area-radiation", ("AREA_MONITOR",), "permit.b", OFF_BY_RELAY_MS, stopped_s=3.0),
     in_beam("unit2-power-dip", LATCHED, "latched: second unit", OFF_BY_CHAIN_MS),
 ]
 
