@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from interlocks.daemon import SAFETY_NODE, InterlockNode
 from interlocks.inputs import gather
 from interlocks.matrix import Limits
 from interlocks.matrix import load as load_limits
+from interlocks.overlay import overlay_of
 from interlocks.permit import PULSE_REGISTER, RELAY_NODE
 from simulators.clock import PacedLoop, VirtualLoop
 from simulators.faults import TimedFault, inject, read_faults
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 LOOK_S = 5.0  # how often the scripted operator looks whether the room is still secured
+MIND_S = 20.0  # between two looks at the interlock panel in beam, each with a try at the reset buttons; assumed
 BUTTON_S = 0.5  # how long the scripted operator holds a reset button
 RESET_ROLES = ("key", "operator")  # what a member of staff may reset alone, after a search
 
@@ -147,6 +150,8 @@ class SimulatedOperator:
         answer = await self.script.answer(kind)
         if answer and kind == "positioned":
             self._start(self._close_room())
+        if answer and kind == "beam_on":
+            self._start(self._mind_interlocks())
         return answer
 
     async def stop(self) -> None:
@@ -162,9 +167,19 @@ class SimulatedOperator:
                 await self._search_and_reset()
             await asyncio.sleep(LOOK_S)
 
+    async def _mind_interlocks(self) -> None:
+        """Where the permit of a secured room is gone, try the reset buttons; refused while the cause is there."""
+        while True:
+            await asyncio.sleep(MIND_S)
+            if self.script.secured and not self.script.room.chain.permit_b.value:
+                await self._reset()
+
     async def _search_and_reset(self) -> None:
         with contextlib.suppress(OperatorFailed):  # the room sees by itself that it is not secured
             await self.script.secure_room()
+        await self._reset()
+
+    async def _reset(self) -> None:
         for role in RESET_ROLES:
             self._interlock.reset(self._clock(), role, True)
         await asyncio.sleep(BUTTON_S)
@@ -175,6 +190,14 @@ class SimulatedOperator:
         task = asyncio.create_task(deed, name="scripted operator")
         self._deeds.add(task)
         task.add_done_callback(self._deeds.discard)
+
+
+def _bytes_of(file: Path) -> bytes:
+    """What is in a file; nothing where it cannot be read, which the interlock system refuses as a plan."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 @dataclass(slots=True, eq=False)
@@ -198,6 +221,7 @@ class SimulatedWorld:
         room: the room in use.
         plant: another plant, for tests that plant bugs in it.
         tap: what every wire of the drivers goes through.
+        plan: file that the interlock system reads by itself; None: it has none to hold anything against.
     """
 
     def __init__(
@@ -208,6 +232,7 @@ class SimulatedWorld:
         room: str,
         plant: FacilityPlant | None = None,
         tap: Tap | None = None,
+        plan: Path | None = None,
     ) -> None:
         self.facility = facility
         self.bus = bus
@@ -219,7 +244,8 @@ class SimulatedWorld:
         self.broker = MemoryBroker()
         self.messages = self.broker.client()
         self.spoken = RoomMessages(self.plant.rooms[room], self.plant.truth.prefix, self.broker.client(), self.world.sync)
-        self.limits: Limits = load_limits()
+        self.limits: Limits = load_limits(overlay=overlay_of(facility.name))
+        self._plan = plan
         self.simulated = self._build_room(room)
         ends = MemoryEnds(
             {line.name: line.connect for line in (self.simulated.motion, self.simulated.safety)}, self.channels, self.messages
@@ -257,6 +283,8 @@ class SimulatedWorld:
         room.motion.server.serve(responder(motion_nodes(plant), self.world.sync, "rtu"))
         room.safety.server.serve(responder(room.safety_nodes, self.world.sync, "tcp"))
         self.spoken.start()
+        if self._plan is not None:
+            room.interlock.give_plan(now_ns(), _bytes_of(self._plan))
         self.world.add(f"{self.room}-interlocks", room.interlock.step)
 
     async def stop(self) -> None:
@@ -315,8 +343,8 @@ class SimulatedWorld:
         def read_image() -> list[int]:
             return gather(nodes[SAFETY_NODE].read)
 
-        def write_permit(pulse: int, boot: int, first_out: int, trips: int) -> None:
-            nodes[RELAY_NODE].write(PULSE_REGISTER, [pulse, boot, first_out, trips])
+        def write_permit(*registers: int) -> None:
+            nodes[RELAY_NODE].write(PULSE_REGISTER, registers)
 
         def read_pulse() -> int:
             return nodes[RELAY_NODE].read(PULSE_REGISTER, 1)[0]

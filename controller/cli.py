@@ -31,6 +31,7 @@ from controller.cli_common import (
     say,
 )
 from controller.cli_hil import register as register_hil
+from controller.cli_limits import register as register_limits
 from controller.cli_simulate import register as register_simulate
 from controller.cli_site import register as register_site
 from controller.cli_tap import register as register_tap
@@ -449,6 +450,7 @@ def commission(
 
 
 register_site(app)
+register_limits(app)
 register_hil(app)
 register_simulate(app)
 register_tap(app)

@@ -66,12 +66,23 @@ def interlock(
     buttons: Annotated[
         Path | None, typer.Option(help="Socket that takes 'press ROLE' and 'release ROLE'. Default: as the endpoints say.")
     ] = None,
+    plan: Annotated[Path | None, typer.Option(help="Plan to hold presets and grants against.")] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Overlay of the limits. Default: the shipped one of the facility, if any.")
+    ] = None,
+    trust: Annotated[
+        list[Path] | None, typer.Option(help="Public key of signatures beside the shipped one; may be repeated.")
+    ] = None,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="For development, on a loopback host: take limits that nobody signed.")
+    ] = False,
 ) -> None:
     """The interlock system of one room, as a process of its own: reads the plant by itself, can only take beam away.
 
     Ends when it is ended (Ctrl-C); beam permit B is then gone. Exit code 2: refused, every reason.
     """
     from drivers.hal.endpoints import parse_endpoint
+    from interlocks.overlay import overlay_of
 
     installed, where, name = _located(facility, room, endpoints, as_json=False)
     reasons = []
@@ -88,6 +99,10 @@ def interlock(
         *(sys.executable, "-m", "interlocks.daemon", "--host", at.host, "--port", str(at.port)),
         *("--buttons", str(socket), "--journal", str(journal or f"{name}-interlock.jsonl")),
     ]
+    overlay = overlay or overlay_of(installed.name)
+    for option, path in (("--plan", plan), ("--overlay", overlay), *(("--trust", key) for key in trust or ())):
+        command += [option, str(path)] if path is not None else []
+    command += ["--unsigned"] if unsigned else []
     if where is not None and where.endpoints.speed != 1.0:
         command += ["--speed", f"{where.endpoints.speed:g}"]
     os.execv(command[0], command)  # a process that holds nothing of the controller
@@ -122,9 +137,7 @@ def up(
     ] = None,
     facility: FacilityOption = "asan",
     room: RoomOf = None,
-    speed: Annotated[
-        str, typer.Option(help="real, or plant seconds per second (up to 2 on a quiet computer).")
-    ] = "real",
+    speed: Annotated[str, typer.Option(help="real, or plant seconds per second (up to 2 on a quiet computer).")] = "real",
     seed: Annotated[int, typer.Option(help="Root of every random stream of the simulated plant.")] = 0,
     broker: Annotated[str, typer.Option(metavar="HOST:PORT", help="An MQTT broker to use instead of one of our own.")] = "",
     staff: Annotated[str, typer.Option(help="real, or quick: people who walk 20 times faster.")] = "real",

@@ -66,7 +66,8 @@ class Site:
     def interlock(self) -> list[str]:
         """Command of the interlock system."""
         journal = self.directory / f"{self.room}-interlock.jsonl"
-        return ["interlock", *self._room(), "--journal", str(journal)]
+        plan = ["--plan", str(self.plan)] if self.plan is not None else []
+        return ["interlock", *self._room(), "--journal", str(journal), "--unsigned", *plan]
 
     def controller(self) -> list[str]:
         """Command of the controller."""

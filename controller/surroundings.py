@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -64,13 +65,19 @@ class Surroundings(Protocol):
 
 
 def surroundings(
-    facility: Facility, where: Whereabouts | None, seed: int, bus: EventBus, room: str, tap: Tap | None = None
+    facility: Facility,
+    where: Whereabouts | None,
+    seed: int,
+    bus: EventBus,
+    room: str,
+    tap: Tap | None = None,
+    plan: Path | None = None,
 ) -> Surroundings:
-    """A room on real wires where `where` tells them; a simulated world in this process otherwise."""
+    """A room on real wires where `where` tells them; a simulated world in this process otherwise, given the plan."""
     if where is None:
         from controller.assembly import SimulatedWorld
 
-        return SimulatedWorld(facility, seed, bus, room, tap=tap)
+        return SimulatedWorld(facility, seed, bus, room, tap=tap, plan=plan)
     from controller.attached import AttachedRoom
 
     return AttachedRoom(where, bus, room, tap)

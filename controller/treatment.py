@@ -225,7 +225,7 @@ async def _treat(
     if around is not None:
         world = around(bus, stops)
     else:
-        world = surroundings(intake.facility, admitted.where, options.seed, bus, intake.room.name, taps.tap(bus))
+        world = surroundings(intake.facility, admitted.where, options.seed, bus, intake.room.name, taps.tap(bus), options.plan)
     started = datetime.now(UTC) if real else SIMULATED_EPOCH + earlier.session * SESSION_APART
     ran = Ran(history, started, now_ns(), run_id, simulated=admitted.simulated, operator=world.operator_name)
     taps.note(run_id=run_id, started_utc=started.isoformat(), session=earlier.session, operator=world.operator_name)

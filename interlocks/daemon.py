@@ -7,6 +7,7 @@ its own. Dying, hanging, or losing the link needs no code: the pulse stops. Not 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import secrets
@@ -14,20 +15,27 @@ import select
 import socket
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from interlocks.engine import Decision, Engine, Reset
-from interlocks.first_out import Trip
-from interlocks.inputs import ImageReader, Sample, gather
+from interlocks.first_out import NO_INPUT, Trip
+from interlocks.inputs import OWN_FIRST, WIRE_SIZE, ImageReader, Sample, gather
 from interlocks.matrix import ROLES, SHIPPED, Limits, LimitsError, load
 from interlocks.modbus import ModbusTcp
-from interlocks.permit import PULSE_REGISTER, RELAY_NODE, PermitPulse
+from interlocks.permit import PULSE_REGISTER, RELAY_NODE, PermitPulse, words32
+from interlocks.plan_ceilings import PlanNotUnderstood
+from interlocks.plan_watch import PlanWatch
+from interlocks.proof import ProofTest
+from interlocks.signature import SHIPPED_KEY, verifier
 
 Record = Mapping[str, Any]
 SAFETY_NODE = 1
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+PULSE_NS = 20_000_000  # between two pulses, with or without a step: two late wake-ups in a row cost no permit; assumed
 
 
 class InterlockNode:
@@ -35,7 +43,7 @@ class InterlockNode:
 
     Args:
         read_image: the register image as `inputs.gather` builds it; OSError when it cannot be read.
-        write_permit: takes (pulse, boot id, first-out code, count of trips); OSError when it cannot be written.
+        write_permit: takes the relay's registers from the pulse on (docs/wires.md); OSError when it cannot be written.
         limits: the matrix.
         boot_id: 16-bit number of this start.
         read_pulse: what the relay's pulse register holds; OSError when it cannot be read. Nothing is written before it was.
@@ -46,7 +54,7 @@ class InterlockNode:
     def __init__(
         self,
         read_image: Callable[[], Sequence[int]],
-        write_permit: Callable[[int, int, int, int], None],
+        write_permit: Callable[..., None],
         limits: Limits,
         boot_id: int,
         *,
@@ -61,6 +69,8 @@ class InterlockNode:
         self._boot_id = boot_id
         self._read_image, self._write_permit, self._read_pulse, self._journal = read_image, write_permit, read_pulse, journal
         self._reader = ImageReader()
+        self._plan = PlanWatch(limits.conversion, limits.plan_required)
+        self._proof = ProofTest(limits)
         self._pulse = PermitPulse(boot_id)
         self._pulse_known = False  # whether the relay holds what we wrote last
         self._pressed_ns: dict[str, int] = {}
@@ -69,30 +79,73 @@ class InterlockNode:
         """Read, decide, pulse. Returns the time at which the next step is due at the latest."""
         samples: Mapping[str, Sample]
         try:
-            samples = self._reader.decode(self._read_image(), now_ns)
+            samples = self._reader.decode(self._whole(self._read_image(), now_ns), now_ns)
         except OSError:
             self.link_faults += 1  # no news: what is known grows stale
             samples = {}
         decision, wake_at_ns = self.engine.step(now_ns, samples)
         self.decision = decision
-        self._tell_relay(decision)
+        proof = self._proof.step(now_ns, samples, decision.permit)
+        self.pulse()
+        if proof is not None:
+            self._journal({"t_ns": now_ns, **proof})
         for trip in decision.new:
             self.trips.append(trip)
             latched = self.engine.latched()
             self._journal({"kind": "trip", "boot_id": self._boot_id, "cause": trip.cause, **trip._asdict(), "latched": latched})
         return wake_at_ns
 
-    def _tell_relay(self, decision: Decision) -> None:
-        code = decision.first_out.code if decision.first_out is not None else 0
+    def pulse(self) -> None:
+        """Tell the relay what was decided last; also between two steps, so that one late wake-up costs no permit."""
+        if (decision := self.decision) is None:
+            return
+        first = decision.first_out
+        code, (index, *numbers) = (first.code, first.shown) if first is not None else (0, NO_INPUT)
+        evidence = [word for n in numbers for word in words32(n)]
         try:
             if not self._pulse_known:
                 self._pulse.follow(self._read_pulse())
             self._pulse_known = False
-            pulse = self._pulse.next(decision.permit)
-            self._write_permit(pulse.value, pulse.boot_id, code, len(decision.tripped))
+            pulse = self._pulse.next(decision.permit and not self._proof.withholds)
+            self._write_permit(pulse.value, pulse.boot_id, code, len(decision.tripped), *evidence, index)
             self._pulse_known = True
         except OSError:
             self.link_faults += 1  # the relay falls by itself
+
+    def _whole(self, image: Sequence[int], now_ns: int) -> Sequence[int]:
+        """The image with what this system worked out by itself; what is not of registers stays as it is, to be refused."""
+        try:
+            words = array("H", image)
+        except (OverflowError, TypeError):
+            return image
+        return (
+            image if len(words) != WIRE_SIZE else [*words, *[0] * (OWN_FIRST - WIRE_SIZE), *self.own_registers(words, now_ns)]
+        )
+
+    def own_registers(self, image: Sequence[int], now_ns: int) -> list[int]:
+        """Registers from OWN_FIRST on: the plan's ceilings, and the age of the last proof test."""
+        age_s = self._proof.age_s(now_ns)
+        return [*self._plan.registers(image), age_s >> 16, age_s & 0xFFFF]
+
+    def give_plan(self, now_ns: int, data: bytes, sha256: str = "") -> bool:
+        """Take the plan to hold grants against. False: it was refused (the journal says why), and nothing is known of it."""
+        told = {"kind": "plan", "t_ns": now_ns, "sha256": hashlib.sha256(data).hexdigest()}
+        if not self.engine.idle:
+            self._journal({**told, "refused": ["a treatment is armed, or not known not to be: the plan it has stays"]})
+            return False
+        try:
+            self._plan.give(data, sha256)
+        except PlanNotUnderstood as refused:
+            self._journal({**told, "refused": refused.reasons})
+            return False
+        self._journal({**told, "refused": []})
+        return True
+
+    def proof(self, now_ns: int, owner: str) -> None:
+        """Begin a proof test, or with nobody's name end the open one."""
+        record = self._proof.begin(owner) if owner.strip() else self._proof.end()
+        if record is not None:
+            self._journal({"t_ns": now_ns, **record})
 
     def reset(self, now_ns: int, role: str, pressed: bool) -> Reset:
         """The reset button (or key) of a role: acts on release, if it was pressed after the trips it is to clear.
@@ -130,6 +183,22 @@ def latched_before(journal: Path, limits: Limits) -> tuple[str, ...]:
     return ()
 
 
+def obey(node: InterlockNode, message: bytes, now_ns: int) -> None:
+    """What came over the socket: `press ROLE`, `release ROLE`, `plan PATH SHA256`, `proof begin NAME`, `proof end`."""
+    verb, _, rest = message.decode("utf-8", "replace").strip().partition(" ")
+    if verb in ("press", "release") and rest in ROLES:
+        node.reset(now_ns, rest, verb == "press")
+    elif verb == "proof" and rest.partition(" ")[0] in ("begin", "end"):
+        node.proof(now_ns, rest.partition(" ")[2] if rest.startswith("begin ") else "")
+    elif verb == "plan":
+        path, _, sha256 = rest.rpartition(" ")
+        try:
+            data = Path(path).read_bytes()
+        except (OSError, ValueError):  # no such file, or no path: as a plan that cannot be read
+            data = b""
+        node.give_plan(now_ns, data, sha256 or "none told")
+
+
 def run(
     link: ModbusTcp,
     limits: Limits,
@@ -137,6 +206,7 @@ def run(
     journal: Callable[[Record], None],
     latched: Iterable[str] = (),
     speed: float = 1.0,
+    plan: bytes | None = None,
 ) -> None:
     """Run for ever against a room's Modbus TCP server, on the monotonic clock times `speed` (1 for anything but a simulation).
 
@@ -151,14 +221,21 @@ def run(
         latched=latched,
         journal=journal,
     )
+
+    def now_ns() -> int:
+        return round(time.monotonic_ns() * speed)
+
+    if plan is not None:
+        node.give_plan(now_ns(), plan)
     while True:
-        wake_at_ns = node.step(round(time.monotonic_ns() * speed))
-        while (left_ns := wake_at_ns - round(time.monotonic_ns() * speed)) > 0:
-            if not select.select([buttons], [], [], left_ns / 1e9 / speed)[0]:
-                continue
-            verb, _, role = buttons.recv(64).decode("ascii", "replace").strip().partition(" ")
-            if verb in ("press", "release") and role in ROLES:
-                node.reset(round(time.monotonic_ns() * speed), role, verb == "press")
+        wake_at_ns = node.step(now_ns())
+        pulse_at_ns = now_ns() + PULSE_NS
+        while (t_ns := now_ns()) < wake_at_ns:  # a step that is due comes first: it sees how late it is
+            if t_ns >= pulse_at_ns:
+                node.pulse()
+                pulse_at_ns = t_ns + PULSE_NS
+            elif select.select([buttons], [], [], (min(wake_at_ns, pulse_at_ns) - t_ns) / 1e9 / speed)[0]:
+                obey(node, buttons.recv(4096), now_ns())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,22 +244,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True, help="Modbus TCP port of the room's safety line")
     parser.add_argument("--limits", type=Path, default=SHIPPED)
+    parser.add_argument("--overlay", type=Path, help="a facility's overlay: tightens the limits, gives its figures")
+    parser.add_argument("--trust", type=Path, action="append", help="public key of signatures; default: the shipped one")
+    parser.add_argument("--unsigned", action="store_true", help="development, on a loopback host: verify no signature")
+    parser.add_argument("--plan", type=Path, help="plan to hold grants against; the socket takes others")
     parser.add_argument("--buttons", type=Path, required=True, help="path of a socket: 'press ROLE', 'release ROLE'")
     parser.add_argument("--journal", type=Path, required=True, help="file to which trips, resets and bypasses are appended")
     parser.add_argument("--speed", type=float, default=1.0, help="seconds per second of a simulated room; never for a real one")
     given = parser.parse_args(arguments)
     if not 0 < given.speed < float("inf"):
         parser.error(f"--speed {given.speed} must be above 0")
+    if given.unsigned and given.host not in LOOPBACK:
+        parser.error(f"--unsigned is for development on a loopback host, not for {given.host}")
     with ExitStack() as stack:
         try:
-            limits = load(given.limits)
+            verify = None if given.unsigned else verifier([SHIPPED_KEY, *(given.trust or ())])
+            limits = load(given.limits, verify, given.overlay)
+            plan = given.plan.read_bytes() if given.plan is not None else None
             latched = latched_before(given.journal, limits)
             file = stack.enter_context(given.journal.open("a", encoding="utf-8"))
             given.buttons.unlink(missing_ok=True)
             buttons = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
             buttons.bind(str(given.buttons))
             given.buttons.chmod(0o600)
-        except (LimitsError, OSError) as error:
+        except (LimitsError, ValueError, OSError) as error:
             sys.stderr.write(f"{error}\n")
             return 2
 
@@ -191,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file.flush()
             os.fsync(file.fileno())
 
-        run(ModbusTcp(given.host, given.port), limits, buttons, journal, latched, given.speed)
+        run(ModbusTcp(given.host, given.port), limits, buttons, journal, latched, given.speed, plan)
     return 0
 
 

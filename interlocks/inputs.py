@@ -12,8 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 VENDOR, PRODUCT = 0x1009, 0x51  # registers 0 and 1 of the room safety node
+<<<<<<< HEAD
 IMAGE_BLOCKS = ((0, 4), (8, 68), (128, 7))  # (first register, count): what has to be read
 IMAGE_SIZE = 135
+=======
+IMAGE_BLOCKS = ((0, 4), (8, 68), (127, 11))  # (first register, count): what has to be read
+WIRE_SIZE = 138
+OWN_FIRST = 140  # from here on: what this system worked out itself, as if the node had shown it (`plan_watch`, `proof`)
+IMAGE_SIZE = 161
+NO_ANGLE = 0x7FFFFFFF  # plan_angle_mdeg when there is no plan to hold anything against
+>>>>>>> origin/main
 COUNTER_REGISTER = 8
 
 
@@ -58,6 +66,16 @@ SIGNALS: Mapping[str, Signal] = {
     "monitor2_hv": Signal(36, mask=4),
     "monitor2_fresh": Signal(36, mask=8),
     "service_mode": Signal(37),
+<<<<<<< HEAD
+=======
+    "granted_field": Signal(38, 4),
+    "granted_row": Signal(42, 2),
+    "granted_layer_number": Signal(44),
+    "granted_layer": Signal(45, 4),
+    "granted_plan": Signal(49, 2),
+    "granted_beam": Signal(51),
+    "heartbeat": Signal(127),
+>>>>>>> origin/main
     "stopper_asked": Signal(52, mask=4),
     "stopper_confirmed": Signal(52, mask=4 << 8),
     "beam_off_level": Signal(53),
@@ -73,12 +91,22 @@ SIGNALS: Mapping[str, Signal] = {
     "preset_angle_mdeg": Signal(130, 2, signed=True),
     "preset_species_token": Signal(132, 2),
     "armed": Signal(134),
+    "preset_plan": Signal(135, 2),
+    "preset_beam": Signal(137),
+    "plan_known": Signal(140),
+    "plan_angle_mdeg": Signal(141, 2, signed=True),
+    "plan_species_token": Signal(143, 2),
+    "plan_field_ceiling": Signal(145, 4),
+    "plan_layer_ceiling": Signal(149, 4),
+    "plan_row_ceiling": Signal(153, 2),
+    "granted_since_armed": Signal(155, 4),
+    "proof_age_s": Signal(159, 2),
 }
 
 
 def gather(read: Callable[[int, int], Sequence[int]]) -> list[int]:
     """Read the image block by block with `read(register, count)`; registers between the blocks are 0."""
-    image = [0] * IMAGE_SIZE
+    image = [0] * WIRE_SIZE
     for first, count in IMAGE_BLOCKS:
         block = list(read(first, count))
         if len(block) != count:
@@ -129,9 +157,17 @@ PARTS = (
     (9, 13),
     (14, 18),
     (18, 38),
+<<<<<<< HEAD
     (52, 68),
     (68, 76),
     (128, 135),
+=======
+    (38, 52),
+    (52, 68),
+    (68, 76),
+    (127, 138),
+    (140, 161),
+>>>>>>> origin/main
 )  # (first, end) of registers that change together, if at all
 AT: dict[int, list[tuple[str, Signal]]] = {}  # signals by every register that they take
 for _name, _signal in SIGNALS.items():

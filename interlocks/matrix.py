@@ -11,12 +11,13 @@ import math
 import sys
 import tomllib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from interlocks.inputs import SIGNALS
+from interlocks.overlay import figures, merged
 
 SHIPPED = Path(__file__).with_name("limits.toml")
 CLASSES = ("PERS", "PAT", "MACH", "OPS")
@@ -34,6 +35,11 @@ KINDS: Mapping[str, tuple[set[str], set[str], int]] = {
     "band": ({"low", "high"}, {"hysteresis", "vote"}, 0),
     "difference": ({"limit"}, {"hysteresis", "modulus", "neutral"}, 2),
     "drift": ({"limit"}, {"modulus"}, 0),
+<<<<<<< HEAD
+=======
+    "still": ({"limit"}, set(), 1),
+    "above": ({"percent", "floor"}, set(), 2),
+>>>>>>> origin/main
     "rate": ({"limit", "window_ms"}, set(), 1),
     "window": ({"percent", "floor", "window_ms"}, {"ratio"}, 2),
     "discrepancy": (set(), set(), 2),
@@ -95,7 +101,10 @@ class Interlock:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The whole file. `sha256` is of its bytes, `signature` the text of the `.sig` file beside it (empty: none)."""
+    """The whole file. `sha256` is of its bytes, `signature` the text of the `.sig` file beside it (empty: none).
+
+    `conversion` is from the overlay: (unit, species) to pairs of MeV/u and counts of monitor 1 per unit.
+    """
 
     rows: tuple[Interlock, ...]
     poll_ms: float
@@ -105,6 +114,10 @@ class Limits:
     bypass_max_h: float
     sha256: str
     signature: str = ""
+    plan_required: bool = False
+    proof_required: bool = False
+    conversion: Mapping[tuple[str, int], tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    overlay_sha256: str = ""
 
     @property
     def software(self) -> tuple[Interlock, ...]:
@@ -119,28 +132,49 @@ class Limits:
         raise KeyError(interlock)
 
 
-def load(path: Path = SHIPPED, verify: Callable[[str, str], bool] | None = None) -> Limits:
-    """Read a limits file. With `verify(sha256, signature)` an unsigned or wrongly signed file is refused.
+def load(path: Path = SHIPPED, verify: Callable[[str, str], bool] | None = None, overlay: Path | None = None) -> Limits:
+    """Read a limits file and a facility's overlay. With `verify(sha256, signature)` both must be signed.
+
+    `verify` says False, or raises ValueError with the reason, for a signature that does not hold.
 
     Raises:
         LimitsError: with every reason at once.
     """
-    data = path.read_bytes()
-    beside = path.with_suffix(path.suffix + ".sig")
-    signature = beside.read_text(encoding="ascii").strip() if beside.exists() else ""
-    if verify is not None and not (signature and verify(hashlib.sha256(data).hexdigest(), signature)):
-        raise LimitsError(str(path), ["signature missing or not valid"])
-    return parse(data, str(path), signature=signature)
+    data, signature = _signed(path, verify)
+    over = _signed(overlay, verify)[0] if overlay is not None else b""
+    return parse(data, str(overlay or path), signature=signature, overlay=over)
 
 
-def parse(data: bytes, where: str = "limits", known: Collection[str] = tuple(SIGNALS), signature: str = "") -> Limits:
-    """Parse and validate the bytes of a limits file; `known` are the inputs there are."""
+def _signed(path: Path, verify: Callable[[str, str], bool] | None) -> tuple[bytes, str]:
+    """Bytes of a file, and of the signature beside it."""
+    data, beside = path.read_bytes(), path.with_suffix(path.suffix + ".sig")
+    signature = beside.read_bytes().decode("ascii", "replace").strip() if beside.exists() else ""
+    if verify is not None:
+        try:
+            holds = bool(signature) and verify(hashlib.sha256(data).hexdigest(), signature)
+        except ValueError as error:
+            raise LimitsError(str(path), [f"signature not valid: {error}"]) from None
+        if not holds:
+            raise LimitsError(str(path), [f"signature {'not valid' if signature else f'missing: no {beside.name} beside it'}"])
+    return data, signature
+
+
+def parse(
+    data: bytes, where: str = "limits", known: Collection[str] = tuple(SIGNALS), signature: str = "", overlay: bytes = b""
+) -> Limits:
+    """Parse and validate the bytes of a limits file with an overlay; `known` are the inputs there are."""
     try:
-        raw = tomllib.loads(data.decode("utf-8"))
+        raw, over = tomllib.loads(data.decode("utf-8")), tomllib.loads(overlay.decode("utf-8"))
     except ValueError as error:  # TOML and encoding errors both are; a duplicate id is one
         raise LimitsError(where, [f"not a limits file: {error}"]) from None
     reasons = [f"unknown table {name!r}" for name in raw if name not in ("engine", "interlock")]
+    if over and not reasons:
+        parse(data, where, known)  # an overlay is held against a sound file only
+        raw = merged(raw, over, reasons)
+    conversion = figures(raw.get("conversion", {}), reasons)
     engine = _table(raw.get("engine"), "engine", reasons)
+    switches = {name: engine.get(name) for name in ("plan_required", "proof_required")}
+    reasons += [f"engine: {name} must be true or false" for name, value in switches.items() if not isinstance(value, bool)]
     for name in ("poll_ms", "stall_ms", "stale_ms", "bypass_max_h"):
         if not _number(engine.get(name)) or engine[name] <= 0:
             reasons.append(f"engine: {name} must be a number above 0")
@@ -156,7 +190,17 @@ def parse(data: bytes, where: str = "limits", known: Collection[str] = tuple(SIG
         raise LimitsError(where, reasons)
     numbers = {name: float(engine[name]) for name in ("poll_ms", "stall_ms", "stale_ms", "bypass_max_h")}
     digest = hashlib.sha256(data).hexdigest()
-    return Limits(rows, invalid_reset_role=engine["invalid_reset_role"], sha256=digest, signature=signature, **numbers)
+    return Limits(
+        rows,
+        invalid_reset_role=engine["invalid_reset_role"],
+        sha256=digest,
+        signature=signature,
+        plan_required=switches["plan_required"] is True,
+        proof_required=switches["proof_required"] is True,
+        conversion=conversion,
+        overlay_sha256=hashlib.sha256(overlay).hexdigest() if overlay else "",
+        **numbers,
+    )
 
 
 def _table(value: Any, where: str, reasons: list[str]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from simulators.plant.facility import FacilityPlant
 from simulators.plant.gantry import GantryRing
 from simulators.plant.room import RoomPlant
 
+NS_PER_S = 1_000_000_000
+
 
 def plant_state(plant: FacilityPlant) -> dict[str, Any]:
     """Source, ring, route and every room."""
@@ -63,6 +65,10 @@ def room_state(room: RoomPlant) -> dict[str, Any]:
             "B": chain.permit_b.value,
             "R": chain.permit_r.value,
             "beam_enable": chain.beam_enable.value,
+        },
+        "relays": {
+            which: {"pulsed_s": chain.last_pulse_ns(which) / NS_PER_S, "changed_s": line.changed_ns / NS_PER_S}
+            for which, line in (("B", chain.permit_b), ("R", chain.permit_r))
         },
         "armed": chain.armed,
         "beam": room.beam_present,

@@ -27,7 +27,7 @@ from controller.room.states import DEADLINES, ENDED, IRRADIATING, Deadline, Room
 from controller.room.supervision import WATCHED, Seen, Timing
 from controller.room.tasks import limited, uninterrupted
 from controller.room.watch import LOOK_S, Watch
-from controller.room.watchdog import Watchdog
+from controller.room.watchdog import ASKED_NS, Watchdog
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import NS_PER_S, now_ns
 from drivers.hal.errors import CommandRejected
@@ -38,7 +38,7 @@ REFUSALS_MAX = 5  # a state whose own event is refused this often does not know 
 REFUSED_PAUSE_S = 0.25
 PAUSES_MAX = 3  # the same cause interrupts a field no oftener: resuming must not become a habit (assumed)
 MOVING = ("position", "image")
-WATCHDOG_S = 0.1  # between two looks at the watchdog beside those of each pulse
+WATCHDOG_S = ASKED_NS / NS_PER_S  # between two looks at the watchdog, beside those of each pulse
 PULSE_SEEN_S = 0.5  # a pulse that is lost with its line is told by the driver, and by the age of the status, before (assumed)
 OWN_DOING = "permit.r"  # the request relay falls when the request is dropped
 _DEADLINE_OF: dict[State, Deadline] = {deadline.state: deadline for deadline in DEADLINES}

@@ -15,6 +15,7 @@ from controller.room.causes import Cause, Severity
 from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
 
 GRACE_NS = 100 * NS_PER_MS  # beyond the period of whoever is watched, and the longest gap between two pulses (docs/wires.md)
+ASKED_NS = 100 * NS_PER_MS  # a judgement is asked for at least so often while beam is requested
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +70,7 @@ class Watchdog:
         self.beats: dict[str, Beat] = {}
         self.first: Cause | None = None
         self._followed: list[Followed] = []
+        self._asked_ns: int | None = None  # when the last judgement was asked for
 
     def watch(self, name: str, period_s: float) -> Beat:
         """Expect reports from a task at least every `period_s` from now on. A name that is there already begins anew."""
@@ -83,6 +85,7 @@ class Watchdog:
     def renew(self) -> None:
         """Beam is requested anew: who was not asked meanwhile has its whole period again."""
         self.first = None
+        self._asked_ns = None
         at_ns = now_ns()
         for beat in self.beats.values():
             beat.renew(at_ns)
@@ -94,8 +97,11 @@ class Watchdog:
             at_ns: loop time.
             gap_ns: time since the pulse before; 0 for the first one.
         """
+        idle_ns = 0 if self._asked_ns is None else at_ns - self._asked_ns
+        self._asked_ns = at_ns
         if self.first is None:
-            self.first = self._late(at_ns, gap_ns)
+            # Where nobody has asked for so long, nothing ran: that everybody is late then is no fault of theirs.
+            self.first = self._late(at_ns, max(gap_ns, idle_ns if idle_ns > ASKED_NS + GRACE_NS else 0))
         return self.first
 
     def _late(self, at_ns: int, gap_ns: int) -> Cause | None:
@@ -105,7 +111,7 @@ class Watchdog:
                 Severity.PAUSE,
                 "the program stood still: the request relay has fallen",
                 device="controller",
-                value=f"{gap_ns / NS_PER_MS:.0f} ms between two pulses",
+                value=f"{gap_ns / NS_PER_MS:.0f} ms without a pulse",
                 limit=f"{GRACE_NS / NS_PER_MS:g} ms",
                 hint="look for load on this computer and its disk, then resume",
                 t_ns=at_ns,

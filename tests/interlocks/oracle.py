@@ -45,6 +45,8 @@ def bad_value(row: Mapping[str, Any], index: int, base: int) -> int:
             return test["high"] + 1
         case "difference":
             return base + test["limit"] + 1
+        case "above":
+            return base * 2 + test["floor"] if index == 0 else base // 2
         case "drift":
             return base + test["limit"] + 1
         case "rate":
@@ -55,6 +57,8 @@ def bad_value(row: Mapping[str, Any], index: int, base: int) -> int:
             return 1 - base
         case "feedback" | "stale":
             return 1 - base
+        case "still":
+            return base  # and stays there
     raise AssertionError(test["kind"])
 
 
@@ -94,6 +98,10 @@ def cause(
             if "modulus" in test:
                 gap = min(gap % test["modulus"], -gap % test["modulus"])
             return gap > test["limit"] and values[0] != test.get("neutral", object())
+        case "above":
+            return values[0] - test["floor"] > values[1] * (100 + test["percent"]) / 100 and values[1] != 0
+        case "still":
+            return final is not base and values == before  # a case lasts longer than any such row allows
         case "drift":
             return began_armed and any(abs(v - b) > test["limit"] for v, b in zip(values, before, strict=True))
         case "rate":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from interlocks.daemon import InterlockNode
 from interlocks.matrix import Limits, load
@@ -58,6 +59,7 @@ NUMBERS = {
     "species_token": (32, 2),
     "signal_per_ion_permille": (34, 2),
     "service_mode": (37, 1),
+    "heartbeat": (127, 1),
     "beam_off_level": (53, 1),
     "residual_counts": (54, 2),
     "couch_lateral_um": (56, 2),
@@ -76,7 +78,24 @@ NUMBERS = {
     "preset_angle_mdeg": (130, 2),
     "preset_species_token": (132, 2),
     "armed": (134, 1),
+    "granted_field": (38, 4),
+    "granted_row": (42, 2),
+    "granted_layer_number": (44, 1),
+    "granted_layer": (45, 4),
+    "granted_plan": (49, 2),
+    "granted_beam": (51, 1),
+    "preset_plan": (135, 2),
+    "preset_beam": (137, 1),
+    "plan_known": (140, 1),
+    "plan_angle_mdeg": (141, 2),
+    "plan_species_token": (143, 2),
+    "plan_field_ceiling": (145, 4),
+    "plan_layer_ceiling": (149, 4),
+    "plan_row_ceiling": (153, 2),
+    "granted_since_armed": (155, 4),
+    "proof_age_s": (159, 2),
 }
+WIRE_SIZE = 138  # what the node shows; the rest is the interlock system's own
 CARBON = 6012
 SAFE = {
     **dict.fromkeys(BITS, 1),
@@ -97,6 +116,7 @@ SAFE = {
     "species_token": CARBON,
     "signal_per_ion_permille": 1003,
     "service_mode": 0,
+    "heartbeat": 0,
     "beam_off_level": 0,
     "residual_counts": 0,
     "couch_lateral_um": 1_200,
@@ -115,12 +135,28 @@ SAFE = {
     "preset_angle_mdeg": -30_000,
     "preset_species_token": CARBON,
     "armed": 0,
+    "granted_field": 100_000,
+    "granted_row": 900,
+    "granted_layer_number": 3,
+    "granted_layer": 20_000,
+    "granted_plan": 4711,
+    "granted_beam": 2,
+    "preset_plan": 4711,
+    "preset_beam": 2,
+    "plan_known": 1,
+    "plan_angle_mdeg": -30_000,
+    "plan_species_token": CARBON,
+    "plan_field_ceiling": 100_000,
+    "plan_layer_ceiling": 20_000,
+    "plan_row_ceiling": 900,
+    "granted_since_armed": 100_000,
+    "proof_age_s": 3600,
 }
 
 
 def image_of(values: dict[str, int], counter: int) -> list[int]:
-    """The 135 registers that say `values`."""
-    image = [0] * 135
+    """The registers that say `values`, the interlock system's own included."""
+    image = [0] * 161
     image[0:4] = [0x1009, 0x51, 1, 77]
     image[8] = counter & 0xFFFF
     for name, (register, bit) in BITS.items():
@@ -139,6 +175,7 @@ class SafetyRoom:
     now_ns: int = 0
     link_up: bool = True
     counter_runs: bool = True
+    controller_lives: bool = True
     pulse: int = 0
     pulsed_ns: int = -(10**12)
     boot_id: int = 0
@@ -146,6 +183,7 @@ class SafetyRoom:
     active_trips: int = 0
     _counter: int = 0
     relay_welded: bool = False
+    evidence: tuple[int, ...] = ()  # value, limit, input of the first-out, as registers
 
     def relay_closed(self) -> bool:
         return self.relay_welded or self.now_ns - self.pulsed_ns < 100 * MS
@@ -158,21 +196,35 @@ class SafetyRoom:
             raise ConnectionError("link is down")
         if self.counter_runs:
             self._counter = self.now_ns // (10 * MS)
+        if self.controller_lives:
+            self.values["heartbeat"] = self.now_ns // (50 * MS) & 0xFFFF
         self.values["permit_b"] = int(self.relay_closed())
         self.values["beam_enabled"] = int(self.beam_possible())
-        return image_of(self.values, self._counter)
+        return image_of(self.values, self._counter)[:WIRE_SIZE]
 
     def read_pulse(self) -> int:
         if not self.link_up:
             raise ConnectionError("link is down")
         return self.pulse
 
-    def write_permit(self, pulse: int, boot_id: int, first_out_code: int, active_trips: int) -> None:
+    def write_permit(self, pulse: int, boot_id: int, first_out_code: int, active_trips: int, *evidence: int) -> None:
         if not self.link_up:
             raise ConnectionError("link is down")
         if pulse != self.pulse:
             self.pulsed_ns = self.now_ns
         self.pulse, self.boot_id, self.first_out_code, self.active_trips = pulse, boot_id, first_out_code, active_trips
+        self.evidence = evidence
+
+
+class _Node(InterlockNode):
+    """What this system works out by itself is set in these tests like everything else."""
+
+    def __init__(self, room: SafetyRoom, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._shown = room
+
+    def own_registers(self, image: Sequence[int], now_ns: int) -> list[int]:
+        return image_of(self._shown.values, 0)[140:]
 
 
 class Bench:
@@ -188,7 +240,8 @@ class Bench:
 
     def start(self, journal: Callable[[object], None] | None = None, latched: Sequence[str] = ()) -> None:
         """Start, or start again, the node: as a new process."""
-        self.node = InterlockNode(
+        self.node = _Node(
+            self.room,
             self.room.read_image,
             self.room.write_permit,
             self.limits,

@@ -195,7 +195,32 @@ def test_lost_request_pulse_trips_when_the_controller_does_not_disarm():
     bench.run(100)
     bench.set(permit_r=0)
     bench.run(3150)
+    assert bench.tripped == ("LEFT_ARMED",)
+
+
+def test_a_controller_that_stands_still_while_armed_is_noticed_and_its_last_beat_forgiven():
+    bench = ready()
+    bench.room.controller_lives = False
+    bench.run(1000)
+    assert bench.permit, "nobody has to live while nothing is armed"
+    bench.room.controller_lives = True
+    bench.set(armed=1)
+    for _ in range(20):  # 100 ms of standstill are forgiven, again and again
+        bench.room.controller_lives = False
+        bench.run(100)
+        bench.room.controller_lives = True
+        bench.run(100)
+    assert bench.permit
+    bench.room.controller_lives = False
+    bench.run(251)
     assert bench.tripped == ("CONTROLLER_HEARTBEAT",)
+    assert bench.node.trips[-1].first_out
+    bench.room.controller_lives = True
+    bench.run(500)
+    assert not bench.permit, "that it is back is no reset"
+    assert bench.press("key") == ()
+    assert bench.press("operator") == ("CONTROLLER_HEARTBEAT",)
+    assert bench.permit
 
 
 def test_a_ring_that_turns_too_fast_is_stopped_and_another_port_is_no_turn():
@@ -414,19 +439,19 @@ def test_a_bypass_is_for_two_people_one_row_some_hours_and_service_mode_only():
 def test_a_bypass_works_in_service_mode_ends_by_monotonic_time_and_forbids_treatment():
     bench = ready(service_mode=1)
     bench.node.bypass(bench.room.now_ns, "RING_ANGLE", "Ada", "Bo", "encoder exchange", 1000.0)
-    bench.set(armed=1, preset_angle_mdeg=0)
+    bench.set(armed=1, preset_angle_mdeg=0, plan_angle_mdeg=0)
     bench.run(100)
     assert bench.permit
     bench.set(service_mode=0)
     assert bench.tripped == ("BYPASS_ACTIVE", "RING_ANGLE")
     bench.set(service_mode=1)
-    bench.set(preset_angle_mdeg=-30_000)
+    bench.set(preset_angle_mdeg=-30_000, plan_angle_mdeg=-30_000)
     assert bench.press("operator") == ("RING_ANGLE",)
-    bench.set(preset_angle_mdeg=0)
+    bench.set(preset_angle_mdeg=0, plan_angle_mdeg=0)
     assert bench.permit
     bench.run(1000)
     assert bench.tripped == ("RING_ANGLE",), "expired"
-    bench.set(service_mode=0, preset_angle_mdeg=-30_000)
+    bench.set(service_mode=0, preset_angle_mdeg=-30_000, plan_angle_mdeg=-30_000)
     assert bench.press("operator") == ("RING_ANGLE",)
     assert bench.permit
 
@@ -434,7 +459,7 @@ def test_a_bypass_works_in_service_mode_ends_by_monotonic_time_and_forbids_treat
 def test_an_ended_bypass_is_over_at_the_next_step():
     bench = ready(service_mode=1)
     bench.node.bypass(bench.room.now_ns, "RING_ANGLE", "Ada", "Bo", "encoder exchange", HOUR_MS)
-    bench.set(armed=1, preset_angle_mdeg=0)
+    bench.set(armed=1, preset_angle_mdeg=0, plan_angle_mdeg=0)
     bench.run(60)
     assert bench.permit
     bench.node.engine.end_bypass("RING_ANGLE")

@@ -49,6 +49,8 @@ def play(case: Case) -> tuple[Decision, tuple[dict[str, int], ...]]:
         nonlocal now_ns, permit
         now_ns += STEP_NS
         values["permit_b"] = int(permit)
+        if (final or {}).get("heartbeat") != BAD_VALUE:
+            values["heartbeat"] += 1
         samples = {name: Sample(value, True, now_ns, 0) for name, value in values.items()}
         for name, state in (final or {}).items():
             samples[name] = Sample(values[name], state != POOR, now_ns - (1000 * MS if state == STALE else 0), 0)

@@ -1,0 +1,107 @@
+"""Holds the controller's presets and grants against this system's own reading of the plan, as registers of our own.
+
+`PlanWatch.registers(image)` answers what rows PLAN_* compare: whether the armed beam is of the plan that was given, its
+angle and species, its ceilings in counts of monitor 1, and how much was granted since it was armed. Ceilings are of the whole
+beam: for a resumed one they are an upper bound. Not responsible for reading plans (`plan_ceilings`) nor for judging (`engine`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from interlocks.inputs import NO_ANGLE, SIGNALS, value_of
+from interlocks.plan_ceilings import Beam, PlanNotUnderstood, read
+
+Figures = Mapping[tuple[str, int], tuple[tuple[float, float], ...]]  # (unit, species): (MeV/u, counts per unit), ascending
+
+
+class Ceilings(NamedTuple):
+    """Of one beam, in counts of monitor 1."""
+
+    angle_mdeg: int
+    species: int
+    field: float
+    layers: tuple[float, ...]
+    row: float
+
+
+def counts_per_unit(figures: Figures, unit: str, species: int, energy_mev_u: float) -> float:
+    """The conversion figure at an energy, linear between those given. Raises PlanNotUnderstood outside of them."""
+    table = figures.get((unit, species), ())
+    at = bisect_left(table, (energy_mev_u,))
+    if at < len(table) and table[at][0] == energy_mev_u:
+        return table[at][1]
+    if not 0 < at < len(table):
+        raise PlanNotUnderstood([f"no conversion figure for {unit} of species {species} at {energy_mev_u:g} MeV/u"])
+    (low, a), (high, b) = table[at - 1 : at + 1]
+    return a + (b - a) * (energy_mev_u - low) / (high - low)
+
+
+def ceilings_of(beam: Beam, figures: Figures) -> Ceilings:
+    """Ceilings of a beam in counts. Raises PlanNotUnderstood where a conversion figure is missing."""
+    per_unit = [counts_per_unit(figures, beam.unit, beam.species, layer.energy_mev_u) for layer in beam.layers]
+    layers = tuple([layer.total * counts for layer, counts in zip(beam.layers, per_unit, strict=True)])
+    row = max(layer.spot * counts for layer, counts in zip(beam.layers, per_unit, strict=True))
+    return Ceilings(round(beam.gantry_deg * 1000.0), beam.species, sum(layers), layers, row)
+
+
+class PlanWatch:
+    """Ceilings of the plan that was given, and what has been granted.
+
+    Args:
+        figures: conversion into counts of monitor 1.
+        required: whether nothing may be armed without a plan.
+    """
+
+    def __init__(self, figures: Figures, required: bool) -> None:
+        self._figures = figures
+        self._beams: Mapping[tuple[int, int], Ceilings] | None = None if not required else {}
+        self._carried = self._given = 0  # given in fields before since arming, and seen to be given in this one
+
+    def give(self, data: bytes, sha256: str = "") -> None:
+        """Take the bytes of a plan file. What cannot be read leaves no plan, and then no beam is known.
+
+        Raises:
+            PlanNotUnderstood: with every reason; another hash than `sha256`, if one is told, is one.
+        """
+        self._beams = {}
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256.lower():
+            raise PlanNotUnderstood(["the file is not the one whose SHA-256 was told"])
+        plan = read(data)
+        self._beams = {(plan.hash, beam.number & 0xFFFF): ceilings_of(beam, self._figures) for beam in plan.beams}
+
+    def registers(self, image: Sequence[int]) -> list[int]:
+        """Registers from OWN_FIRST on, without that of the proof test."""
+        seen = {name: value_of(SIGNALS[name], image) for name in READ}
+        granted, armed = seen["granted_field"], bool(seen["armed"])
+        # A total of monitor 1 that falls is a new field, whoever began it: what came before still counts.
+        self._carried = 0 if not armed else self._carried + (self._given if seen["counts1"] < self._given else 0)
+        self._given = seen["counts1"]
+        known, beam = True, None
+        if armed and self._beams is not None:
+            beam = self._beams.get((seen["preset_plan"], seen["preset_beam"]))
+            same = (seen["granted_plan"], seen["granted_beam"]) in ((0, 0), (seen["preset_plan"], seen["preset_beam"]))
+            known = beam is not None and same and seen["granted_layer_number"] <= len(beam.layers)
+        total = self._carried + granted if armed else 0
+        if beam is None or not known:
+            return _words((known, 1), (NO_ANGLE, 2), (0, 2), (0, 4), (0, 4), (0, 2), (total, 4))
+        layer = beam.layers[seen["granted_layer_number"] - 1] if seen["granted_layer_number"] else 0
+        ceilings = [max(1, round(counts)) for counts in (beam.field, layer, beam.row)]
+        head = ((1, 1), (beam.angle_mdeg, 2), (beam.species, 2))
+        return _words(*head, *zip(ceilings, (4, 4, 2), strict=True), (total, 4))
+
+
+PRESETS = ("armed", "preset_plan", "preset_beam")
+READ = (*PRESETS, "counts1", "granted_field", "granted_layer_number", "granted_plan", "granted_beam")
+
+
+def _words(*values: tuple[int, int]) -> list[int]:
+    """Integers as registers, high word first; what does not fit is the largest that does."""
+    words = []
+    for value, count in values:
+        bits = min(value, (1 << 16 * count) - 1) & ((1 << 16 * count) - 1)
+        words += [bits >> 16 * (count - 1 - i) & 0xFFFF for i in range(count)]
+    return words

@@ -1,0 +1,137 @@
+"""Limits are taken only as two people signed them; verified with the standard library, signed by another."""
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from controller.sign_limits import sign_limits
+from drivers.hal.errors import BeamlineError
+from interlocks.daemon import main
+from interlocks.matrix import SHIPPED, LimitsError, load
+from interlocks.signature import load_key, verifier
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory):
+    """A copy of the shipped file, signed by two people, with the key's public half."""
+    directory = tmp_path_factory.mktemp("signed")
+    file, public = directory / "limits.toml", directory / "site.pub.json"
+    file.write_bytes(SHIPPED.read_bytes())
+    sign_limits([file], directory / "site.key", "Ada", "Bo", public, "2031-01-01")
+    return file, public
+
+
+def copied(signed, directory, **changes):
+    """The signed file elsewhere, with other fields in its signature block."""
+    file = directory / "limits.toml"
+    file.write_bytes(signed[0].read_bytes())
+    block = json.loads(signed[0].with_suffix(".toml.sig").read_text())
+    block.update(changes)
+    file.with_suffix(".toml.sig").write_text(json.dumps(block))
+    return file
+
+
+def test_a_signed_file_is_taken(signed):
+    assert load(signed[0], verifier([signed[1]])).signature
+    assert (signed[0].parent / "site.key").stat().st_mode & 0o077 == 0
+
+
+def test_the_key_is_used_again_when_it_is_there(signed, tmp_path):
+    other = tmp_path / "overlay.toml"
+    other.write_text("[engine]\nbypass_max_h = 4.0\n")
+    sign_limits([other], signed[0].parent / "site.key", "Ada", "Bo", None)
+    assert load(signed[0], verifier([signed[1]]), other).bypass_max_h == 4.0
+
+
+def test_an_unsigned_overlay_over_a_signed_file_is_refused(signed, tmp_path):
+    other = tmp_path / "overlay.toml"
+    other.write_text("[engine]\nbypass_max_h = 4.0\n")
+    with pytest.raises(LimitsError, match=r"overlay\.toml.*\n.*signature missing"):
+        load(signed[0], verifier([signed[1]]), other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"author": "Eve"}, "does not belong to this key"),
+        ({"approver": "Eve"}, "does not belong to this key"),
+        ({"date": "2032-01-01"}, "does not belong to this key"),
+        ({"approver": " ADA "}, "the same person"),
+        ({"approver": ""}, "all needed"),
+        ({"author": "Ada\napprover: Bo"}, "all needed"),
+        ({"sha256": "0" * 64}, "another file"),
+        ({"key": "0123456789abcdef"}, "not trusted"),
+        ({"signature": "00"}, "does not belong to this key"),
+        ({"signature": "1"}, "does not belong to this key"),
+        ({"signature": "f" * 768}, "does not belong to this key"),
+        ({"signature": "-5"}, "does not belong to this key"),
+        ({"signature": "soup"}, "not a signature block"),
+        ({"signature": None}, "not a signature block"),
+    ],
+)
+def test_any_other_block_is_refused_with_the_reason(signed, tmp_path, changes, reason):
+    with pytest.raises(LimitsError, match=reason):
+        load(copied(signed, tmp_path, **changes), verifier([signed[1]]))
+
+
+def test_a_changed_file_is_refused(signed, tmp_path):
+    file = copied(signed, tmp_path)
+    file.write_bytes(file.read_bytes().replace(b"limit = 200", b"limit = 900", 1))
+    with pytest.raises(LimitsError, match="changed since"):
+        load(file, verifier([signed[1]]))
+
+
+def test_a_signature_of_another_key_is_refused(signed, tmp_path):
+    public = tmp_path / "other.pub.json"
+    sign_limits([], None, "Ada", "Bo", public)
+    with pytest.raises(LimitsError, match="not trusted"):
+        load(signed[0], verifier([public]))
+    assert load(signed[0], verifier([public, signed[1]])).signature
+
+
+def test_a_small_key_is_no_key(tmp_path):
+    weak = generate_private_key(public_exponent=65537, key_size=1024)
+    numbers = weak.public_key().public_numbers()
+    public = tmp_path / "weak.pub.json"
+    public.write_text(json.dumps({"n": f"{numbers.n:x}", "e": 65537}))
+    with pytest.raises(ValueError, match="1024 bits"):
+        load_key(public)
+    pem = tmp_path / "weak.key"
+    pem.write_bytes(weak.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(BeamlineError, match="3072"):
+        sign_limits([], pem, "Ada", "Bo", None)
+    public.write_text("{}")
+    with pytest.raises(ValueError, match="not a public key"):
+        load_key(public)
+
+
+@pytest.mark.parametrize("approver", ["Ada", "ada ", ""])
+def test_nobody_signs_alone(tmp_path, approver):
+    with pytest.raises(BeamlineError, match="two people"):
+        sign_limits([], tmp_path / "k", "Ada", approver, None)
+
+
+def daemon(directory, *options):
+    files = ["--buttons", str(directory / "b"), "--journal", str(directory / "j")]
+    return main(["--port", "1", *files, *options])
+
+
+def test_the_daemon_refuses_what_nobody_signed_and_says_why(signed, tmp_path, capsys):
+    file = tmp_path / "limits.toml"
+    file.write_bytes(SHIPPED.read_bytes())
+    assert daemon(tmp_path, "--limits", str(file)) == 2
+    assert "signature missing: no limits.toml.sig" in capsys.readouterr().err
+    assert daemon(tmp_path, "--limits", str(signed[0])) == 2
+    assert "is not trusted" in capsys.readouterr().err
+    assert daemon(tmp_path, "--limits", str(signed[0]), "--trust", str(tmp_path / "none")) == 2
+    assert "none" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_unsigned_limits_are_for_development_on_this_computer_only(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        daemon(tmp_path, "--unsigned", "--host", "192.0.2.7")
+    assert ended.value.code == 2
+    assert "loopback" in capsys.readouterr().err
