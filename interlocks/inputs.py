@@ -12,16 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 VENDOR, PRODUCT = 0x1009, 0x51  # registers 0 and 1 of the room safety node
-<<<<<<< HEAD
-IMAGE_BLOCKS = ((0, 4), (8, 68), (128, 7))  # (first register, count): what has to be read
-IMAGE_SIZE = 135
-=======
 IMAGE_BLOCKS = ((0, 4), (8, 68), (127, 11))  # (first register, count): what has to be read
 WIRE_SIZE = 138
 OWN_FIRST = 140  # from here on: what this system worked out itself, as if the node had shown it (`plan_watch`, `proof`)
 IMAGE_SIZE = 161
 NO_ANGLE = 0x7FFFFFFF  # plan_angle_mdeg when there is no plan to hold anything against
->>>>>>> origin/main
 COUNTER_REGISTER = 8
 
 
@@ -66,8 +61,6 @@ SIGNALS: Mapping[str, Signal] = {
     "monitor2_hv": Signal(36, mask=4),
     "monitor2_fresh": Signal(36, mask=8),
     "service_mode": Signal(37),
-<<<<<<< HEAD
-=======
     "granted_field": Signal(38, 4),
     "granted_row": Signal(42, 2),
     "granted_layer_number": Signal(44),
@@ -75,7 +68,6 @@ SIGNALS: Mapping[str, Signal] = {
     "granted_plan": Signal(49, 2),
     "granted_beam": Signal(51),
     "heartbeat": Signal(127),
->>>>>>> origin/main
     "stopper_asked": Signal(52, mask=4),
     "stopper_confirmed": Signal(52, mask=4 << 8),
     "beam_off_level": Signal(53),
@@ -157,17 +149,11 @@ PARTS = (
     (9, 13),
     (14, 18),
     (18, 38),
-<<<<<<< HEAD
-    (52, 68),
-    (68, 76),
-    (128, 135),
-=======
     (38, 52),
     (52, 68),
     (68, 76),
     (127, 138),
     (140, 161),
->>>>>>> origin/main
 )  # (first, end) of registers that change together, if at all
 AT: dict[int, list[tuple[str, Signal]]] = {}  # signals by every register that they take
 for _name, _signal in SIGNALS.items():

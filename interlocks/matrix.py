@@ -35,11 +35,8 @@ KINDS: Mapping[str, tuple[set[str], set[str], int]] = {
     "band": ({"low", "high"}, {"hysteresis", "vote"}, 0),
     "difference": ({"limit"}, {"hysteresis", "modulus", "neutral"}, 2),
     "drift": ({"limit"}, {"modulus"}, 0),
-<<<<<<< HEAD
-=======
     "still": ({"limit"}, set(), 1),
     "above": ({"percent", "floor"}, set(), 2),
->>>>>>> origin/main
     "rate": ({"limit", "window_ms"}, set(), 1),
     "window": ({"percent", "floor", "window_ms"}, {"ratio"}, 2),
     "discrepancy": (set(), set(), 2),
