@@ -113,8 +113,9 @@ def test_a_phase_that_is_not_known_counts_as_the_one_in_which_more_matters(phase
             now_ns = step * 100 * MS
             values = {**SAFE, **quiet}
             if step >= 2:
-                name = test["inputs"][0]
-                values[name] = SAFE[name] + step * 1000 if row == "RING_SPEED" else bad_value(SOFTWARE[row], 0, SAFE[name])
+                for i, name in enumerate(test["inputs"][: test.get("vote", 1)]):
+                    running = row == "RING_SPEED"
+                    values[name] = SAFE[name] + step * 1000 if running else bad_value(SOFTWARE[row], i, SAFE[name])
             samples = {name: Sample(value, True, now_ns, 0) for name, value in values.items()}
             unknown = UNBELIEVED[why]
             del samples[PHASE_INPUT[phase]]
