@@ -59,6 +59,7 @@ class PlanWatch:
     def __init__(self, figures: Figures, required: bool) -> None:
         self._figures = figures
         self._beams: Mapping[tuple[int, int], Ceilings] | None = None if not required else {}
+        self._armed = False  # at the last look
         self._carried = self._given = 0  # given in fields before since arming, and seen to be given in this one
 
     def give(self, data: bytes, sha256: str = "") -> None:
@@ -77,9 +78,10 @@ class PlanWatch:
         """Registers from OWN_FIRST on, without that of the proof test."""
         seen = {name: value_of(SIGNALS[name], image) for name in READ}
         granted, armed = seen["granted_field"], bool(seen["armed"])
-        # A total of monitor 1 that falls is a new field, whoever began it: what came before still counts.
-        self._carried = 0 if not armed else self._carried + (self._given if seen["counts1"] < self._given else 0)
-        self._given = seen["counts1"]
+        # A total of monitor 1 that falls is a new field, whoever began it: what came before since arming still counts.
+        restarted = seen["counts1"] < self._given
+        self._carried = self._carried + self._given * restarted if armed and self._armed else 0
+        self._armed, self._given = armed, seen["counts1"]
         known, beam = True, None
         if armed and self._beams is not None:
             beam = self._beams.get((seen["preset_plan"], seen["preset_beam"]))
