@@ -41,7 +41,7 @@ def test_b1_a_unit_that_ignores_the_permit(sphere, monkeypatch):
     monkeypatch.setattr(
         DeliveryUnitPlant, "_reason_to_end", lambda self, g: Reason.NONE if (r := judged(self, g)) is Reason.PERMIT else r
     )
-    assert caught(treat(sphere, "door-opened@beam+0.05")) == "B1"
+    assert caught(treat(sphere, "gantry-creeps@beam+0.05")) == "B1"
 
 
 def test_b1_a_beam_enable_wired_past_the_interlock_system(sphere, monkeypatch):
@@ -94,7 +94,7 @@ def test_b2_a_chain_that_does_not_hear_an_element(sphere, monkeypatch, element, 
 def test_b2_a_welded_relay_of_chain_a(sphere, monkeypatch):
     honest = Line.set
     monkeypatch.setattr(Line, "set", lambda self, value: honest(self, value or self.name == "G1.permit_a"))
-    assert caught(treat(sphere, "estop@beam+0.05")) == "B2"
+    assert caught(treat(sphere, "gantry-creeps@beam+0.05")) == "B2"
 
 
 # --- B3: spot overdose --------------------------------------------------------------------------------------------------
