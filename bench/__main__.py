@@ -18,6 +18,8 @@ from bench import (
     campaign_field,
     cli_start,
     false_trips,
+    interlock_matrix,
+    interlock_reaction,
     message_round_trip,
     modbus_round_trip,
     plan_load,
@@ -42,6 +44,8 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "message-round-trip": message_round_trip.measure,
     "real-wires": real_wires.measure,
     "record-cost": record_cost.measure,
+    "interlock-reaction": interlock_reaction.measure,
+    "interlock-matrix": interlock_matrix.measure,
     "false-trips": false_trips.measure,
 }
 

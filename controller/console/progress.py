@@ -152,9 +152,9 @@ def _news(event: Event) -> str:
     match event.kind:
         case "trip":
             numbers = f" ({data['value']}; limit {data['limit']})" if data.get("limit") else ""
-            return f"TRIP {data['cause']}: {data['message']}{numbers}"
+            return f"TRIP {data['cause']}: {data['message']}{numbers}{f'; {hint}' if (hint := data.get('hint')) else ''}"
         case "interlock.trip" if data["id"] != BOOT:
-            return f"TRIP {data['id']}: {data['cause']}"
+            return f"TRIP {data['id']}: {data['cause']}; {data['advice']}"
         case "override":
             return f"overridden: {data['name']}: {data['reason']}"
         case "refused":
