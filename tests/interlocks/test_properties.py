@@ -1,4 +1,9 @@
-"""Whatever happens in whatever order: no permit beside a cause, no trip later than its deadline, no latch lost."""
+"""Whatever happens in whatever order: no permit beside a cause, no trip later than its deadline, no latch lost.
+
+Days are drawn from: causes and their end on any row, arming, requests, beam, presses of any button short, long or over other
+events, service mode, bypasses and their expiry, lost links, dead counters, images of another node, stalls, a clock that is set
+forward and back, a controller that dies, a proof test that grows old, and restarts. `Watch` looks after every step.
+"""
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +13,8 @@ from safety_room import MS, SAFE, Bench, armed, moving
 
 ROLES = ("operator", "physicist", "service", "key")
 SUDDEN = {name for name, row in WITH_INPUTS.items() if not row["when"].get("debounce_ms")}
-KINDS_WITH_HISTORY = ("drift", "rate", "window")  # their causes are in the past, not in the values shown
+BOOT = {name for name, row in SOFTWARE.items() if row["test"]["kind"] == "boot"}
+KINDS_WITH_HISTORY = ("drift", "rate", "window", "still")  # their causes are in the past, not in the values shown
 
 
 def spoil(bench: Bench, row: str, which: int, good: bool) -> None:
@@ -16,7 +22,9 @@ def spoil(bench: Bench, row: str, which: int, good: bool) -> None:
     name = inputs[which % len(inputs)]
     pick = good_value if good else bad_value
     value = pick(SOFTWARE[row], which % len(inputs), SAFE[name])
-    if name != "permit_b":
+    if SOFTWARE[row]["test"]["kind"] == "still":
+        bench.room.controller_lives = good
+    elif name != "permit_b":
         bench.room.values[name] = value
 
 
@@ -31,34 +39,57 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("bypass"), st.sampled_from(sorted(SOFTWARE)), st.integers(1, 900)),
     st.tuples(st.just("link"), st.booleans()),
     st.tuples(st.just("counter"), st.booleans()),
+    st.tuples(st.just("quality"), st.booleans()),
+    st.tuples(st.just("controller"), st.booleans()),
+    st.tuples(st.just("proof test is older by"), st.integers(1000, 90_000)),
     st.tuples(st.just("stall"), st.integers(151, 2000)),
+    st.tuples(st.just("clock"), st.one_of(st.integers(-5000, -1), st.integers(151, 100_000))),
+    st.tuples(st.just("hold"), st.sampled_from(ROLES)),
+    st.tuples(st.just("release"), st.sampled_from(ROLES)),
     st.tuples(st.just("restart")),
 )
 
 
 class Watch:
-    """Checks one bench after each of its steps."""
+    """Checks one bench after each of its steps. The node has a clock of its own, which may be set; the plant's runs on."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.since_ns: dict[str, int] = {}
         self.latched: set[str] = set()
         self.withheld_since_ns = 0
-        step = bench.step
+        self.set_ns = 0  # the node's clock before the plant's
+        self.back_ms = 0  # in all
+        self.sound = True
+        self.pressed_ns: dict[str, int] = {}
+        self.tripped_before: set[str] = set()
+        read = bench.room.read_image
+
+        def read_image() -> list[int]:
+            image = list(read())
+            return image if self.sound else [image[0] + 1, *image[1:]]
+
+        bench.room.read_image = read_image  # type: ignore[method-assign]
+        bench.start()
 
         def checked() -> None:
-            step()
+            bench.wake_ns = bench.node.step(self.node_ns) - self.set_ns
             self.check()
 
         bench.step = checked  # type: ignore[method-assign]
+
+    @property
+    def node_ns(self) -> int:
+        return self.bench.room.now_ns + self.set_ns
 
     def check(self) -> None:
         bench, now_ns = self.bench, self.bench.room.now_ns
         decision = bench.node.decision
         assert decision is not None
         assert decision.permit == (not decision.tripped and not decision.withheld)
+        self.check_first_out()
         bypassed = set(bench.node.engine.bypasses)
-        seen_alive = bench.room.link_up and bench.room.counter_runs
+        seen_alive = bench.room.link_up and bench.room.counter_runs and self.sound
         if seen_alive and bench.room.values["service_mode"] == 0 and bypassed:
             assert not decision.permit, "treatment with a bypass"
         values = dict(bench.room.values)
@@ -83,6 +114,39 @@ class Watch:
             self.withheld_since_ns = now_ns
         assert now_ns - self.withheld_since_ns <= 150 * MS or not bench.room.relay_closed(), "relay closed without a permit"
 
+    def check_first_out(self) -> None:
+        """Numbers without a gap; the first of an episode is the only first, having started is none."""
+        node = self.bench.node
+        assert [trip.seq for trip in node.trips] == list(range(1, len(node.trips) + 1))
+        new = [trip for trip in node.decision.new if trip.id not in BOOT]
+        flags = [trip.first_out for trip in new]
+        assert flags == [not self.tripped_before and index == 0 for index in range(len(new))], (flags, self.tripped_before)
+        self.tripped_before = set(node.decision.tripped) - BOOT
+
+    def press(self, role: str) -> None:
+        self.pressed_ns.setdefault(role, self.node_ns)
+        self.bench.node.reset(self.node_ns, role, True)
+
+    def release(self, role: str) -> None:
+        """A reset clears what is over, for its role, pressed after it, with no beam asked for; and it starts nothing."""
+        bench, values = self.bench, self.bench.room.values
+        engine, pressed_ns = bench.node.engine, self.pressed_ns.pop(role, None)
+        tripped_ns = {trip.id: trip.t_ns for trip in bench.node.trips}
+        before = bench.node.decision
+        cleared = bench.node.reset(self.node_ns, role, False).cleared
+        self.latched -= set(cleared)
+        for name in cleared:
+            assert pressed_ns is not None
+            assert tripped_ns[name] < pressed_ns, "pressed before it tripped"
+            assert role in (SOFTWARE[name]["reaction"]["reset_role"], "operator"), "another's button"
+            if role != SOFTWARE[name]["reaction"]["reset_role"]:
+                assert SOFTWARE[name]["test"].get("inputs"), "which could not be believed for a while"
+        if cleared:
+            assert engine._is("permit_r", 0), "beam was asked for"
+            assert engine._is("beam_present", 0)
+        bench.run(3)
+        assert not bench.node.decision.permit or before.permit or not values["permit_r"], "a reset gave beam"
+
     def do(self, operation: tuple) -> None:
         bench = self.bench
         match operation:
@@ -92,21 +156,26 @@ class Watch:
                 spoil(bench, row, which, good=True)
             case ("mend all",):
                 bench.room.values.update(SAFE)
+                bench.room.controller_lives = True
             case ("arm", arm, request, beam):
                 bench.room.values.update(armed=int(arm), permit_r=int(request), beam_present=int(beam))
             case ("wait", ms):
                 bench.run(ms)
             case ("press", role):
                 bench.room.now_ns += MS
-                bench.node.reset(bench.room.now_ns, role, True)
+                self.press(role)
                 bench.run(3)
-                self.latched -= set(bench.node.reset(bench.room.now_ns, role, False).cleared)
+                self.release(role)
                 bench.run(50)
+            case ("hold", role):
+                self.press(role)
+            case ("release", role):
+                self.release(role)
             case ("service", on):
                 bench.room.values["service_mode"] = int(on)
             case ("bypass", row, ms):
                 try:
-                    bench.node.bypass(bench.room.now_ns, row, "Ada", "Bo", "because", float(ms))
+                    bench.node.bypass(self.node_ns, row, "Ada", "Bo", "because", float(ms))
                 except ValueError:
                     pass
                 else:
@@ -115,19 +184,43 @@ class Watch:
                 bench.room.link_up = up
             case ("counter", runs):
                 bench.room.counter_runs = runs
+            case ("quality", good):
+                self.sound = good
+            case ("controller", lives):
+                bench.room.controller_lives = lives
+            case ("proof test is older by", seconds):
+                bench.room.values["proof_age_s"] = min(bench.room.values["proof_age_s"] + seconds, 1 << 30)
             case ("stall", ms):
                 bench.room.now_ns += ms * MS
                 bench.step()
                 assert "LOOP_STALL" in bench.tripped
-            case ("restart",):
-                kept = bench.node.engine.latched()
-                bench.start(latched=kept)
+            case ("clock", ms):
+                self.set_ns += ms * MS
+                self.back_ms += max(0, -ms)
                 bench.step()
+                assert "LOOP_STALL" in bench.tripped
+            case ("restart",):
+                kept = latched_in(bench.records)
+                assert kept == set(bench.node.engine.latched()), "the journal knows every latch"
+                bench.start(latched=sorted(kept))
+                self.pressed_ns.clear()
+                self.tripped_before = set()
+                for _ in range(2):
+                    bench.room.now_ns += 10 * MS
+                    bench.step()
+                    assert not bench.permit
                 assert {"POWER_UP", *kept} <= set(bench.tripped)
+                assert kept <= set(bench.node.engine.latched())
                 assert not bench.node.engine.bypasses
-        if operation[0] in ("spoil", "mend", "mend all", "arm", "service", "link", "counter", "bypass"):
+                assert not bench.node.engine.first_out.episodes
+        if operation[0] in ("spoil", "mend", "mend all", "arm", "service", "link", "counter", "bypass", "quality"):
             bench.room.now_ns += MS
             bench.step()
+
+
+def latched_in(records: list) -> set[str]:
+    """What a new process would find in the journal."""
+    return set(next((record["latched"] for record in reversed(records) if "latched" in record), ()))
 
 
 def drive(operations: list) -> Watch:
@@ -162,11 +255,12 @@ def test_the_same_day_twice_leaves_the_same_evidence(operations):
 def test_whatever_happened_people_can_always_come_back_to_a_permit(operations):
     watch = drive(operations)
     bench = watch.bench
-    bench.room.link_up = bench.room.counter_runs = True
+    bench.room.link_up = bench.room.counter_runs = bench.room.controller_lives = watch.sound = True
     bench.room.values.update(SAFE)
     bench.node.engine.bypasses.clear()
-    bench.run(1000)
+    bench.run(1000 + watch.back_ms)  # after a clock that was set back, a button counts once its time is after the trip's
     for role in ROLES:
+        watch.release(role)
         watch.do(("press", role))
     assert bench.permit, bench.tripped
 
