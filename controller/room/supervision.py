@@ -136,6 +136,8 @@ def chain_elements_lost(access: RoomStatus) -> list[str]:
         16: "standstill",
         32: "torque off",
         64: "quench",
+        128: "beam-off elements (reset at their cabinet)",
+        256: "collision contact",
     }
     return [name for bit, name in names.items() if not access.chain_a_bits & bit]
 

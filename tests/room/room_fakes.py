@@ -34,7 +34,7 @@ from drivers.hal.facility import Room as RoomBelief
 from drivers.hal.ions import CARBON
 from drivers.hal.reading import Quality, Reading
 
-ALL_HEALTHY = 127
+ALL_HEALTHY = 511
 
 
 def belief(kind: str = "gantry") -> RoomBelief:
