@@ -18,6 +18,7 @@ from controller.console.prompts import ConsoleOperator
 from controller.console.telemetry import Telemetry, last_will
 from controller.endpoints import SCRIPTED, Whereabouts
 from controller.room_devices import room_devices
+from controller.room_lock import RoomLock
 from controller.wires import RoomWires
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import now_ns
@@ -74,6 +75,7 @@ class AttachedRoom:
         bus: events of the devices.
         room: the room in use.
         tap: what every wire goes through.
+        commands: False only looks: the room is not held, nobody is told, no session begins.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class AttachedRoom:
         bus: EventBus,
         room: str,
         tap: Tap | None = None,
+        *,
+        commands: bool = True,
     ) -> None:
         self.facility = where.facility
         self.bus = bus
@@ -89,7 +93,9 @@ class AttachedRoom:
         self.violation: Violation | None = None
         self._tap: Tap = tap or NoTap()
         name = where.facility.name
-        self._wires = RoomWires(where.facility, room, tap=self._tap, will=Notice(*last_will(name, room)))
+        self._wires = RoomWires(where.facility, room, tap=self._tap, will=Notice(*last_will(name, room)) if commands else None)
+        self._lock = RoomLock(where.facility, room, "iongantry") if commands else None
+        self._silent = False
         self._telemetry: asyncio.Task[None] | None = None
         self._simulated = where.simulated
         self._door = _door(where.endpoints)
@@ -110,7 +116,13 @@ class AttachedRoom:
         self._prescription = prescription
 
     async def start(self) -> None:
-        """Open the wires. Raises BeamlineError when a client cannot start or the simulator's door does not answer."""
+        """Hold the room and open the wires.
+
+        Raises:
+            BeamlineError: somebody else holds the room, a client cannot start, the simulator's door does not answer.
+        """
+        if self._lock is not None:
+            self._lock.take()
         await self._wires.open()
         if self._door is not None and self._prescription is not None:
             await self._door.prescribe(self._prescription)
@@ -118,7 +130,8 @@ class AttachedRoom:
     def devices(self) -> RoomDevices:
         """The drivers of the room, not yet connected."""
         self._devices = room_devices(self.facility, self.room, self._wires, self.bus)
-        self._tell_the_world(self._devices)
+        if self._lock is not None:
+            self._tell_the_world(self._devices)
         return self._devices
 
     async def inject(self, faults: Iterable[TimedFault]) -> None:
@@ -166,12 +179,14 @@ class AttachedRoom:
             return None
 
     async def stop(self) -> None:
-        """Let go of everything."""
-        await self._person.stop()
+        """Let go of everything: of the wires first, and of no one for long who does not answer."""
         if self._telemetry is not None:
             self._telemetry.cancel()
             await asyncio.wait([self._telemetry])
         await self._wires.close()
+        if self._lock is not None:
+            await self._person.stop()
+            self._lock.release()
         if self._door is not None:
             await self._door.close()
         self._told()
@@ -199,8 +214,11 @@ class AttachedRoom:
         try:
             found = await self._door.violations()
         except BeamlineError as error:
-            self.bus.emit("invariants", "simulator.silent", error=str(error))
+            if not self._silent:
+                self.bus.emit("invariants", "simulator.silent", error=str(error))
+            self._silent = True
             return
+        self._silent = False
         if found:
             self.violation = found[0]
             self.bus.emit("invariants", "violation", name=found[0].name, message=found[0].message)

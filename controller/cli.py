@@ -144,7 +144,9 @@ def treat(
         if record is not None:
             say(f"recording of the wires: {record}")
         if result.status == "partial":
-            say(f"what is left: iongantry resume {result.output}")
+            there = f" --endpoints {endpoints}" if endpoints is not None else ""
+            sign = f"iongantry recover {result.output}{there} --sign NAME --reason TEXT, then " if result.locked else ""
+            say(f"what is left: {sign}iongantry resume {result.output}{there}")
     for failure in result.failures:
         typer.echo(f"fault: {failure}; journal and ledger hold what was delivered", err=True)
     raise typer.Exit(EXIT_OF[result.status])
@@ -206,6 +208,7 @@ def recover(
     endpoints: Annotated[
         Path | None, typer.Option(help="Where the room's devices answer: its delivery unit is asked what it still knows.")
     ] = None,
+    no_unit: Annotated[bool, typer.Option("--no-unit", help="The delivery unit is gone: do without what it knew.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """After a crash: reconcile what was delivered, close it in the ledger, write a salvage record. Twice gives the same.
@@ -214,9 +217,18 @@ def recover(
     """
     from controller.intake import Refused
     from controller.recover import run_recovery
+    from controller.request import read_request
 
     try:
         survived = None
+        if endpoints is None and not no_unit and read_request(directory).wires:
+            refuse(
+                [
+                    f"{directory}: treated over real wires: its delivery unit may still know what it gave, and is asked at "
+                    "--endpoints FILE; say --no-unit only when it is gone, because what it knew is then an interval for good"
+                ],
+                as_json,
+            )
         if endpoints is not None:
             from controller.survivors import survivors
 
@@ -375,9 +387,7 @@ def check_config(
     try:
         facility = load_facility(file)
     except ConfigError as error:
-        head, *faults_found = error.message.splitlines()
-        where = f"{head.partition(':')[0]}: " if faults_found else ""
-        refuse([where + line.strip() for line in faults_found] or [str(error)], as_json)
+        refuse(error.as_reasons, as_json)
     reasons = check_facility(facility)
     if endpoints is not None:
         from drivers.hal.endpoints import load_endpoints, objections
@@ -385,7 +395,7 @@ def check_config(
         try:
             reasons += [f"{endpoints}: {reason}" for reason in objections(facility, load_endpoints(endpoints))]
         except ConfigError as error:
-            reasons += str(error).splitlines()
+            reasons += error.as_reasons
     if reasons:
         refuse(reasons, as_json)
     if as_json:
@@ -462,6 +472,8 @@ def main() -> None:
         app()
     except (KeyboardInterrupt, SystemExit):
         raise
+    except BrokenPipeError:  # a reader who has left, as `| head` does, changes nothing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:  # noqa: BLE001 - the last line of defence, names the error
         from drivers.hal.errors import BeamlineError
 

@@ -6,6 +6,7 @@ Registered on the command line by `cli`. Not responsible for deciding anything.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +52,7 @@ def simulate(
     try:
         installed = load_facility(facility)
     except ConfigError as error:
-        refuse([*wrong, *str(error).splitlines()])
+        refuse([*wrong, *error.as_reasons])
     options = SiteOptions(
         facility=installed,
         seed=seed,
@@ -121,7 +122,7 @@ def backdoor(
     try:
         where = load_endpoints(endpoints)
         if not where.backdoor:
-            refuse([f"{endpoints}: names no backdoor: nothing there is simulated"])
+            refuse([f"{endpoints}: names no backdoor; the file that `iongantry simulate` wrote has one"])
         answer = call_door(where.backdoor, where.token, *request)
     except DeviceError as error:
         typer.echo(f"fault: {error}", err=True)
@@ -144,9 +145,12 @@ def _request(action: str, given: list[str]) -> tuple[Any, ...]:
             return "POST", f"/{action}"
         case "speed":
             try:
-                return "POST", "/speed", {"factor": float(given[0])}
+                factor = float(given[0])
             except ValueError:
-                raise ValueError(f"{given[0]!r} is not a number") from None
+                factor = math.nan
+            if not math.isfinite(factor):
+                raise ValueError(f"{given[0]!r} is not a finite number")
+            return "POST", "/speed", {"factor": factor}
         case "fault":
             return "POST", "/faults", {"spec": given[0], **room}
         case "clear":

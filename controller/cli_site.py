@@ -150,10 +150,10 @@ def up(
     With a plan: treats it over the real wires between these processes, then stops them; exit codes as of `treat`.
     Without: the room stands by. 4: one of the processes died.
     """
-    from controller.supervise import Site, run_site
+    from controller.supervise import Household, run_site
 
     installed, _, name = _located(facility, room, None, as_json=False)
-    site = Site(
+    site = Household(
         facility=facility,
         room=name,
         speed=speed,
@@ -187,7 +187,7 @@ def _located(
         name = name or next(iter(installed.rooms))
         installed.room(name)
     except BeamlineError as error:
-        refuse(str(error).splitlines(), as_json)
+        refuse(error.as_reasons, as_json)
     if endpoints is None:
         return installed, None, name
     # Nothing is treated: what a patient received is nobody's question here.

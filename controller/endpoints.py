@@ -81,7 +81,7 @@ def locate(
     try:
         endpoints = load_endpoints(path)
     except ConfigError as error:
-        return None, str(error).splitlines()
+        return None, error.as_reasons
     reasons = [f"{path}: {reason}" for reason in objections(facility, endpoints, room)]
     if reasons:
         return None, reasons

@@ -44,6 +44,7 @@ class Request:
         plan_called: name of the plan file as it was given; a raster file has no other name.
         simulated: whether anything of the room was.
         real: devices and parts of devices that no simulator answered for.
+        wires: whether its devices answered over real wires, so that they outlived the controller.
     """
 
     facility: str
@@ -61,6 +62,7 @@ class Request:
     plan_called: str = ""
     simulated: bool = True
     real: tuple[str, ...] = ()
+    wires: bool = False
 
     def identity(self) -> dict[str, Any]:
         """Values for the journal's opening record."""

@@ -28,7 +28,7 @@ SIMULATORS, INTERLOCK, CONTROLLER = "simulators", "interlock", "controller"
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Household:
     """What `up` was asked. `plan`: to treat; None lets the room stand by."""
 
     facility: str
@@ -82,7 +82,7 @@ class Site:
         return ["--facility", self.facility, "--room", self.room, "--endpoints", str(self.endpoints)]
 
 
-def run_site(site: Site, say: Callable[[str], None]) -> int:
+def run_site(site: Household, say: Callable[[str], None]) -> int:
     """Run everything until the controller ends or somebody interrupts; returns the exit code of `up`."""
     try:
         site.directory.mkdir(parents=True, exist_ok=True)
@@ -95,12 +95,13 @@ def run_site(site: Site, say: Callable[[str], None]) -> int:
 class _Roof:
     """The processes while they live."""
 
-    def __init__(self, site: Site, say: Callable[[str], None]) -> None:
+    def __init__(self, site: Household, say: Callable[[str], None]) -> None:
         self._site = site
         self._say = say
         self._files = ExitStack()
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._interrupted = asyncio.Event()
+        self._found: tuple[int, int] | None = None
 
     async def run(self) -> int:
         """Start in order, wait, stop in the opposite order."""
@@ -117,7 +118,7 @@ class _Roof:
     async def _live(self) -> int:
         site = self._site
         try:
-            site.endpoints.unlink(missing_ok=True)  # of an earlier run that was killed
+            self._found = _identity(site.endpoints)  # of another run: `simulate` replaces it if it is dead, and only then
             await self._start(SIMULATORS, site.simulators())
             if not await self._stands():
                 return EXIT_DELIVERED if self._interrupted.is_set() else self._died(SIMULATORS)
@@ -140,13 +141,20 @@ class _Roof:
         controller = self._running[CONTROLLER]
         if asked.done() and not asked.cancelled():
             await self._stop(CONTROLLER, END_S)
-            return controller.returncode or EXIT_DELIVERED
+            return self._code(controller.returncode or EXIT_DELIVERED)
         for name in (SIMULATORS, INTERLOCK):
             if ends[name].done():
                 code = self._died(name)
                 await self._stop(CONTROLLER, END_S)
                 return code
-        return await ends[CONTROLLER]
+        return self._code(await ends[CONTROLLER])
+
+    def _code(self, code: int) -> int:
+        """Exit code for how the controller ended; one that was killed is told."""
+        if code < 0:
+            self._say(f"fault: the {CONTROLLER} process ended by itself ({_how(code)})")
+            return EXIT_FAULT
+        return code
 
     async def _start(self, name: str, arguments: Sequence[str], *, own_output: bool = False) -> None:
         """A process that dies with this one; its words go to a log unless the operator is to read them."""
@@ -166,7 +174,7 @@ class _Roof:
         process = self._running[SIMULATORS]
         deadline_s = asyncio.get_running_loop().time() + READY_S
         while process.returncode is None and not self._interrupted.is_set():
-            if self._site.endpoints.exists():
+            if _identity(self._site.endpoints) not in (None, self._found):
                 try:
                     load_endpoints(self._site.endpoints)
                 except ConfigError as error:
@@ -183,7 +191,10 @@ class _Roof:
         """Say that a process has died, and its last words."""
         process = self._running[name]
         log = self._site.directory / f"{name}.log"
-        self._say(f"fault: the {name} process ended by itself ({_how(process.returncode)}); see {log}")
+        if process.returncode == EXIT_REFUSED:
+            self._say(f"refused by the {name}; see {log}")
+        elif process.returncode is not None:
+            self._say(f"fault: the {name} process ended by itself ({_how(process.returncode)}); see {log}")
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]:
             self._say(f"  {line}")
         return EXIT_REFUSED if process.returncode == EXIT_REFUSED else EXIT_FAULT
@@ -200,6 +211,15 @@ class _Roof:
             self._say(f"fault: the {name} process does not end within {patience_s:g} s: killed")
             process.kill()
             await process.wait()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies there; None when there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _how(code: int | None) -> str:

@@ -72,12 +72,17 @@ def surroundings(
     room: str,
     tap: Tap | None = None,
     plan: Path | None = None,
+    *,
+    commands: bool = True,
 ) -> Surroundings:
-    """A room on real wires where `where` tells them; a simulated world in this process otherwise, given the plan."""
+    """A room on real wires where `where` tells them; a simulated world in this process otherwise, given the plan.
+
+    `commands`: False where a room is only looked at.
+    """
     if where is None:
         from controller.assembly import SimulatedWorld
 
         return SimulatedWorld(facility, seed, bus, room, tap=tap, plan=plan)
     from controller.attached import AttachedRoom
 
-    return AttachedRoom(where, bus, room, tap)
+    return AttachedRoom(where, bus, room, tap, commands=commands)

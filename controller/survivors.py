@@ -80,14 +80,14 @@ def _at(directory: Path, endpoints: Path, work: Callable[[RoomWires, Whereabouts
     try:
         facility = load_facility(request.facility)
     except BeamlineError as error:
-        raise Refused(str(error).splitlines()) from None
+        raise Refused(error.as_reasons) from None
     # Nothing is treated here: who is asked, and where dose is kept, are no questions.
     where, reasons = locate(endpoints, facility, request.room, factor=None, state=directory)
     if where is None or reasons:
         raise Refused(reasons)
 
     async def main(where: Whereabouts) -> T:
-        wires = RoomWires(where.facility, request.room, client_id=f"iongantry-recover-{request.room}")
+        wires = RoomWires(where.facility, request.room)
         try:
             await wires.open()
             return await work(wires, where, request.room)

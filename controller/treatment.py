@@ -57,6 +57,7 @@ class Ran:
         stopped: who ended it from outside.
         simulated: whether anything of the room was.
         operator: who answered.
+        locked: whether a beam waits for a physicist's signature.
         intervals: beams of the treatment whose dose had to be accepted by a signature.
         late_s: how late the loop was, each time one looked.
     """
@@ -75,18 +76,27 @@ class Ran:
     stopped: str = ""
     simulated: bool = True
     operator: str = "scripted operator"
+    locked: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TreatResult:
-    """`summary` as in summary.json, where the outputs are (None: none were written), what could not be written, and a violated
-    invariant, if any."""
+    """What a treatment came to.
+
+    Attributes:
+        summary: as in summary.json.
+        output: where the outputs are; None: none were written.
+        failures: what could not be written.
+        violation: the violated invariant, if any.
+        locked: whether a beam waits for a physicist's signature.
+    """
 
     summary: dict[str, Any]
     outcome: FractionOutcome
     output: Path | None
     failures: Sequence[str]
     violation: Violation | None
+    locked: bool = False
 
     @property
     def status(self) -> str:
@@ -163,7 +173,7 @@ def treat_admitted(
     summary, failures = write_outputs(output, outcome, ran.history.events)
     taps.close(status=summary["status"], termination=summary["termination"], violation=ran.violation is not None)
     failures = [*failures, *([taps.failure] if taps.failure else [])]
-    return TreatResult(summary, outcome, output, failures, ran.violation)
+    return TreatResult(summary, outcome, output, failures, ran.violation, ran.locked)
 
 
 @contextlib.contextmanager
@@ -206,6 +216,7 @@ async def _treat(
     from controller.record.entries import write_override
     from controller.record.journal import Journal
     from controller.record.journal_events import TripJournal
+    from controller.record.ledger import BeamState
     from controller.record.memory_store import MemoryStore
     from controller.record.probe import JournalProbe
     from controller.record.store import DiskStore
@@ -279,6 +290,10 @@ async def _treat(
             stops.clear()
         try:
             ran.intervals = signed_intervals(ledger, intake, options.fraction, earlier)
+            ran.locked = any(
+                ledger.delivered(intake.plan.uid, options.fraction, beam.number).state is BeamState.LOCKED
+                for beam in intake.beams
+            )
         except BeamlineError as error:  # the ledger's disk is lost: said before, or now; what was delivered is still written
             bus.emit("treatment", "ledger.unreadable", error=str(error))
     ran.beams, ran.t_end_ns = tuple(fraction.outcomes), now_ns()
@@ -403,6 +418,7 @@ def _request(options: TreatOptions, admitted: Admitted, earlier: Earlier, starte
         plan_called=intake.plan.name if intake.plan.kind == "rst" else options.plan.name,
         simulated=admitted.simulated,
         real=admitted.where.real if admitted.where is not None else (),
+        wires=admitted.where is not None,
     )
 
 

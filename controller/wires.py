@@ -7,6 +7,7 @@ what an endpoint map may say (`drivers.hal.endpoints`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ class RoomWires:
         self._devices = facility.devices_of(room)
         self._memory = memory or MemoryEnds()
         self._tap: Tap = tap or NoTap()
-        self._client_id = client_id or f"iongantry-{facility.name}-{room}"
+        self._client_id = client_id or f"iongantry-{facility.name}-{room}-{os.getpid()}"  # a broker lets go of the older of two
         self._lines: dict[str, ModbusClient] = {}
         self._channels: Channels | None = None
         self._messages: Messages | None = None
@@ -93,7 +94,13 @@ class RoomWires:
         if any(endpoint.scheme == "mqtt" for endpoint in brokers):
             from drivers.wire.mqtt_messages import MqttMessages
 
-            broker = next(endpoint for endpoint in brokers if endpoint.scheme == "mqtt")
+            broker, *others = {endpoint.address: endpoint for endpoint in brokers}.values()
+            if others:
+                raise ConfigError(
+                    f"room {self._room}: its devices name {len(others) + 1} brokers; one is expected",
+                    code=NO_SUCH_WIRE,
+                    hint="let one broker bridge to the other",
+                )
             client = MqttMessages(broker.host, broker.port, self._client_id, will=self._will)
             await client.start(required=False)  # a broker that is away holds nothing but images
             self._opened.append(client)

@@ -21,7 +21,9 @@ NO_ANSWER = 2302
 REFUSED = 4301
 FAULT = 3301
 DEVICE = "backdoor"
-ANSWER_S = 30.0  # starting a server takes seconds on a loaded computer
+ANSWER_S = 5.0  # of a door that lives; assumed
+START_S = 30.0  # starting a server takes seconds on a loaded computer
+LONG = None  # as long as people take
 # HTTP on the loopback: no proxy of the environment is asked, and no certificates are read (30 ms).
 _PLAIN: dict[str, Any] = {"timeout": ANSWER_S, "trust_env": False, "verify": False}
 
@@ -42,8 +44,10 @@ class BackdoorClient:
         """Let go of the connections."""
         await self._client.aclose()
 
-    async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, patient: bool = False) -> Any:
-        """One request; what it answers. `patient`: wait for ever, as for people.
+    async def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, within_s: float | None = ANSWER_S
+    ) -> Any:
+        """One request; what it answers. `within_s`: longest wait, s; None waits for ever, as for people.
 
         Raises:
             CommunicationError: nobody answers (2301), or not in time (2302).
@@ -51,8 +55,7 @@ class BackdoorClient:
             DeviceError: the simulator has failed (3301).
         """
         try:
-            timeout = None if patient else ANSWER_S
-            response = await self._client.request(method, path, json=body, timeout=timeout)
+            response = await self._client.request(method, path, json=body, timeout=within_s)
         except httpx.HTTPError as error:
             raise _unreachable(self._url, error) from None
         return _judged(response)
@@ -91,21 +94,21 @@ class BackdoorClient:
 
     async def server(self, name: str, action: str) -> dict[str, Any]:
         """``start``, ``stop``, ``kill``, ``suspend``, ``resume`` or ``silent`` for a server."""
-        return dict(await self.call("POST", f"/servers/{quote(name, safe='')}/{quote(action, safe='')}"))
+        return dict(await self.call("POST", f"/servers/{quote(name, safe='')}/{quote(action, safe='')}", within_s=START_S))
 
     async def confirm(self, room: str, kind: str) -> bool:
         """Ask the operator of a room, who does what a person does at that moment; takes the time people take."""
         return bool(
-            (await self.call("POST", f"/people/{quote(room, safe='')}/confirm", {"kind": kind}, patient=True))["answer"]
+            (await self.call("POST", f"/people/{quote(room, safe='')}/confirm", {"kind": kind}, within_s=LONG))["answer"]
         )
 
     async def person(self, room: str, deed: str, **body: str) -> dict[str, Any]:
         """Another deed of the operator: ``lay-patient``, ``secure-room``, ``press`` (role), ``answer`` (kind)."""
-        return dict(await self.call("POST", f"/people/{quote(room, safe='')}/{quote(deed, safe='')}", body, patient=True))
+        return dict(await self.call("POST", f"/people/{quote(room, safe='')}/{quote(deed, safe='')}", body, within_s=LONG))
 
     async def stop_people(self, room: str) -> None:
         """Let the operator of a room do nothing more by himself."""
-        await self.person(room, "stop")
+        await self.call("POST", f"/people/{quote(room, safe='')}/stop", {})
 
     async def machine_limited_s(self, room: str, beam: int) -> float:
         """What an oracle would have needed for a beam of this session, s."""
@@ -129,7 +132,7 @@ def call_door(url: str, token: str, method: str, path: str, body: Mapping[str, A
     """One request without a loop; see `BackdoorClient.call`."""
     try:
         with httpx.Client(base_url=url, headers=_headers(token), **_PLAIN) as client:
-            response = client.request(method, path, json=body)
+            response = client.request(method, path, json=body, timeout=START_S)
     except httpx.HTTPError as error:
         raise _unreachable(url, error) from None
     return _judged(response)

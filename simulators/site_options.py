@@ -6,6 +6,7 @@ Nothing is started here; what can be known beforehand is told all at once.
 from __future__ import annotations
 
 import dataclasses
+import math
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def make_plant(options: SiteOptions) -> FacilityPlant:
         TruthError, ValueError: there is no such plant, room, angle or route.
     """
     truth, motion = load_truth(options.facility.name), MotionTruth.load(options.facility.name)
-    if options.at_deg is not None:
+    if options.at_deg is not None and math.isfinite(options.at_deg):
         motion = _turned(motion, options.served, options.at_deg)
     plant = FacilityPlant(Kernel(options.seed), truth, motion)
     if options.route:
@@ -148,6 +149,8 @@ def _objections_to_values(options: SiteOptions) -> list[str]:
     found = []
     if not 0 < options.speed <= SPEED_MAX:
         found.append(f"speed {options.speed:g}: expected a factor above 0, at most {SPEED_MAX:g}")
+    if options.at_deg is not None and not math.isfinite(options.at_deg):
+        found.append(f"at {options.at_deg}: expected an angle in degrees")
     if options.serial not in ("pty", "tcp"):
         found.append(f"serial {options.serial!r}: expected pty or tcp")
     try:

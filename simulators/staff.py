@@ -17,6 +17,7 @@ from simulators.people import OperatorFailed, Pace, ScriptedOperator
 LOOK_S = 5.0  # how often the operator looks whether the room is still secured
 MIND_S = 20.0  # between two looks at the interlock panel of a secured room, each with a try at the reset buttons; assumed
 BUTTON_S = 0.5  # how long a reset button is held
+ROLES = ("operator", "physicist", "service", "key")  # whose buttons the interlock system has
 RESET_ROLES = ("key", "operator")  # what a member of staff may reset alone, after a search
 QUICK = 20.0
 
@@ -85,7 +86,9 @@ class Staff:
         await self.script.secure_room()
 
     async def press(self, role: str) -> None:
-        """Press and release the reset button of a role."""
+        """Press and release the reset button of a role. Raises ValueError where there is no such button."""
+        if role not in ROLES:
+            raise ValueError(f"there is no reset button of role {role!r}; there are {', '.join(ROLES)}")
         self._press(role, True)
         await asyncio.sleep(BUTTON_S)
         self._press(role, False)

@@ -221,7 +221,7 @@ def _from_latch(history: BeamHistory, grant: Grant, latch: UnitLatch | None, kno
     """Outcome of a grant without pieces. `known1`, `known2`: counts of this beam that other grants account for."""
     claim = history.claim
     if latch is None:
-        return _interval(grant, "the unit's latch is lost or unreadable")
+        return _interval(grant, "the unit's latch is not known (lost, unreadable, or not asked)")
     if latch.boot_id != grant.unit_boot_id:
         return _interval(grant, f"the latch belongs to boot {latch.boot_id}, the grant to boot {grant.unit_boot_id}")
     delta1 = latch.total_counts1 - claim.counts1_base - known1

@@ -8,6 +8,7 @@ Not responsible for opening anything (`drivers.wire`).
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ EXAMPLES: Mapping[str, str] = {
 DEFAULT_PORT: Mapping[str, int] = {"tcp": 502, "ca": 5064, "mqtt": 1883}
 CHAIN_DRIVER = "room_access"  # the device whose inputs and outputs are chain A of a room
 PARITIES = ("N", "E", "O")
+_IDENTITY = re.compile(r"([0-9A-Fa-f]{1,4}:)?[0-9A-Fa-f]{1,4}(,[0-9A-Fa-f]{1,4})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def _check_serial(options: Mapping[str, str], netloc: str, path: str, bad: Any) 
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class DeviceEndpoint(_Model):
@@ -230,6 +232,8 @@ def load_endpoints(path: Path) -> EndpointMap:
 
 
 def _read(path: Path) -> EndpointMap:
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is no file", code=BAD_MAP)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -253,6 +257,10 @@ def objections(facility: Facility, endpoints: EndpointMap, room: str | None = No
 def address_objections(facility: Facility, endpoints: EndpointMap) -> list[str]:
     """Entries of a map that lead nowhere: unknown device, bad address, wrong kind of wire. Says nothing of chain A."""
     found = []
+    if not endpoints.devices:
+        found.append("no device is named")
+    if endpoints.backdoor and not endpoints.token:
+        found.append("a backdoor is named, and no token that opens it")
     if endpoints.facility and endpoints.facility != facility.name:
         found.append(f"the endpoints are those of facility {endpoints.facility}, not of {facility.name}")
     whole = {part: name for name, device in facility.devices.items() for part in device.parts}
@@ -267,6 +275,10 @@ def address_objections(facility: Facility, endpoints: EndpointMap) -> list[str]:
         except ConfigError as error:
             found.append(str(error))
             continue
+        if scheme == "memory":
+            found.append(f"device {name}: {entry.endpoint}: a memory wire leads nowhere outside the process that simulates")
+        if entry.identity and device.wire == "stream" and not _IDENTITY.fullmatch(entry.identity):
+            found.append(f"device {name}: identity {entry.identity!r}: expected hexadecimal codes, as in 1009:D1 or D1")
         if scheme not in OF_WIRE[device.wire]:
             ways = ", ".join(f"{s}:" for s in OF_WIRE[device.wire])
             found.append(f"device {name}: {entry.endpoint} is no {device.wire} wire; one of {ways} is")

@@ -34,6 +34,13 @@ class BeamlineError(Exception):
         hint = f" ({self.hint})" if self.hint else ""
         return f"[{self.code}] {where}{self.message}{hint}"
 
+    @property
+    def as_reasons(self) -> list[str]:
+        """The error as separate reasons: one a line below a first line that names the file, or the error itself."""
+        head, *rest = self.message.splitlines() or [""]
+        place = head.partition(":")[0]
+        return [f"{place}: {line.strip()}" for line in rest] or [str(self)]
+
 
 class ConfigError(BeamlineError):
     """A facility file, an endpoint or an option is wrong; nothing was started."""

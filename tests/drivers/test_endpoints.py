@@ -128,7 +128,7 @@ def test_an_overlay_lies_on_the_file_of_a_simulator_process(tmp_path):
     assert laid.rig.local_stop == "red button"
 
 
-@pytest.mark.parametrize("text", ["devices = 3", "[devices.x]\n", "speed = 0", "format = 2", "spede = 1", "[[["])
+@pytest.mark.parametrize("text", ["devices = 3", "[devices.x]\n", "speed = 0", 'speed = "2"', "format = 2", "spede = 1", "[[["])
 def test_a_bad_map_is_refused(tmp_path, text):
     file = tmp_path / "endpoints.toml"
     file.write_text(text)
@@ -136,3 +136,33 @@ def test_a_bad_map_is_refused(tmp_path, text):
         load_endpoints(file)
     with pytest.raises(ConfigError):
         load_endpoints(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({}, "no device is named"),
+        ({"backdoor": "http://127.0.0.1:1", "devices": {"G1-couch": {"endpoint": "serial:///dev/x"}}}, "no token"),
+        ({"devices": {"G1-couch": {"endpoint": "memory:G1-motion"}}}, "memory wire leads nowhere"),
+        ({"devices": {"G1-couch": {"endpoint": "serial:///dev/x", "identity": "zz"}}}, "hexadecimal"),
+    ],
+)
+def test_a_map_that_cannot_be_used_is_refused_before_anybody_uses_it(asan, values, word):
+    assert any(word in reason for reason in objections(asan, EndpointMap.model_validate(values), "G1"))
+
+
+def test_a_fifo_is_no_endpoint_file(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "endpoints.toml")
+    with pytest.raises(ConfigError, match="is no file"):
+        load_endpoints(tmp_path / "endpoints.toml")
+
+
+def test_every_fault_of_a_file_is_a_reason_of_its_own(tmp_path):
+    file = tmp_path / "endpoints.toml"
+    file.write_text('speed = 0\nspede = 1\n[devices.x]\nsimulated = "true"\n')
+    with pytest.raises(ConfigError) as refused:
+        load_endpoints(file)
+    assert len(refused.value.as_reasons) == 4
+    assert all(str(file) in reason for reason in refused.value.as_reasons)

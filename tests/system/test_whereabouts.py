@@ -22,7 +22,10 @@ def asan():
     return load_facility("asan")
 
 
-def written(tmp_path: Path, facility, *, real=(), leave_out=(), head='backdoor = "http://127.0.0.1:1"\n', room="G1") -> Path:
+HEAD = 'backdoor = "http://127.0.0.1:1"\ntoken = "x"\n'
+
+
+def written(tmp_path: Path, facility, *, real=(), leave_out=(), head=HEAD, room="G1") -> Path:
     """An endpoint file for a room; `real` names devices that no simulator answers for."""
     lines = [head]
     for name, device in facility.devices_of(room).items():
@@ -34,7 +37,7 @@ def written(tmp_path: Path, facility, *, real=(), leave_out=(), head='backdoor =
 
 
 def test_a_simulated_room_has_a_scripted_operator_and_the_simulators_clock(asan, tmp_path):
-    path = written(tmp_path, asan, head='backdoor = "http://127.0.0.1:1"\nspeed = 2.0\n')
+    path = written(tmp_path, asan, head='backdoor = "http://127.0.0.1:1"\ntoken = "x"\nspeed = 2.0\n')
     where, reasons = locate(path, asan, "G1", factor=None)
     assert not reasons
     assert where.operator == "scripted"
