@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 VENDOR, PRODUCT = 0x1009, 0x51  # registers 0 and 1 of the room safety node
-IMAGE_BLOCKS = ((0, 4), (8, 68), (127, 11))  # (first register, count): what has to be read
+# (first register, count): what has to be read. Presets before grants: the first grant of a beam comes after its presets.
+IMAGE_BLOCKS = ((0, 4), (127, 11), (8, 68))
 WIRE_SIZE = 138
 OWN_FIRST = 140  # from here on: what this system worked out itself, as if the node had shown it (`plan_watch`, `proof`)
 IMAGE_SIZE = 161

@@ -59,7 +59,7 @@ class PlanWatch:
     def __init__(self, figures: Figures, required: bool) -> None:
         self._figures = figures
         self._beams: Mapping[tuple[int, int], Ceilings] | None = None if not required else {}
-        self._armed = False  # at the last look
+        self._armed: tuple[int, int] | None = None  # plan and beam at the last look
         self._carried = self._given = 0  # given in fields before since arming, and seen to be given in this one
 
     def give(self, data: bytes, sha256: str = "") -> None:
@@ -80,8 +80,9 @@ class PlanWatch:
         granted, armed = seen["granted_field"], bool(seen["armed"])
         # A total of monitor 1 that falls is a new field, whoever began it: what came before since arming still counts.
         restarted = seen["counts1"] < self._given
-        self._carried = self._carried + self._given * restarted if armed and self._armed else 0
-        self._armed, self._given = armed, seen["counts1"]
+        key = (seen["preset_plan"], seen["preset_beam"]) if armed else None
+        self._carried = self._carried + self._given * restarted if key is not None and key == self._armed else 0
+        self._armed, self._given = key, seen["counts1"]
         known, beam = True, None
         if armed and self._beams is not None:
             beam = self._beams.get((seen["preset_plan"], seen["preset_beam"]))
