@@ -170,9 +170,10 @@ def expect(case: Case, idle: Mapping[str, int], base: Mapping[str, int], final: 
     missing = {name: state for name, state in case.states.items() if state == MISSING}
     earlier = standing(case, "idle", False, idle, idle, missing)[0]
     earlier |= standing(case, case.phase, case.mode.startswith("bypass"), base, base, missing)[0]
-    tripped, withheld = standing(case, case.phase, case.mode == "bypass", base, final, case.states)
+    mode_known = case.states.get("service_mode", GOOD) == GOOD
+    tripped, withheld = standing(case, case.phase, case.mode == "bypass" and mode_known, base, final, case.states)
     tripped |= {name for name in earlier if SOFTWARE[name]["reaction"]["latch"]}
-    if case.mode == "bypass then treat":
+    if case.mode == "bypass then treat" or (case.mode == "bypass" and not mode_known):
         tripped.add(next(name for name, row in SOFTWARE.items() if row["test"]["kind"] == "bypass"))
     actions = {action for name in tripped for action in SOFTWARE[name]["reaction"]["action"]}
     return Expected(frozenset(tripped), frozenset(withheld - tripped), frozenset(actions))

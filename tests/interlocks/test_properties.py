@@ -103,7 +103,8 @@ class Watch:
                 when = SOFTWARE[name]["when"]
                 if when["trips"] == "requested":
                     continue  # depends on what was requested before
-                if now_ns - since_ns >= when.get("debounce_ms", 0) * MS:
+                # A debounce is measured by the node's clock: set back, it lasts longer; LOOP_STALL tells.
+                if now_ns - since_ns >= (when.get("debounce_ms", 0) + (self.back_ms if when.get("debounce_ms") else 0)) * MS:
                     assert not decision.permit, f"permit beside {name}"
                     assert name in decision.tripped + decision.withheld
         else:
