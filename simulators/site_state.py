@@ -60,6 +60,11 @@ def room_state(room: RoomPlant) -> dict[str, Any]:
         "people_inside": list(access.people_inside),
         "service_key": access.service_key,
         "chain": {name: line.value for name, line in chain.elements.items()},
+        "beam_off": {
+            "level": int(chain.beam_off.level),
+            "stopper_in": chain.beam_off.stopper.inside,
+            "residual_counts": chain.beam_off.residual_counts,
+        },
         "permits": {
             "A": chain.permit_a.value,
             "B": chain.permit_b.value,
