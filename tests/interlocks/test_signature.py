@@ -5,7 +5,9 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from typer.testing import CliRunner
 
+from controller.cli import app
 from controller.sign_limits import sign_limits
 from drivers.hal.errors import BeamlineError
 from interlocks.daemon import main
@@ -135,3 +137,29 @@ def test_unsigned_limits_are_for_development_on_this_computer_only(tmp_path, cap
         daemon(tmp_path, "--unsigned", "--host", "192.0.2.7")
     assert ended.value.code == 2
     assert "loopback" in capsys.readouterr().err
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["sign-limits", *map(str, arguments), "--author", "Ada", "--approver", "Bo"])
+
+
+def test_a_site_signs_its_own_overlay_with_its_own_key(signed, tmp_path):
+    overlay, key, public = tmp_path / "site.toml", tmp_path / "site.key", tmp_path / "site.pub.json"
+    overlay.write_text('[interlock.RING_ANGLE]\ntest = { limit = 150 }\nsource = "acceptance"\n')
+    done = run(overlay, "--key", key, "--public", public)
+    assert done.exit_code == 0, done.output
+    taken = load(signed[0], verifier([signed[1], public]), overlay)
+    assert taken.row("RING_ANGLE").params["limit"] == 150
+    overlay.write_text(overlay.read_text().replace("150", "250"))
+    refused = run(overlay, "--key", key)
+    assert refused.exit_code == 2
+    assert "relaxes" in refused.output
+
+
+def test_a_signature_that_nobody_could_verify_is_not_made(tmp_path):
+    file = tmp_path / "limits.toml"
+    file.write_bytes(SHIPPED.read_bytes())
+    refused = run(file)
+    assert refused.exit_code == 2
+    assert "--public" in refused.output
+    assert not file.with_suffix(".toml.sig").exists()
