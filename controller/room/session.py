@@ -415,7 +415,7 @@ class Session:
             return False
         cause = self.watchdog.judge(now_ns(), gap_ns)
         if cause is not None:
-            self.room.trip(cause)
+            self._act(cause)
         return cause is not None
 
     def _request_watched(self, change: StateChange) -> None:
