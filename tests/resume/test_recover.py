@@ -102,7 +102,7 @@ def test_without_a_latch_the_open_grant_is_an_interval_and_the_beam_is_locked(cr
     assert (dead / "journal.bin").read_bytes() == journal
     text = " ".join(recovered.lines())
     assert f"between {int(known.lower.sum())} and {int(known.upper.sum())} counts" in text
-    assert "latch is lost" in text and "--sign NAME" in text
+    assert "latch is not known" in text and "--sign NAME" in text
     with pytest.raises(Refused, match="locked"):
         run_resume(ResumeOptions(dead))
 
@@ -204,7 +204,7 @@ def assert_says_the_interval(treated, known) -> None:
     (interval,) = summary["intervals"]
     assert (interval["counts1_lower"], interval["counts1_upper"]) == (low, high)
     assert (interval["signed_by"], interval["reason"]) == ("A. Physicist", "film")
-    assert "latch is lost" in interval["doubt"]
+    assert "latch is not known" in interval["doubt"]
     verdict = list(verdict_lines(treated.outcome, treated.summary))
     assert "known only within a signed interval" in verdict[0]
     report = (treated.output / "report.html").read_text()
