@@ -112,6 +112,12 @@ def test_a_plan_is_treated_over_real_wires_while_foreign_programs_look_on(stage,
     stack.enter_context(kept_running({"args": listen}, directory / "heard.log"))
     run = treated(stage, site, plans[SMALL_MM])
     run.until_said("preparatory.positioning")
+    second = command("treat", plans[SMALL_MM], "--endpoints", site.file, "--output", directory / "second")
+    assert second.returncode == 2
+    assert f"process {run.process.pid}" in second.stdout + second.stderr
+    look = command("devices", "--endpoints", site.file, "--json")
+    assert look.returncode == 3, "the serial line has one user"
+    assert "another program uses this serial line" in look.stdout
     beat = epics(site, "camonitor", "-#", "1", "ASAN:G1:DU:STATUS:RB")
     stack.enter_context(kept_running(beat, directory / "beat.log"))
     assert "iongantry simulated delivery unit G1" in said(epics(site, "caget", "ASAN:G1:DU:ID:RB"))
@@ -238,7 +244,7 @@ def test_simulators_that_die_altogether_leave_a_record_and_a_stated_interval(sta
     summary = run.summary()
     assert summary["status"] == "partial"
     assert (run.output / "report.html").exists()
-    recovered = command("recover", run.output)
+    recovered = command("recover", run.output, "--no-unit")
     assert recovered.returncode in (0, 3), recovered.stderr
     assert ("locked" in recovered.stdout) == (recovered.returncode == 3)
 
