@@ -30,6 +30,7 @@ from controller.cli_common import (
     refuse,
     say,
 )
+from controller.cli_explain import register as register_explain
 from controller.cli_hil import register as register_hil
 from controller.cli_limits import register as register_limits
 from controller.cli_simulate import register as register_simulate
@@ -461,6 +462,7 @@ def commission(
 
 register_site(app)
 register_limits(app)
+register_explain(app)
 register_hil(app)
 register_simulate(app)
 register_tap(app)

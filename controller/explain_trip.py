@@ -1,0 +1,120 @@
+"""From the name of a trip to the line that decides it: one row of the interlock matrix in words, with the places to look.
+
+`iongantry explain-trip RING_ANGLE` (or its first-out code) prints the row, its inputs with their registers, the function that
+judges them, and what brings the permit back, each with file and line. Not responsible for what is tripped now (that is on the
+status line and in the console), nor for anything that the interlock system does: it only reads that package's tables.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from interlocks import conditions, inputs, matrix
+from interlocks.engine import Engine
+from interlocks.matrix import Interlock, Limits
+
+PACKAGE = Path(matrix.__file__).parent
+WHEN = {
+    "always": "always",
+    "armed": "while a treatment is armed, or not known not to be",
+    "requested": "while armed, once the request relay was closed",
+    "beam": "while beam is measured, or not known not to be",
+    "moving": "while standstill is not reported",
+    "never": "never as a trip",
+}
+INTERNAL: dict[str, Callable[..., Any]] = {  # kinds that are no condition of values
+    "boot": Engine.step,
+    "stall": Engine.step,
+    "bypass": Engine._condition,
+    "stale": Engine._condition,
+    "feedback": Engine._condition,
+}
+
+
+class NoSuchRow(ValueError):
+    """There is no row of that name or code; the text says which come near."""
+
+
+def find(limits: Limits, wanted: str) -> Interlock:
+    """The row of an id (any case) or first-out code. Raises NoSuchRow."""
+    for row in limits.rows:
+        if wanted.upper() == row.id or wanted == str(row.code):
+            return row
+    near = difflib.get_close_matches(wanted.upper(), [row.id for row in limits.rows], 4, 0.4)
+    raise NoSuchRow(f"no interlock is called {wanted!r}; near: {', '.join(near) or 'none'} (all: docs/interlocks.md)")
+
+
+def place(function: Callable[..., Any]) -> str:
+    """File and line of a function."""
+    path = Path(inspect.getsourcefile(function) or "")
+    return f"{PACKAGE.name}/{path.name}:{inspect.getsourcelines(function)[1]}"
+
+
+def line_of(file: str, pattern: str) -> str:
+    """File and line of the first match in the package."""
+    for number, text in enumerate((PACKAGE / file).read_text(encoding="utf-8").splitlines(), start=1):
+        if re.search(pattern, text):
+            return f"{PACKAGE.name}/{file}:{number}"
+    return f"{PACKAGE.name}/{file}"
+
+
+def register_words(name: str) -> str:
+    """Where an input comes from."""
+    signal = inputs.SIGNALS[name]
+    stem, _, tail = name.partition("_")
+    ways = (
+        rf"\b{name}\b",
+        rf"_bits\({signal.register},.*\b{tail}\b",
+        rf"\b{stem}_.*\b{signal.register}\b",
+        rf"\b{stem}_",
+        "^SIGNALS",
+    )
+    where = next(found for pattern in ways if ":" in (found := line_of("inputs.py", pattern)))
+    own = signal.register >= inputs.OWN_FIRST
+    what = f"register {signal.register}" + (f" to {signal.register + signal.words - 1}" if signal.words > 1 else "")
+    bit = f", bit {signal.mask.bit_length() - 1}" if signal.mask else ""
+    sign = ", signed" if signal.signed else ""
+    node = "worked out by the interlock system itself, as " if own else "room safety node 1, "
+    return f"{name}: {node}{what}{bit}{sign} ({where})"
+
+
+def explain(limits: Limits, wanted: str) -> str:
+    """The row in words. Raises NoSuchRow."""
+    row = find(limits, wanted)
+    figures = ", ".join(f"{key} {value}" for key, value in row.params.items()) + (f" ({row.unit})" if row.unit else "")
+    lines = [
+        f"{row.id}, first-out code {row.code}, class {row.klass}: {row.what}",
+        f"row       {line_of('limits.toml', re.escape(f'[interlock.{row.id}]'))}",
+    ]
+    if row.acts != "software":
+        acted = f"by {row.by}, within {row.deadline_ms:g} ms; no program of the interlock system decides it"
+        lines += [f"decided   {acted}", f"figures   {figures}"]
+    else:
+        judge = conditions.CHANNEL.get(row.kind) or conditions.JOINT.get(row.kind) or INTERNAL[row.kind]
+        text = f"decided   {row.kind} in {place(judge)}" + (f": {figures}" if figures else "")
+        lines += [text, f"          called by {place(Engine._judge)} (believed? phase, debounce, hold, bypass, latch)"]
+        lines += [f"{'inputs' if not index else '':10}{register_words(name)}" for index, name in enumerate(row.inputs)]
+        withholds = "withholds the permit outside of that too" if row.withholds else "withholds nothing before it has tripped"
+        lines += [
+            f"trips     {WHEN[row.trips]}; {withholds}",
+            f"deadline  {row.deadline_ms:g} ms from the change to the decision; must last {row.debounce_ms:g} ms",
+        ]
+    back = (
+        f"by {row.reset_role}, once the cause is gone and no beam is requested"
+        if row.latch
+        else "by itself when the cause is gone"
+    )
+    asked = f"; {limits.invalid_reset_role}, if inputs were only not believed" if row.latch and row.inputs else ""
+    lines += [
+        f"actions   {', '.join(action.name for action in row.actions)}; the permit B is withheld for every one",
+        f"reset     {back}{asked} ({place(Engine.resettable)})",
+        f"bypass    {'in service mode, by two people' if row.bypassable_in else 'never'}",
+        f"source    {row.source}",
+        *([f"do        {row.advice}"] if row.advice else []),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""From the name of a trip to its line: whatever the file has, the explanation leads to places that are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+from oracle import RAW
+from typer.testing import CliRunner
+
+from controller.cli import app
+from controller.explain_trip import NoSuchRow, explain
+from interlocks.matrix import load
+
+ROOT = Path(__file__).parents[2]
+LIMITS = load()
+
+
+@pytest.mark.parametrize("name", list(RAW["interlock"]))
+def test_every_row_leads_to_lines_that_are_there(name):
+    row, text = RAW["interlock"][name], explain(LIMITS, name)
+    assert text.startswith(f"{name}, first-out code {row['sort']['code']}, class {row['sort']['class']}: {row['what']}")
+    places = dict(re.findall(r"(interlocks/[\w.]+):(\d+)", text))
+    for file, number in re.findall(r"(interlocks/[\w.]+):(\d+)", text):
+        assert len((ROOT / file).read_text(encoding="utf-8").splitlines()) >= int(number)
+    line = (ROOT / "interlocks/limits.toml").read_text(encoding="utf-8").splitlines()[int(places["interlocks/limits.toml"]) - 1]
+    assert line == f"[interlock.{name}]"
+    assert row["reaction"]["reset_role"] in text or not row["reaction"]["latch"]
+    for action in row["reaction"]["action"]:
+        assert action in text
+    if row["sort"]["acts"] == "software":
+        assert f"{row['when']['deadline_ms']} ms" in text
+        assert row["advice"] in text
+        for name_of_input in row["test"].get("inputs", ()):
+            (told,) = [line for line in text.splitlines() if line[10:].startswith(f"{name_of_input}: ")]
+            where = re.search(r"\((interlocks/inputs.py):(\d+)\)", told)
+            assert where is not None, told
+            source = (ROOT / where[1]).read_text(encoding="utf-8").splitlines()[int(where[2]) - 1]
+            assert name_of_input.removeprefix("chain_") in source or name_of_input.partition("_")[0] in source, told
+
+
+def test_the_function_named_is_the_one_that_judges():
+    text = explain(LIMITS, "ring_angle")
+    number = int(re.search(r"difference in interlocks/conditions.py:(\d+)", text)[1])
+    assert (
+        (ROOT / "interlocks/conditions.py").read_text(encoding="utf-8").splitlines()[number - 1].startswith("def difference(")
+    )
+    assert "register 14 to 15, signed" in text
+    assert explain(LIMITS, "21") == text
+
+
+def test_a_name_nearly_right_is_told_which_come_near():
+    with pytest.raises(NoSuchRow, match="RING_ANGLE"):
+        explain(LIMITS, "RING_ANGEL")
+    run = CliRunner().invoke(app, ["explain-trip", "RING_ANGEL"])
+    assert run.exit_code == 2
+    run = CliRunner().invoke(app, ["explain-trip", "DOOR"])
+    assert run.exit_code == 0
+    assert "Search the room again" in run.output
