@@ -4,7 +4,7 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from typer.testing import CliRunner
 
 from controller.cli import app
@@ -91,6 +91,22 @@ def test_a_signature_of_another_key_is_refused(signed, tmp_path):
     with pytest.raises(LimitsError, match="not trusted"):
         load(signed[0], verifier([public]))
     assert load(signed[0], verifier([public, signed[1]])).signature
+
+
+def test_a_signature_with_anything_but_the_whole_padding_is_refused(signed, tmp_path):
+    private = load_pem_private_key((signed[0].parent / "site.key").read_bytes(), None).private_numbers()
+    n, size = private.public_numbers.n, 384
+    block = json.loads(signed[0].with_suffix(".toml.sig").read_text())
+    whole = pow(int(block["signature"], 16), 65537, n).to_bytes(size, "big")
+    for forged in (
+        whole[:10] + b"\xfe" + whole[11:],  # a hole in the padding
+        b"\x00\x02" + whole[2:],  # of another kind
+        b"\x00\x01\xff\xff\x00" + whole[-51:] + b"\x00" * (size - 56),  # short, with room for anything behind
+        bytes(size - 32) + whole[-32:],  # none at all
+    ):
+        signature = f"{pow(int.from_bytes(forged, 'big'), private.d, n):x}"
+        with pytest.raises(LimitsError, match="does not belong"):
+            load(copied(signed, tmp_path, signature=signature), verifier([signed[1]]))
 
 
 def test_a_small_key_is_no_key(tmp_path):
