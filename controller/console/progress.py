@@ -154,7 +154,7 @@ def _news(event: Event) -> str:
             numbers = f" ({data['value']}; limit {data['limit']})" if data.get("limit") else ""
             return f"TRIP {data['cause']}: {data['message']}{numbers}{f'; {hint}' if (hint := data.get('hint')) else ''}"
         case "interlock.trip" if data["id"] != BOOT:
-            return f"TRIP {data['id']}: {data['cause']}; {data['advice']}"
+            return f"TRIP {data['id']}: {data['cause']}{f'; {advice}' if (advice := data.get('advice')) else ''}"
         case "override":
             return f"overridden: {data['name']}: {data['reason']}"
         case "refused":
