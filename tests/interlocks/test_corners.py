@@ -12,6 +12,7 @@ from interlocks.bypass import BypassRefused
 from interlocks.daemon import latched_before
 from interlocks.engine import Engine
 from interlocks.inputs import Sample
+from interlocks.plan_watch import _words
 
 HOUR_MS = 3_600_000.0
 
@@ -203,3 +204,9 @@ def test_the_last_word_of_the_journal_counts(tmp_path):
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"kind": "reset", "latched": []}) + "\n")
     assert latched_before(path, LIMITS) == ()
+
+
+def test_a_ceiling_too_large_for_its_registers_is_the_largest_that_fits_and_never_a_small_one():
+    assert _words((1 << 40, 2)) == [0xFFFF, 0xFFFF]
+    assert _words((1 << 32, 2), (7, 1)) == [0xFFFF, 0xFFFF, 7]
+    assert _words((-30_000, 2)) == [0xFFFF, 0x8AD0]
