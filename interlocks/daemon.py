@@ -7,6 +7,7 @@ its own. Dying, hanging, or losing the link needs no code: the pulse stops. Not 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -256,24 +257,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--speed {given.speed} must be above 0")
     if given.unsigned and given.host not in LOOPBACK:
         parser.error(f"--unsigned is for development on a loopback host, not for {given.host}")
-    with ExitStack() as stack:
+    with ExitStack() as stack, suppress(KeyboardInterrupt):
         try:
             verify = None if given.unsigned else verifier([SHIPPED_KEY, *(given.trust or ())])
             limits = load(given.limits, verify, given.overlay)
             plan = given.plan.read_bytes() if given.plan is not None else None
             latched = latched_before(given.journal, limits)
-            file = stack.enter_context(given.journal.open("a", encoding="utf-8"))
-            given.buttons.unlink(missing_ok=True)
+            file = stack.enter_context(given.journal.open("a", buffering=1, encoding="utf-8"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one interlock system keeps a journal
             buttons = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            given.buttons.unlink(missing_ok=True)
             buttons.bind(str(given.buttons))
             given.buttons.chmod(0o600)
         except (LimitsError, ValueError, OSError) as error:
-            sys.stderr.write(f"{error}\n")
+            kept = f"{given.journal} is kept by another interlock system: " if isinstance(error, BlockingIOError) else ""
+            sys.stderr.write(f"{kept}{error}\n")
             return 2
 
         def journal(record: Record) -> None:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
+            file.write(json.dumps(record) + "\n")  # line by line to the system
             os.fsync(file.fileno())
 
         run(ModbusTcp(given.host, given.port), limits, buttons, journal, latched, given.speed, plan)

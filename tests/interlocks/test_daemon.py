@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -288,3 +289,26 @@ def test_latches_of_a_former_life_are_read_from_the_journal(tmp_path):
     assert latched_before(path, LIMITS) == ("SPOT_POSITION",)
     path.write_text("rubbish\n[1]\n", encoding="utf-8")
     assert latched_before(path, LIMITS) == ()
+
+
+def test_a_second_interlock_system_of_a_room_is_refused_and_ctrl_c_is_an_end(tmp_path):
+    arguments = [
+        *(sys.executable, "-m", "interlocks.daemon", "--port", "9", "--unsigned"),
+        *("--buttons", str(tmp_path / "b"), "--journal", str(tmp_path / "j")),
+    ]
+    first = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline_s = time.monotonic() + 20.0
+        while not (tmp_path / "b").exists():
+            assert time.monotonic() < deadline_s and first.poll() is None
+            time.sleep(0.02)
+        second = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
+        assert second.returncode == 2
+        assert "is kept by another interlock system" in second.stderr
+        first.send_signal(signal.SIGINT)
+        assert first.wait(20) == 0
+        assert first.stderr.read() == ""
+    finally:
+        first.kill()
+        first.wait()
+        first.stderr.close()
