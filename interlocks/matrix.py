@@ -185,18 +185,12 @@ def parse(
     _judge_whole(rows, reasons)
     if reasons:
         raise LimitsError(where, reasons)
-    numbers = {name: float(engine[name]) for name in ("poll_ms", "stall_ms", "stale_ms", "bypass_max_h")}
+    numbers: Any = {name: float(engine[name]) for name in ("poll_ms", "stall_ms", "stale_ms", "bypass_max_h")}
     digest = hashlib.sha256(data).hexdigest()
+    told: Any = {name: engine[name] for name in ("invalid_reset_role", "plan_required", "proof_required")}
+    over_digest = hashlib.sha256(overlay).hexdigest() if overlay else ""
     return Limits(
-        rows,
-        invalid_reset_role=engine["invalid_reset_role"],
-        sha256=digest,
-        signature=signature,
-        plan_required=switches["plan_required"] is True,
-        proof_required=switches["proof_required"] is True,
-        conversion=conversion,
-        overlay_sha256=hashlib.sha256(overlay).hexdigest() if overlay else "",
-        **numbers,
+        rows, **numbers, **told, sha256=digest, signature=signature, conversion=conversion, overlay_sha256=over_digest
     )
 
 
