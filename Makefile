@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= run/demo
 
-.PHONY: demo test test-slow lint types contracts check bench docs sign-limits lock clean
+.PHONY: demo test test-slow lint types contracts check bench mutants docs sign-limits lock clean
 
 # One marker says that the environment matches the lock file.
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -38,6 +38,10 @@ check: lint types contracts test
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench
+
+# Plants faults in the interlock system; every one must be noticed by a test. About three minutes on two cores.
+mutants: $(VENV)/.ready
+	$(BIN)/python tests/interlocks/mutants.py
 
 docs: $(VENV)/.ready
 	$(BIN)/python -m controller.room.diagram

@@ -9,10 +9,12 @@ from safety_room import LIMITS, MS, SAFE, Bench, armed, moving, ready
 
 from interlocks import bypass
 from interlocks.bypass import BypassRefused
+from interlocks.conditions import NEVER_NS, above, drift, still
 from interlocks.daemon import latched_before
 from interlocks.engine import Engine
 from interlocks.inputs import Sample
 from interlocks.plan_watch import _words
+from interlocks.proof import ProofTest
 
 HOUR_MS = 3_600_000.0
 
@@ -210,3 +212,39 @@ def test_a_ceiling_too_large_for_its_registers_is_the_largest_that_fits_and_neve
     assert _words((1 << 40, 2)) == [0xFFFF, 0xFFFF]
     assert _words((1 << 32, 2), (7, 1)) == [0xFFFF, 0xFFFF, 7]
     assert _words((-30_000, 2)) == [0xFFFF, 0x8AD0]
+
+
+def test_what_must_keep_changing_may_stand_for_its_limit_and_says_when_that_ends():
+    p = {"limit": 200}
+    bad, memory, due_ns = still(p, [7], None, 1000 * MS)
+    assert (bad, due_ns) == (False, 1200 * MS)
+    bad, memory, due_ns = still(p, [7], memory, 1199 * MS)
+    assert (bad, due_ns) == (False, 1200 * MS), "that somebody looked is no change"
+    assert still(p, [7], memory, 1200 * MS) == (True, (7, 1000 * MS), NEVER_NS)
+    assert still(p, [8], memory, 1200 * MS) == (False, (8, 1200 * MS), 1400 * MS)
+
+
+def test_a_ceiling_has_a_share_and_a_floor_and_nothing_is_no_ceiling():
+    p = {"percent": 2, "floor": 50}
+    assert not above(p, [1070, 1000], None, 0).bad
+    assert above(p, [1071, 1000], None, 0).bad
+    assert not above(p, [1071, 0], None, 0).bad
+    assert above(p, [52, 1], None, 0).bad
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_one_axis_alone_drifts_and_from_where_it_began(axis):
+    p, now = {"limit": 500}, [10, -20, 30]
+    _, memory, _ = drift(p, now, None, 0)
+    for by, bad in ((300, False), (500, False), (501, True)):
+        moved = [value + (by if index == axis else 0) for index, value in enumerate(now)]
+        assert drift(p, moved, memory, 0) == (bad, (10, -20, 30), NEVER_NS)
+
+
+def test_a_proof_test_ends_without_a_result_when_its_inputs_cannot_be_believed():
+    proof = ProofTest(LIMITS)
+    proof.begin("Ada")
+    assert proof.step(0, {name: Sample(value, True, 0, 0) for name, value in SAFE.items()}, True) is None
+    record = proof.step(MS, {name: Sample(value, False, MS, 0) for name, value in SAFE.items()}, True)
+    assert (record["state"], record["why"]) == ("failed", "inputs could not be believed")
+    assert proof.left == ()

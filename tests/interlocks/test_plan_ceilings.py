@@ -294,6 +294,14 @@ def weights(point):
     return list(point.ScanSpotMetersetWeights)
 
 
+def leap(beam, points):
+    """From the second layer on everything lies higher: each layer adds up, and so does the end."""
+    step = float(beam.FinalCumulativeMetersetWeight) / 100.0
+    for point in points[2:]:
+        point.CumulativeMetersetWeight = f"{float(point.CumulativeMetersetWeight) + step:.10g}"
+    beam.FinalCumulativeMetersetWeight = f"{float(beam.FinalCumulativeMetersetWeight) + step:.10g}"
+
+
 WRONG = {
     "no meterset": (lambda d, b, p: delattr(reference(d), "BeamMeterset"), "BeamMeterset"),
     "no final weight": (lambda d, b, p: delattr(b, "FinalCumulativeMetersetWeight"), "FinalCumulativeMetersetWeight"),
@@ -311,6 +319,17 @@ WRONG = {
     "a spot too few": (lambda d, b, p: setattr(p[0], "ScanSpotMetersetWeights", p[0].ScanSpotMetersetWeights[1:]), "spots"),
     "photons": (lambda d, b, p: setattr(b, "RadiationType", "PHOTON"), "species"),
     "two fraction groups": (lambda d, b, p: d.FractionGroupSequence.append(d.FractionGroupSequence[0]), "fraction groups"),
+    "weights that leap between layers": (lambda d, b, p: leap(b, p), "cumulative weight"),
+    "a plan for photons": (lambda d, b, p: setattr(d, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.481.5"), "not an RT Ion Plan"),
+    "an endless meterset": (lambda d, b, p: setattr(reference(d), "BeamMeterset", "1e999"), "BeamMeterset is no number"),
+    "a place without a weight": (
+        lambda d, b, p: setattr(p[0], "NumberOfScanSpotPositions", len(weights(p[0])) + 1),
+        "spots, weights of",
+    ),
+    "half of what it promises": (
+        lambda d, b, p: setattr(b, "FinalCumulativeMetersetWeight", f"{2.0 * float(b.FinalCumulativeMetersetWeight):.10g}"),
+        "weights reach",
+    ),
     "two beams of one number": (lambda d, b, p: d.IonBeamSequence.append(b), "told apart"),
 }
 
@@ -320,6 +339,23 @@ def test_what_is_wrong_is_said(name):
     change, reason = WRONG[name]
     with pytest.raises(PlanNotUnderstood, match=reason):
         read(edited(change))
+
+
+def test_an_element_that_occurs_twice_is_refused():
+    twice = b"\xfe\x7f\x10\x00LO\x02\x00AB"
+    plan = encoded(EXAMPLE, ExplicitVRLittleEndian)
+    assert read(plan + twice).beams == read(EXAMPLE).beams
+    with pytest.raises(PlanNotUnderstood, match="twice"):
+        read(plan + 2 * twice)
+
+
+def test_set_up_beams_are_not_treated_and_need_no_meterset():
+    def change(dataset, beam, points):
+        setup = pydicom.dcmread(io.BytesIO(EXAMPLE)).IonBeamSequence[0]
+        setup.BeamNumber, setup.TreatmentDeliveryType = 99, "SETUP"
+        dataset.IonBeamSequence.append(setup)
+
+    assert read(edited(change)).beams == read(edited(lambda *_: None)).beams
 
 
 def test_every_reason_is_given():
