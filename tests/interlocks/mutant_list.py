@@ -78,7 +78,11 @@ BY_FILE = {
             'quiet = self._is("permit_r", 0) and self._is("beam_present", 0)',
             "quiet = True",
         ),
-        ("a reset while beam is measured", 'quiet = self._is("permit_r", 0) and', "quiet ="),
+        (
+            "a reset while beam is measured",
+            'self._is("permit_r", 0) and self._is("beam_present", 0)',
+            'self._is("permit_r", 0)',
+        ),
         (
             "a reset while beam is requested",
             'self._is("permit_r", 0) and self._is("beam_present", 0)',
