@@ -248,3 +248,19 @@ def test_a_proof_test_ends_without_a_result_when_its_inputs_cannot_be_believed()
     record = proof.step(MS, {name: Sample(value, False, MS, 0) for name, value in SAFE.items()}, True)
     assert (record["state"], record["why"]) == ("failed", "inputs could not be believed")
     assert proof.left == ()
+
+
+@pytest.mark.parametrize("left", ["permit_r", "beam_present"])
+def test_no_reset_while_beam_is_asked_for_nor_while_it_is_there(left):
+    bench = armed(beam=True)
+    bench.set(spot_error_um=9000)
+    bench.set(spot_error_um=0, armed=0, **{name: 0 for name in ("permit_r", "beam_present") if name != left})
+    bench.run(100)
+    bench.node.reset(bench.room.now_ns, "physicist", True)
+    bench.run(3)
+    reset = bench.node.reset(bench.room.now_ns, "physicist", False)
+    assert "SPOT_POSITION" not in reset.cleared
+    assert "withdraw the request first" in dict(reset.refused)["SPOT_POSITION"]
+    bench.set(**{left: 0})
+    bench.run(100)
+    assert "SPOT_POSITION" in bench.press("physicist")
