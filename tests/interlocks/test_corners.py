@@ -12,6 +12,7 @@ from interlocks.bypass import BypassRefused
 from interlocks.conditions import NEVER_NS, above, drift, still
 from interlocks.daemon import latched_before
 from interlocks.engine import Engine
+from interlocks.first_out import FirstOut
 from interlocks.inputs import Sample
 from interlocks.plan_watch import _words
 from interlocks.proof import ProofTest
@@ -264,3 +265,13 @@ def test_no_reset_while_beam_is_asked_for_nor_while_it_is_there(left):
     bench.set(**{left: 0})
     bench.run(100)
     assert "SPOT_POSITION" in bench.press("physicist")
+
+
+def test_what_came_before_is_not_kept_as_after_where_nothing_followed():
+    first_out, second = FirstOut(), 1000 * MS
+    first_out.note(5 * second, (("door_a_closed", 0, True),))
+    first_out.trip(6 * second, LIMITS.row("DOOR"), ())
+    first_out.close_due(16 * second)
+    (episode,) = first_out.episodes
+    assert len(episode.before) == 1
+    assert episode.after == ()
