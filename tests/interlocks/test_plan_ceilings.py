@@ -91,7 +91,7 @@ def undefine(dataset):
 # --- plans of our own maker ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12)
+@settings(deadline=None, max_examples=12)
 @given(
     st.sampled_from(("sphere", "box", "qa-grid", "pancreas")),
     st.sampled_from(("C", "He", "O", "Ne")),
@@ -179,7 +179,7 @@ def random_plans(draw):
     return root
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(random_plans(), st.sampled_from(SYNTAXES), st.booleans())
 def test_plans_of_random_numbers_are_read_alike(tmp_path_factory, dataset, syntax, undefined):
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
@@ -212,7 +212,7 @@ def raster(layers, angle, projectile=("12C", 6, 12)):
     return ("\n".join(lines) + "\n").encode()
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(LAYERS, st.sampled_from((0.0, 90.0, -45.5)), st.sampled_from((("12C", 6, 12), ("4He", 2, 4), ("1H", 1, 1))))
 def test_raster_scan_files_are_read_alike(tmp_path_factory, layers, angle, projectile):
     mine = agree(raster(layers, angle, projectile), tmp_path_factory.mktemp("raster"), ".rst")
@@ -238,7 +238,7 @@ def refused_or_the_same(data, directory, suffix=".dcm"):
     return True
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(st.data(), st.sampled_from((ExplicitVRLittleEndian, ImplicitVRLittleEndian)))
 def test_a_damaged_plan_is_refused_or_read_alike(tmp_path_factory, data, syntax):
     bad = bytearray(encoded(EXAMPLE, syntax))
@@ -256,7 +256,7 @@ def test_a_damaged_plan_is_refused_or_read_alike(tmp_path_factory, data, syntax)
     refused_or_the_same(bytes(bad), tmp_path_factory.mktemp("bad"))
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_a_damaged_raster_scan_file_is_refused_or_read_alike(tmp_path_factory, data):
     bad = bytearray(raster([(200.0, [1e5, 2e5]), (150.0, [3e4])], 30.0))
@@ -268,6 +268,7 @@ def test_a_damaged_raster_scan_file_is_refused_or_read_alike(tmp_path_factory, d
     refused_or_the_same(bytes(bad), tmp_path_factory.mktemp("badrst"), ".rst")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 @example(b"rstfile 20030630\n")
 @example(b"\0" * 128 + b"DICM")
