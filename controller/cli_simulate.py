@@ -149,7 +149,7 @@ def _request(action: str, given: list[str]) -> tuple[Any, ...]:
             except ValueError:
                 factor = math.nan
             if not math.isfinite(factor):
-                raise ValueError(f"{given[0]!r} is not a finite number")
+                raise ValueError(f"{given[0]!r} is not a number")
             return "POST", "/speed", {"factor": factor}
         case "fault":
             return "POST", "/faults", {"spec": given[0], **room}
