@@ -38,9 +38,7 @@ def test_what_is_asked_wrongly_is_refused_in_words(file, arguments, words):
     assert words in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(MAP, "the file that `iongantry simulate` wrote has one"), ("x", "not TOML"), (None, "cannot be read")]
-)
+@pytest.mark.parametrize(("content", "words"), [(MAP, "names no backdoor"), ("x", "not TOML"), (None, "cannot be read")])
 def test_a_file_without_a_backdoor_is_refused(tmp_path, content, words):
     path = tmp_path / "map.toml"
     if content is not None:
