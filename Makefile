@@ -19,7 +19,7 @@ demo: $(VENV)/.ready
 	$(BIN)/iongantry treat examples/carbon_sphere.dcm --facility asan --room G1 --output $(RUN)
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow"
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow

@@ -174,7 +174,10 @@ def connected(case: Case) -> tuple[str, ...]:
     return () if case.device == "reference" else (case.device,)
 
 
-@pytest.mark.parametrize(("driver", "kind"), MATRIX)
+@pytest.mark.parametrize(
+    ("driver", "kind"),
+    [pytest.param(*row, marks=[pytest.mark.slow] if row == ("imager", "flood") else []) for row in MATRIX],  # 20 s of messages
+)
 def test_a_driver_bears_a_wire_fault(driver: str, kind: str) -> None:
     case = DRIVERS[driver]
     fault = WireFault(case.wire, kind, duration_s=case.lasts_s, seed=3)

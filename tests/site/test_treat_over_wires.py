@@ -175,6 +175,7 @@ def planned(run):
     return run.summary()["beams"][0]["meterset_planned"] * 1000.0
 
 
+@pytest.mark.slow
 def test_an_ioc_that_dies_in_beam_ends_it_and_what_is_left_is_delivered_afterwards(stage, plans):
     site, run = in_beam(stage, plans)
     site.ask("POST", "/servers/ioc/kill")
