@@ -145,7 +145,7 @@ DRIVERS = {
 test_the_dose_channels.__test__ = False
 
 MATRIX = [
-    pytest.param(driver, kind.name, id=f"{driver}-{kind.name}")
+    pytest.param(driver, kind.name, id=f"{driver}-{kind.name}", marks=[pytest.mark.slow] if kind.name == "flood" else [])
     for driver, case in DRIVERS.items()
     for kind in KINDS.values()
     if carrier_of(case.wire) in kind.carriers
@@ -174,10 +174,7 @@ def connected(case: Case) -> tuple[str, ...]:
     return () if case.device == "reference" else (case.device,)
 
 
-@pytest.mark.parametrize(
-    ("driver", "kind"),
-    [pytest.param(*row, marks=[pytest.mark.slow] if row == ("imager", "flood") else []) for row in MATRIX],  # 20 s of messages
-)
+@pytest.mark.parametrize(("driver", "kind"), MATRIX)
 def test_a_driver_bears_a_wire_fault(driver: str, kind: str) -> None:
     case = DRIVERS[driver]
     fault = WireFault(case.wire, kind, duration_s=case.lasts_s, seed=3)
