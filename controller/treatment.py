@@ -332,6 +332,8 @@ async def _run(
     try:
         await world.inject(admitted.faults)
         if await _connect(ran, devices):
+            if admitted.where is not None:  # a controller that died may have left the room armed; nothing armed may move
+                await devices.access.preset(0, 0.0, 0, False)
             await world.until_violated(fraction.run())
     except InvariantViolated as violated:
         ran.violation = violated.violation
