@@ -190,8 +190,7 @@ def _located(
         refuse(error.as_reasons, as_json)
     if endpoints is None:
         return installed, None, name
-    # Nothing is treated: what a patient received is nobody's question here.
-    where, reasons = locate(endpoints, installed, name, factor=None, state=Path())
+    where, reasons = locate(endpoints, installed, name, factor=None, treats=False)
     if reasons or where is None:
         refuse(reasons, as_json)
     return installed, where, name

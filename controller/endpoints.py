@@ -62,6 +62,7 @@ def locate(
     library: BeamLibrary | None = None,
     lifted: Collection[str] = (),
     faults: bool = False,
+    treats: bool = True,
 ) -> tuple[Whereabouts | None, list[str]]:
     """Find the room of a run on an endpoint map.
 
@@ -74,6 +75,7 @@ def locate(
         library: what the beam is made from.
         lifted: names of overrides that were used.
         faults: whether faults are to be planted.
+        treats: whether somebody is to be treated; otherwise what a patient received is nobody's question.
 
     Returns:
         Where the room is (None when the map cannot be used), and every objection.
@@ -98,7 +100,7 @@ def locate(
         reasons.append(f"--speed {factor:g}: the simulators at these endpoints run at {endpoints.speed:g} times real time")
     if real and endpoints.speed != REAL:
         reasons.append(f"{path}: speed {endpoints.speed:g} beside real devices ({', '.join(real)}), which keep real time")
-    if real and state is None:
+    if real and treats and state is None:
         reasons.append(f"--state: needed where something is real ({', '.join(real)}): what a patient received outlives a run")
     if real and lifted:
         reasons.append(

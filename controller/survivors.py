@@ -81,8 +81,7 @@ def _at(directory: Path, endpoints: Path, work: Callable[[RoomWires, Whereabouts
         facility = load_facility(request.facility)
     except BeamlineError as error:
         raise Refused(error.as_reasons) from None
-    # Nothing is treated here: who is asked, and where dose is kept, are no questions.
-    where, reasons = locate(endpoints, facility, request.room, factor=None, state=directory)
+    where, reasons = locate(endpoints, facility, request.room, factor=None, treats=False)
     if where is None or reasons:
         raise Refused(reasons)
 

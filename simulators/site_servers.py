@@ -7,6 +7,7 @@ somebody starts it, because that is what a rig is for. Not responsible for what 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,7 +47,7 @@ class Process(Protocol):
     def resume(self) -> None: ...
 
 
-class SiteServer:
+class SiteServer(ABC):
     """One server.
 
     Args:
@@ -73,29 +74,29 @@ class SiteServer:
         return None
 
     @property
+    @abstractmethod
     def state(self) -> str:
         """``serving``, ``suspended``, ``silent`` or ``stopped``."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def start(self) -> None:
         """Serve, anew after `stop` or `kill`; ends what suspends it. Raises OSError, RuntimeError or TimeoutError."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def stop(self) -> None:
         """End in good order."""
-        raise NotImplementedError
 
     async def kill(self) -> None:
         """End at once."""
         await self.stop()
 
+    @abstractmethod
     async def suspend(self) -> None:
         """Live and do nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def resume(self) -> None:
         """End `suspend` and `silent`."""
-        raise NotImplementedError
 
     async def silent(self) -> None:
         """Take everything and answer nothing; what a suspended process does as well."""

@@ -6,7 +6,6 @@ One self-contained page without scripts; nothing is loaded. Not responsible for 
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from controller.hil import charts
 from controller.hil.judge_line import TURN_ROUND_S, AnswerTimes, line_time_s
 from controller.hil.run import HilResult
 from controller.hil.verdict import Verdict
+from controller.report_page import render_page
 
 TEMPLATE = "report_template.html"
 FORMAT = 1
@@ -82,11 +82,9 @@ def headline(result: HilResult) -> str:
 
 def render(result: HilResult) -> str:
     """The page as text."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    source = resources.files("controller.hil").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(source).render(
+    return render_page(
+        "controller.hil",
+        TEMPLATE,
         result=result,
         target=result.target,
         good=result.passed,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from controller.record import charts
@@ -19,6 +18,7 @@ from controller.record.spots import Table
 from controller.record.svg import signed
 from controller.record.timeline import irradiation_timeline, timeline
 from controller.record.whole_file import whole_file
+from controller.report_page import render_page
 from drivers.hal.clock import NS_PER_S
 
 TEMPLATE = "report_template.html"
@@ -65,14 +65,12 @@ def write_report(fraction: FractionOutcome, table: Table, path: Path) -> None:
 
 def render_report(fraction: FractionOutcome, table: Table) -> str:
     """The page as text."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    source = resources.files("controller.record").joinpath(TEMPLATE).read_text(encoding="utf-8")
     figures = [beam_figures(b, table) for b in fraction.beams]
     lines = checks(fraction, figures)
     mark, words = verdict(fraction, lines)
-    return environment.from_string(source).render(
+    return render_page(
+        "controller.record",
+        TEMPLATE,
         fraction=fraction,
         plan=fraction.plan,
         machine=fraction.machine,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+from drivers.wire.inbox import Inbox
+
 INPUT_HIGH = 65536  # bytes unread at which the transport is paused; a Modbus answer has at most 260
 INPUT_LOW = 16384
 OUTPUT_HIGH = 16384  # bytes not yet taken by the operating system from which on a write waits
@@ -28,9 +30,8 @@ class TransportStream(asyncio.Protocol):
     def __init__(self, name: str, stall_s: float = STALL_S) -> None:
         self.name = name
         self._stall_s = stall_s
-        self._arrived = bytearray()
+        self._inbox = Inbox(name)
         self._transport: asyncio.Transport | None = None
-        self._reader: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None  # set while the transport takes no more
         self._held = False  # whether the transport is paused
         self._aborted = False
@@ -46,9 +47,8 @@ class TransportStream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived."""
-        self._arrived += data
-        _resolve(self._reader)
-        if len(self._arrived) >= INPUT_HIGH and not self._held and self._transport is not None:
+        self._inbox.put(data)
+        if len(self._inbox.data) >= INPUT_HIGH and not self._held and self._transport is not None:
             self._held = True
             self._transport.pause_reading()
 
@@ -70,26 +70,11 @@ class TransportStream(asyncio.Protocol):
 
     async def read(self, n: int = 4096, timeout_s: float | None = None) -> bytes:
         """Between 1 and `n` bytes; ``b""`` when the other side is gone; TimeoutError after `timeout_s` seconds of nothing."""
-        if not self._arrived and self._why is None:
-            if self._reader is not None:
-                raise RuntimeError(f"{self.name}: two readers on one stream")
-            loop = asyncio.get_running_loop()
-            future = self._reader = loop.create_future()
-            timer = loop.call_later(max(timeout_s, 0.0), _resolve, future) if timeout_s is not None else None
-            try:
-                await future
-            finally:
-                self._reader = None
-                if timer is not None:
-                    timer.cancel()
-        arrived = self._arrived
-        if arrived:
-            if len(arrived) <= n:
-                data = bytes(arrived)
-                arrived.clear()
-            else:
-                data = bytes(arrived[:n])
-                del arrived[:n]
+        inbox = self._inbox
+        if not inbox.data and self._why is None:
+            await inbox.wait(timeout_s)
+        if inbox.data:
+            data = inbox.take(n)
             if self._held:
                 self._let_go()
             return data
@@ -114,17 +99,15 @@ class TransportStream(asyncio.Protocol):
 
     def discard_input(self) -> int:
         """Throw away what has arrived unread; returns how many bytes."""
-        count = len(self._arrived)
-        if count:
-            self._arrived.clear()
-            if self._held:
-                self._let_go()
+        count = self._inbox.clear()
+        if count and self._held:
+            self._let_go()
         return count
 
     async def close(self) -> None:
         """Let go of the line at once; what the operating system has not taken is dropped. A second close does nothing."""
         self.cut("the line is closed")
-        self._arrived.clear()
+        self._inbox.clear()
         if not self._gone.done():
             await asyncio.wait([self._gone], timeout=CLOSE_S)
 
@@ -140,7 +123,7 @@ class TransportStream(asyncio.Protocol):
     def _end(self, why: str) -> None:
         if self._why is None:
             self._why = why
-        _resolve(self._reader)
+        self._inbox.wake()
         _resolve(self._room)
 
     def _usable(self) -> asyncio.Transport:
@@ -149,7 +132,7 @@ class TransportStream(asyncio.Protocol):
         return self._transport
 
     def _let_go(self) -> None:
-        if len(self._arrived) <= INPUT_LOW and self._why is None and self._transport is not None:
+        if len(self._inbox.data) <= INPUT_LOW and self._why is None and self._transport is not None:
             self._held = False
             self._transport.resume_reading()
 

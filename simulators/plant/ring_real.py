@@ -6,6 +6,7 @@ responsible for where readings come from, nor for how old they may get (`simulat
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from simulators.physics import motion
@@ -29,7 +30,7 @@ class RealRing:
     braked: bool
 
 
-class FollowsReal:
+class FollowsReal(ABC):
     """The side of a ring that lets a real one stand in for it; the ring provides the parts."""
 
     kernel: Kernel
@@ -82,8 +83,8 @@ class FollowsReal:
         encoder.follow_real(encoder.read_mdeg(0.0, self.kernel.now_ns))
         self.encoders.look_ahead()
 
-    def _follow_path(self, path: motion.Trajectory, direction: int = 0) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _follow_path(self, path: motion.Trajectory, direction: int = 0) -> None: ...
 
-    def _announce(self, moving: bool, **data: float) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _announce(self, moving: bool, **data: float) -> None: ...

@@ -171,7 +171,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path):
 
 
 def test_the_endpoint_file_keeps_any_name_and_path(tmp_path):
-    entry = DeviceEndpoint(endpoint='serial:///tmp/"quoted" \\ \x7f ü/tty', simulated=True, identity="1009:D1")
+    entry = DeviceEndpoint(endpoint='serial:///dev/"quoted" \\ \x7f ü/tty', simulated=True, identity="1009:D1")
     sent = EndpointMap(facility="a", speed=0.1 + 0.2, token="t", interlock_buttons={"G 1": "/x"}, devices={"G1.x y": entry})
     write_endpoints(sent, tmp_path / "endpoints.toml")
     assert load_endpoints(tmp_path / "endpoints.toml") == sent

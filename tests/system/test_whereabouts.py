@@ -46,6 +46,12 @@ def test_a_simulated_room_has_a_scripted_operator_and_the_simulators_clock(asan,
     assert {d.endpoint for d in where.facility.devices_of("G1").values()} == set(WIRES.values())
 
 
+def test_where_nobody_is_treated_no_state_is_asked_for(asan, tmp_path):
+    path = written(tmp_path, asan, real=["G1-imager"])
+    assert locate(path, asan, "G1", factor=None)[1]
+    assert not locate(path, asan, "G1", factor=None, treats=False)[1]
+
+
 def test_a_room_with_one_real_sensor_has_a_person_and_says_simulated(asan, tmp_path):
     where, reasons = locate(written(tmp_path, asan, real=["G1-imager"]), asan, "G1", factor=1.0, state=tmp_path)
     assert not reasons

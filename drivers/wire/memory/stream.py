@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterable
 
+from drivers.wire.inbox import Inbox
 from drivers.wire.memory.fifo import Fifo
 
 LATENCY_S = 0.00025  # assumed: half of a measured loopback round trip between two processes with its scheduling
@@ -21,15 +22,14 @@ BITS_PER_BYTE = 11  # start, 8 data, parity, stop: Modbus over Serial Line V1.02
 class MemoryStream:
     """One end of a `MemoryLine`; fulfils `drivers.wire.stream.Stream`."""
 
-    __slots__ = ("_arrived", "_line", "_open", "_reader", "_respond", "_room", "coming", "name", "peer")
+    __slots__ = ("_inbox", "_line", "_open", "_respond", "_room", "coming", "name", "peer")
 
     def __init__(self, line: MemoryLine, name: str) -> None:
         self.name = name
         self.peer: MemoryStream = self
         self._line = line
         self._open = True
-        self._arrived = bytearray()
-        self._reader: asyncio.Future[None] | None = None
+        self._inbox = Inbox(name)
         self._respond: Callable[[bytes], Iterable[bytes]] | None = None
         self._room: asyncio.Future[None] | None = None  # while a write waits until the peer has read
         self.coming = 0  # bytes under way to this end
@@ -43,25 +43,11 @@ class MemoryStream:
 
     async def read(self, n: int = 4096, timeout_s: float | None = None) -> bytes:
         """Between 1 and `n` bytes; ``b""`` when the other side is gone; TimeoutError after `timeout_s` seconds of nothing."""
-        if not self._arrived and self._open:
-            if self._reader is not None:
-                raise RuntimeError(f"{self.name}: two readers on one stream")
-            loop = asyncio.get_running_loop()
-            future = self._reader = loop.create_future()
-            timer = loop.call_later(max(timeout_s, 0.0), _resolve, future) if timeout_s is not None else None
-            try:
-                await future
-            finally:
-                self._reader = None
-                if timer is not None:
-                    timer.cancel()
-        if self._arrived:
-            if len(self._arrived) <= n:
-                data = bytes(self._arrived)
-                self._arrived.clear()
-            else:
-                data = bytes(self._arrived[:n])
-                del self._arrived[:n]
+        inbox = self._inbox
+        if not inbox.data and self._open:
+            await inbox.wait(timeout_s)
+        if inbox.data:
+            data = inbox.take(n)
             if self.peer._room is not None:
                 _resolve(self.peer._room)
             return data
@@ -80,9 +66,7 @@ class MemoryStream:
 
     def discard_input(self) -> int:
         """Throw away what has arrived unread; returns how many bytes."""
-        count = len(self._arrived)
-        self._arrived.clear()
-        return count
+        return self._inbox.clear()
 
     async def close(self) -> None:
         """Let go of this end. The other end hears nothing more."""
@@ -96,18 +80,18 @@ class MemoryStream:
     def shut(self) -> None:
         """Close this end at once: a pending read returns ``b""``."""
         self._open = False
-        self._arrived.clear()
-        _resolve(self._reader)
+        self._inbox.clear()
+        self._inbox.wake()
         _resolve(self._room)
 
     def reopen(self) -> None:
         """Use this end anew, with nothing left over from before."""
-        self._arrived.clear()
+        self._inbox.clear()
         self._open = True
 
     def _unread(self) -> int:
         """Bytes on their way to the other end, and unread there."""
-        return self.peer.coming + len(self.peer._arrived)
+        return self.peer.coming + len(self.peer._inbox.data)
 
     async def _wait_for_room(self) -> None:
         """Wait while the other side reads; a line on which nothing moves is closed at this end."""
@@ -128,8 +112,7 @@ class MemoryStream:
         if not self._open:
             return
         if self._respond is None:
-            self._arrived += data
-            _resolve(self._reader)
+            self._inbox.put(data)
             return
         respond, self._respond = self._respond, None
         for reply in respond(data):

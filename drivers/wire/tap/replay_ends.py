@@ -14,6 +14,7 @@ from typing import Any
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import CommunicationError
 from drivers.wire.channels import PutValue, Sample, Severity
+from drivers.wire.inbox import Inbox
 from drivers.wire.messages import Message
 from drivers.wire.stream import Stream, StreamOpener
 from drivers.wire.tap.format import Entry, error_of, put_field, value_of
@@ -130,28 +131,17 @@ class ReplayStream:
     def __init__(self, exchange: Exchange, wire: str) -> None:
         self.name = wire
         self._exchange = exchange
-        self._arrived = bytearray()
+        self._inbox = Inbox(wire)
         self._gone = False
         self._error: Exception | None = None
-        self._reader: asyncio.Future[None] | None = None
         exchange.feed(wire, self._take, self._end)
 
     async def read(self, n: int = 4096, timeout_s: float | None = None) -> bytes:
         """What was read then, when it was read then; TimeoutError after `timeout_s` of nothing."""
-        if not self._arrived and not self._gone and self._error is None:
-            loop = asyncio.get_running_loop()
-            future = self._reader = loop.create_future()
-            timer = loop.call_later(max(timeout_s, 0.0), _resolve, future) if timeout_s is not None else None
-            try:
-                await future
-            finally:
-                self._reader = None
-                if timer is not None:
-                    timer.cancel()
-        if self._arrived:
-            data = bytes(self._arrived[:n])
-            del self._arrived[:n]
-            return data
+        if not self._inbox.data and not self._gone and self._error is None:
+            await self._inbox.wait(timeout_s)
+        if self._inbox.data:
+            return self._inbox.take(n)
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -177,16 +167,16 @@ class ReplayStream:
 
     def _end(self) -> None:
         self._gone = True
-        _resolve(self._reader)
+        self._inbox.wake()
 
     def _take(self, entry: Entry) -> None:
         if entry.kind == "error":
             self._error = error_of(entry.data)
         elif entry.data["x"]:
-            self._arrived += bytes.fromhex(entry.data["x"])
+            self._inbox.data += bytes.fromhex(entry.data["x"])
         else:
             self._gone = True
-        _resolve(self._reader)
+        self._inbox.wake()
 
 
 class ReplayChannels:
