@@ -7,7 +7,6 @@ Not responsible for what is done with the room (`fraction`) nor for the command 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +36,7 @@ from simulators.clock import PacedLoop, VirtualLoop
 from simulators.faults import TimedFault, inject, read_faults
 from simulators.invariants import CATALOGUE as INVARIANTS
 from simulators.invariants import InvariantMonitor, PrescribedLayer, Prescription, RecordProbe, Violation
-from simulators.people import OperatorFailed, ScriptedOperator
+from simulators.people import ScriptedOperator
 from simulators.plant import oracle
 from simulators.plant.facility import FacilityPlant
 from simulators.plant.kernel import Kernel
@@ -46,6 +45,7 @@ from simulators.servers.modbus import ModbusNodes, responder
 from simulators.servers.process_variables import PvTable, facility_pvs
 from simulators.servers.room_messages import RoomMessages
 from simulators.servers.room_nodes import motion_nodes, safety_nodes
+from simulators.staff import Staff
 from simulators.world import World
 
 __all__ = [
@@ -58,10 +58,6 @@ __all__ = [
     "unsuited_faults",
 ]
 
-LOOK_S = 5.0  # how often the scripted operator looks whether the room is still secured
-MIND_S = 20.0  # between two looks at the interlock panel in beam, each with a try at the reset buttons; assumed
-BUTTON_S = 0.5  # how long the scripted operator holds a reset button
-RESET_ROLES = ("key", "operator")  # what a member of staff may reset alone, after a search
 
 T = TypeVar("T")
 
@@ -137,59 +133,16 @@ class SimulatedOperator:
 
     def __init__(self, script: ScriptedOperator, interlock: InterlockNode, clock: Callable[[], int]) -> None:
         self.script = script
-        self._interlock = interlock
-        self._clock = clock
-        self._deeds: set[asyncio.Task[None]] = set()
+        self._staff = Staff(script, lambda role, pressed: interlock.reset(clock(), role, pressed))
 
     async def confirm(self, kind: str, facts: Mapping[str, Any]) -> bool:
-        """Answer a prompt. Identifying brings the patient in; accepting the position means leaving and searching the room."""
-        if kind == "identify" and not self.script.secured:
-            await self.script.lay_patient()
-        if kind == "beam_on":
-            await self.stop()
-        answer = await self.script.answer(kind)
-        if answer and kind == "positioned":
-            self._start(self._close_room())
-        if answer and kind == "beam_on":
-            self._start(self._mind_interlocks())
+        """Answer a prompt, and do what goes with it (`simulators.staff`)."""
+        answer, _why = await self._staff.confirm(kind)
         return answer
 
     async def stop(self) -> None:
         """Let nothing go on."""
-        for deed in self._deeds:
-            deed.cancel()
-        await asyncio.gather(*self._deeds, return_exceptions=True)
-
-    async def _close_room(self) -> None:
-        """Search and close, press the reset buttons, and do it again whenever the search is lost before beam was asked for."""
-        while True:
-            if not self.script.secured:
-                await self._search_and_reset()
-            await asyncio.sleep(LOOK_S)
-
-    async def _mind_interlocks(self) -> None:
-        """Where the permit of a secured room is gone, try the reset buttons; refused while the cause is there."""
-        while True:
-            await asyncio.sleep(MIND_S)
-            if self.script.secured and not self.script.room.chain.permit_b.value:
-                await self._reset()
-
-    async def _search_and_reset(self) -> None:
-        with contextlib.suppress(OperatorFailed):  # the room sees by itself that it is not secured
-            await self.script.secure_room()
-        await self._reset()
-
-    async def _reset(self) -> None:
-        for role in RESET_ROLES:
-            self._interlock.reset(self._clock(), role, True)
-        await asyncio.sleep(BUTTON_S)
-        for role in RESET_ROLES:
-            self._interlock.reset(self._clock(), role, False)
-
-    def _start(self, deed: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(deed, name="scripted operator")
-        self._deeds.add(task)
-        task.add_done_callback(self._deeds.discard)
+        await self._staff.stop()
 
 
 def _bytes_of(file: Path) -> bytes:

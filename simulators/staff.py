@@ -21,7 +21,7 @@ ROLES = ("operator", "physicist", "service", "key")  # whose buttons the interlo
 RESET_ROLES = ("key", "operator")  # what a member of staff may reset alone, after a search
 QUICK = 20.0
 
-Press = Callable[[str, bool], None]
+Press = Callable[[str, bool], object]
 
 
 def pace_of(staff: str) -> Pace:
