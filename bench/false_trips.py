@@ -3,14 +3,18 @@
 `python -m bench.false_trips --fields 1000` draws fields (facility, room, ion, shape, size, depth, dose, angle, paintings, seed
 of the plant) and treats each with every invariant on and nothing planted. Any trip but POWER_UP counts, and any field that had
 beam and did not end as planned. Draws that give no deliverable plan, or that the controller itself refuses on the way (a couch
-too near to the nozzle), are no fields and counted apart; trips in them count. The same `--seed` draws the same fields. Not
-responsible for whether a trip was right (that is asked of faults, elsewhere): here every trip is wrong.
+too near to the nozzle), are no fields and counted apart; trips in them count. The same `--seed` draws the same fields. Stopped
+(Ctrl-C, SIGTERM), it ends the field it is at, and tells what came of all and with which `--from` to go on. Not responsible for
+whether a trip was right (that is asked of faults, elsewhere): here every trip is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -58,9 +62,11 @@ class Tally:
         undeliverable: draws that gave no deliverable plan.
         declined: draws that the controller ended before beam, by its code.
         simulated_s, cpu_s: of the treatments.
+        draws: how many were looked at to the end, whatever came of them; those passed over before the first count too.
     """
 
     fields: int = 0
+    draws: int = 0
     trips: Counter[str] = field(default_factory=Counter)
     power_ups: int = 0
     incomplete: list[str] = field(default_factory=list)
@@ -74,7 +80,8 @@ class Tally:
         lines = [
             f"{self.fields} clean fields, {self.simulated_s / 3600:.1f} h simulated, {self.cpu_s:.0f} s CPU: "
             f"{self.trips.total()} false trips, {len(self.incomplete)} fields incomplete",
-            f"draws without a deliverable plan: {self.undeliverable}; declined before beam: {dict(self.declined)}",
+            f"draws without a deliverable plan: {self.undeliverable}; declined before beam: {dict(self.declined)}; "
+            f"go on with --from {self.draws}",
             f"starts of an interlock system seen: {self.power_ups}",
             ", ".join(f"{kind} {count}" for kind, count in sorted(self.kinds.items())),
             *(f"false trip of {row}: {count}" for row, count in self.trips.most_common()),
@@ -160,15 +167,25 @@ def treat(one: Drawn, directory: Path, tally: Tally) -> bool:
     return True
 
 
-def count(fields: int, seed: int, cpu_s: float | None = None, tell: Callable[[str], None] = lambda _line: None) -> Tally:
-    """Treat so many fields, or as many as fit into the CPU time."""
-    tally, start_s = Tally(), time.process_time()
+def count(
+    fields: int,
+    seed: int,
+    tell: Callable[[str], None] = lambda _line: None,
+    stop: Callable[[], bool] = lambda: False,
+    first: int = 0,
+) -> Tally:
+    """Treat so many fields, or as many as are done when `stop` says so: it is asked between two.
+
+    `first` is how many draws of this seed to pass over: a tally's `draws` tells where to go on.
+    """
+    tally = Tally(draws=first)
     with TemporaryDirectory(prefix="bench-") as directory:
-        for one in drawn(seed):
-            if tally.fields >= fields or (cpu_s is not None and time.process_time() - start_s >= cpu_s):
-                return tally
+        for one in itertools.islice(drawn(seed), first, None):
+            if tally.fields >= fields or stop():
+                break
             before = tally.trips.total() + len(tally.incomplete)
             treated = treat(one, Path(directory), tally)
+            tally.draws += 1
             if tally.trips.total() + len(tally.incomplete) > before:
                 tell(f"after field {tally.fields}: {one}: {dict(tally.trips)} {tally.incomplete[-1:]}")
             elif treated and tally.fields % 50 == 0:
@@ -188,9 +205,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.false_trips", description="Counts false trips in clean fields.")
     parser.add_argument("--fields", type=int, default=40, help="how many to treat")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--from", dest="first", type=int, default=0, help="how many draws of the seed to pass over")
     parser.add_argument("--cpu-s", type=float, default=None, help="stop after so much CPU time")
     given = parser.parse_args(arguments)
-    tally = count(given.fields, given.seed, given.cpu_s, lambda line: print(line, file=sys.stderr, flush=True))
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+
+    def stop() -> bool:
+        return asked.is_set() or (given.cpu_s is not None and time.process_time() >= given.cpu_s)
+
+    def tell(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+    tally = count(given.fields, given.seed, tell, stop, given.first)
     sys.stdout.write(f"{tally}\n")
     return int(bool(tally.trips or tally.incomplete))
 
