@@ -1,4 +1,4 @@
-"""What a room shows: one value with everything a screen, a terminal or another program may see of it, and what a command is told.
+"""What a room shows: one value with everything a screen, a terminal or a program may see of it, and what a command is told.
 
 Shared by the room process, which makes these values, the console process, which passes them on, and every client: the interface
 document (`/openapi.json`) is made from them. Not responsible for making them (`controller.serving`) nor for who may see them.
@@ -272,7 +272,7 @@ class EventView(View):
 
 
 class SpotsView(View):
-    """One layer for the spot map: planned when it begins, delivered as results arrive. Arrays of equal length, isocentre plane."""
+    """One layer for the spot map: planned when it begins, delivered as results arrive. Arrays of equal length, at isocentre."""
 
     beam_number: int
     layer_index: int
