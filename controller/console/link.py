@@ -81,7 +81,9 @@ class CommandLine(BaseModel):
     age_ns: int = Field(ge=0)
 
 
-class _FromConsole(BaseModel):
+class FromConsole(BaseModel):
+    """A line from a console."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str
@@ -283,10 +285,10 @@ class _Client:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValidationError):
             while True:
                 line = await self._reader.readuntil(b"\n")
-                if not self._take(_FromConsole.model_validate_json(line)):
+                if not self._take(FromConsole.model_validate_json(line)):
                     return
 
-    def _take(self, message: _FromConsole) -> bool:
+    def _take(self, message: FromConsole) -> bool:
         """False when this is nothing a console of ours says."""
         on_the_way_ns = max(0, self._clock_ns() - message.sent_ns)
         if message.kind == "heartbeat":

@@ -18,9 +18,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from controller.console.link import LINE_BYTES_MAX
+from controller.console.link import LINE_BYTES_MAX, FromConsole
 from controller.console.views import AnswerView
-from drivers.hal.errors import CommunicationError
+from drivers.hal.errors import CommunicationError, DataError
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 2.0
 HELLO_S = 5.0
@@ -208,6 +208,7 @@ class RoomLink:
 
         Raises:
             CommunicationError: no line (nothing was sent), or the answer did not come (the outcome is not known).
+            DataError: it cannot be said on this line (nothing was sent).
         """
         return await self._exchange({"kind": "command", "command": dict(command)}, limit_s)
 
@@ -245,6 +246,11 @@ class RoomLink:
         self._last_id += 1
         number = self._last_id
         promise: asyncio.Future[AnswerView] = asyncio.get_running_loop().create_future()
+        try:
+            FromConsole.model_validate_json(self._line(message, number))  # the room hangs up at what it cannot read
+        except ValidationError as error:
+            why = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors(include_input=False))
+            raise DataError(f"this cannot be sent to the room: {why}", code=5061, device=self.room) from None
         if not self._write(message, number):
             hint = "it may be starting; what moves and beams is safe without it. Try again"
             raise CommunicationError(

@@ -1,8 +1,8 @@
 """Sign-ins that are alive: short-lived tokens, each bound to one console and the peer it was made for.
 
 A token is 256 random bits; only its SHA-256 is kept, so nothing here can give one away. It lapses after 15 minutes without
-use and after 8 hours in any case, by loop time: setting a clock forward or back changes nothing. A console has one person at a time.
-Not responsible for passwords (`users`) nor for what a role may do (`controller.roles`).
+use and after 8 hours in any case, by loop time: setting a clock forward or back changes nothing. A console has one person at
+a time. Not responsible for passwords (`users`) nor for what a role may do (`controller.roles`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Who may sign in, and as what: names, roles and argon2id hashes in one file that is replaced as a whole.
 
 At the first start there is one user for each role, with a random password each that stands in a file of its own until it
-is changed. Nobody holds the roles service and physicist at once. A password is tried in a thread, one at a time, so that a flood of
-sign-ins takes one core at most; a name that does not exist takes as long as a wrong password.
+is changed. Nobody holds the roles service and physicist at once. A password is tried in a thread, one at a time, so that a
+flood of sign-ins takes one core at most; a name that does not exist takes as long as a wrong password.
 Not responsible for who is signed in (`tokens`) nor for how often somebody may try (`limits`).
 """
 
@@ -114,8 +114,8 @@ class Users:
             self._waiting -= 1
         return user if right and user is not None and self._users.get(name) is user else None
 
-    async def add(self, name: str, roles: Iterable[Role]) -> str:
-        """A new user; returns the password made for it. Raises Refused 409, 422."""
+    async def add(self, name: str, roles: Iterable[Role], password: str | None = None) -> str:
+        """A new user; returns the password, made where none is given. Raises Refused 409, 422."""
         chosen = tuple(dict.fromkeys(roles))
         if not NAME.fullmatch(name):
             raise Refused(422, "a name has 1 to 64 letters, digits, and . _ - after the first", "choose another name")
@@ -127,7 +127,10 @@ class Users:
             raise Refused(409, f"there is a user {name} already", "choose another name")
         if len(self._users) >= USERS_MAX:
             raise Refused(409, f"there are {USERS_MAX} users", "remove those who left")
-        password = _made_password()
+        if password is None:
+            password = _made_password()
+        else:
+            _judge_password(name, password)
         made = await self._hashed(password)
         if name in self._users:
             raise Refused(409, f"there is a user {name} already", "choose another name")
@@ -136,12 +139,7 @@ class Users:
 
     async def change_password(self, user: User, password: str) -> None:
         """Raises Refused 422."""
-        if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
-            raise Refused(
-                422, f"a password has {PASSWORD_MIN} to {PASSWORD_MAX} characters", "four words that do not belong together"
-            )
-        if user.name.lower() in password.lower():
-            raise Refused(422, "the password has the name in it", "choose another")
+        _judge_password(user.name, password)
         made = await self._hashed(password)
         if self._users.get(user.name) is None:
             raise Refused(404, "this user was removed")
@@ -174,7 +172,7 @@ class Users:
         passwords = {str(role): _made_password() for role in Role}
         made = {name: self._hasher.hash(password) for name, password in passwords.items()}
         users = {name: User(name, (Role(name),), hashed, True, _utc()) for name, hashed in made.items()}
-        head = "Passwords made at the first start, one user for each role. Change them; a line goes when its password is changed.\n"
+        head = "Passwords made at the first start, one user for each role. A line goes when its password is changed.\n"
         lines = "".join(f"{name} {password}\n" for name, password in passwords.items())
         _write_secret(self.first_path, head + lines)
         self._replace(users)
@@ -203,6 +201,14 @@ def _user(name: str, entry: Mapping[str, Any]) -> User:
     if {Role.SERVICE, Role.PHYSICIST} <= set(roles):
         raise ValueError(f"{name} holds the roles service and physicist at once")
     return User(name, roles, str(entry["hash"]), bool(entry["first_password"]), str(entry["made_utc"]))
+
+
+def _judge_password(name: str, password: str) -> None:
+    if not PASSWORD_MIN <= len(password) <= PASSWORD_MAX:
+        hint = "four words that do not belong together"
+        raise Refused(422, f"a password has {PASSWORD_MIN} to {PASSWORD_MAX} characters", hint)
+    if name.lower() in password.lower():
+        raise Refused(422, "the password has the name in it", "choose another")
 
 
 def _made_password() -> str:

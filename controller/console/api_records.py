@@ -1,0 +1,169 @@
+"""HTTP: what was: treatments and their files, history of readings, audit; and the health of this process.
+
+Files are those of one treatment's directory, by exact names. Not responsible for what is in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from importlib.metadata import version
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from controller.console.api_models import AuditView, HealthView, SignalsView
+from controller.console.api_parts import HubOf, Reader, errors
+from controller.console.archive_query import HistoryView
+from controller.console.hub import Hub
+from controller.console.metrics import CONTENT_TYPE
+from controller.console.refused import Refused
+from controller.console.views import TreatmentSummary
+from drivers.hal.errors import BeamlineError
+
+router = APIRouter(tags=["records"])
+FILES = {
+    "report.html": "text/html; charset=utf-8",
+    "record.dcm": "application/dicom",
+    "summary.json": "application/json",
+    "spots.parquet": "application/vnd.apache.parquet",
+    "events.jsonl": "application/x-ndjson",
+}
+_MORE_RECORDS = re.compile(r"record-[1-9][0-9]{0,2}\.dcm")
+# A report has its style in itself and nothing else: nothing in it runs or loads.
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
+TreatmentId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]
+RoomQuery = Annotated[str | None, Query(max_length=64)]
+
+
+@router.get("/api/treatments", responses=errors(401, 404, 409, 503, 504), summary="What was treated, the newest first")
+async def treatments(_session: Reader, hub: HubOf, room: RoomQuery = None) -> list[TreatmentSummary]:
+    """Of all rooms, or of one."""
+    link = hub.link(room) if room is not None else hub.any_link()
+    found = [TreatmentSummary.model_validate(one) for one in await hub.ask(link, "treatments")]
+    return [one for one in found if room is None or one.room == room]
+
+
+@router.get("/api/treatments/{treatment_id}", responses=errors(401, 404, 409, 503, 504), summary="One treatment")
+async def treatment(treatment_id: TreatmentId, session: Reader, hub: HubOf) -> TreatmentSummary:
+    """By its id."""
+    for found in await treatments(session, hub):
+        if found.id == treatment_id:
+            return found
+    raise Refused(404, f"there is no treatment {treatment_id}", "see GET /api/treatments")
+
+
+@router.get(
+    "/api/treatments/{treatment_id}/files/{name}",
+    responses={
+        **errors(401, 404),
+        200: {"description": "the file", "content": {kind.split(";")[0]: {} for kind in FILES.values()}},
+    },
+    response_class=Response,
+    summary="A file of a treatment",
+)
+async def treatment_file(
+    treatment_id: TreatmentId, name: Annotated[str, Path(max_length=64)], _session: Reader, hub: HubOf
+) -> Response:
+    """report.html, record.dcm (record-2.dcm ... for more), summary.json, spots.parquet, events.jsonl."""
+    kind = FILES.get(name) or ("application/dicom" if _MORE_RECORDS.fullmatch(name) else None)
+    path = await asyncio.to_thread(_file_of, hub.state / "treatments" / treatment_id, name) if kind is not None else None
+    if path is None:
+        raise Refused(404, f"treatment {treatment_id} has no file {name!r}", f"files: {', '.join(FILES)}")
+    headers = {"Cache-Control": "no-store"}
+    if name == "report.html":
+        headers["Content-Security-Policy"] = _REPORT_POLICY
+    return FileResponse(path, media_type=kind, headers=headers)
+
+
+@router.get("/api/history/signals", responses=errors(401, 404), summary="Names of what the archive holds")
+async def signals(_session: Reader, hub: HubOf, room: RoomQuery = None) -> SignalsView:
+    """Of all rooms, or of one."""
+    if room is not None and room not in hub.facility.rooms:
+        raise Refused(404, f"there is no room {room!r}", f"rooms: {', '.join(hub.facility.rooms)}")
+    return SignalsView(signals=[signal for signal in hub.archive.signals() if room is None or signal.room == room])
+
+
+@router.get("/api/history", responses=errors(401, 503), summary="One signal over time")
+async def history(
+    request: Request,
+    _session: Reader,
+    hub: HubOf,
+    room: Annotated[str, Query(max_length=64)],
+    signal: Annotated[str, Query(max_length=200)],
+    from_utc: Annotated[str, Query(max_length=40, json_schema_extra={"format": "date-time"}, description="ISO 8601")],
+    to_utc: Annotated[str, Query(max_length=40, json_schema_extra={"format": "date-time"}, description="ISO 8601")],
+    points: Annotated[int, Query(ge=1, le=10_000)] = 600,
+) -> HistoryView:
+    """Least, greatest and last value of each of about `points` spans; the archived values themselves where they are fewer."""
+    reading: asyncio.Semaphore = request.app.state.history_at_once
+    async with reading:
+        try:
+            return await asyncio.to_thread(hub.archive.query, room, signal, from_utc, to_utc, points)
+        except BeamlineError as error:
+            status = 422 if 5161 <= error.code <= 5163 else 503
+            raise Refused(status, error.message, error.hint, code=error.code) from None
+
+
+@router.get("/api/audit", responses=errors(401, 404, 409, 503, 504), summary="Who did what, the newest first")
+async def audit(
+    _session: Reader,
+    hub: HubOf,
+    room: Annotated[str | None, Query(max_length=64, description="its commands; absent: sign-ins and users")] = None,
+    name: Annotated[str | None, Query(max_length=64, description="of the command")] = None,
+    actor: Annotated[str | None, Query(max_length=64)] = None,
+    from_utc: Annotated[str | None, Query(max_length=40)] = None,
+    to_utc: Annotated[str | None, Query(max_length=40)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> AuditView:
+    """Every command and its outcome, from the room's own hash-chained journal."""
+    if room is None:
+        found = [
+            entry
+            for entry in hub.people.recent(5000)
+            if (name is None or entry["kind"] == name) and (actor is None or actor in (entry.get("name"), entry.get("by")))
+        ]
+        return AuditView(source="console", entries=found[:limit])
+    wanted = {"name": name, "actor": actor, "from_utc": from_utc, "to_utc": to_utc}
+    arguments = {**{key: value for key, value in wanted.items() if value is not None}, "limit": limit}
+    return AuditView(source=room, entries=list(await hub.ask(hub.link(room), "audit", arguments)))
+
+
+@router.get("/health", responses={503: {"model": HealthView, "description": "a room is not reached"}}, summary="Health")
+async def health(hub: HubOf, response: Response) -> HealthView:
+    """Needs no sign-in and tells nothing of anybody."""
+    told = health_of(hub)
+    response.status_code = 200 if told.status == "ok" else 503
+    return told
+
+
+@router.get(
+    "/metrics",
+    responses={
+        200: {"description": "figures in Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    },
+    response_class=Response,
+    summary="Figures for Prometheus",
+)
+async def metrics(hub: HubOf) -> Response:
+    """On the loopback without a sign-in, elsewhere with one. Nothing of any patient."""
+    return Response(hub.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def health_of(hub: Hub) -> HealthView:
+    """As told at /health."""
+    reached = {name: link.connected for name, link in hub.links.items()}
+    status = "ok" if all(reached.values()) else "degraded"
+    return HealthView(
+        status=status, version=version("iongantry"), rooms=reached, streams=hub.streams.total(), signed_in=hub.tokens.count
+    )
+
+
+def _file_of(directory: FilePath, name: str) -> FilePath | None:
+    """A plain file of that very directory; a link that leads elsewhere is none."""
+    path = directory / name
+    if directory.is_symlink() or path.is_symlink() or not path.is_file():
+        return None
+    return path
