@@ -323,6 +323,7 @@ class Session:
     async def _look_behind(self) -> None:
         """Trouble in beam is often the echo of something not seen yet: request off, then see what it is and name it first."""
         self._devices.access.request_beam(False)
+        self.watchdog.beats.pop("request pulse", None)  # none leaves while we look, however long a silent line takes
         seen = await self._watch.refresh(with_ring=True)
         for cause in self._causes(self.room.state, seen):
             if cause.name != OWN_DOING:

@@ -140,9 +140,7 @@ def iongantry(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, **more)
 
 
-def make_plan(
-    path: Path, *, angles: Sequence[float] = (30.0,), paintings: int | None = None, diameter_mm: float = 20.0
-) -> Path:
+def make_plan(path: Path, *, angles: Sequence[float] = (2.0,), paintings: int | None = None, diameter_mm: float = 20.0) -> Path:
     from controller.plan.make import PlanSpec, write_plan
 
     spec = PlanSpec(
