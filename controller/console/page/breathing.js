@@ -1,0 +1,61 @@
+/** The breathing surrogate as a trace, with the time in which the gate was open as a band under it. */
+
+import { canvasOf, h, ink, mark, panel, put, sign } from "./dom.js";
+import { figure } from "./words.js";
+
+const SPAN_S = 24; // of the room's time, times its speed
+
+export function breathingPanel() {
+  const canvas = h("canvas", { class: "breath-canvas", role: "img" });
+  const lamp = sign("off"), word = h("span", {});
+  const gate = h("span", { class: "chip" }, lamp, " ", word);
+  const value = h("span", { class: "soft number" });
+  const element = panel("Breathing", { class: "breathing" }, canvas);
+  element.querySelector("h2").append(" ", gate, " ", value);
+  return {
+    element,
+    update(store, good) {
+      const { delivery, speed } = store.view;
+      const known = good && delivery.gate_open !== null;
+      lamp.as(!known ? "unknown" : delivery.gate_open ? "on" : "off");
+      put(word, known ? (delivery.gate_open ? "gate open" : "gate shut") : "gate –");
+      mark(gate, "data-tone", known && delivery.gate_open ? "ready" : null);
+      put(value, good && delivery.breathing !== null ? `${figure(delivery.breathing, 1)} ${delivery.breathing_unit}` : delivery.breathing === null ? "no sensor" : "–");
+      mark(canvas, "aria-label", known ? `breathing trace, gate ${delivery.gate_open ? "open" : "shut"}` : "breathing trace, no value");
+      draw(canvas, store.breath, SPAN_S * Math.min(speed, 4), good, store.view.t_ns / 1e9);
+    },
+  };
+}
+
+function draw(canvas, samples, span, good, now) {
+  const screen = canvasOf(canvas);
+  if (screen === null) return;
+  const { pen, width, height, rem } = screen;
+  const seen = samples.filter((sample) => sample.t > now - span);
+  const band = 0.5 * rem;
+  pen.strokeStyle = ink("line");
+  pen.lineWidth = 1;
+  pen.strokeRect(0.5, height - band - 0.5, width - 1, band);
+  if (seen.length < 2) return;
+  let [low, high] = [Infinity, -Infinity];
+  for (const { value } of seen) [low, high] = [Math.min(low, value), Math.max(high, value)];
+  if (high - low < 1e-6) [low, high] = [low - 1, high + 1];
+  const x = (t) => width * (1 - (now - t) / span);
+  const y = (value) => 0.3 * rem + (height - band - 0.9 * rem) * (1 - (value - low) / (high - low));
+  pen.globalAlpha = good ? 1 : 0.35;
+  for (let i = 1; i < seen.length; i += 1) {
+    if (!seen[i].gate) continue;
+    const [from, to] = [x(seen[i - 1].t), x(seen[i].t)];
+    pen.fillStyle = ink("gate-sheet");
+    pen.fillRect(from, 0, to - from + 0.6, height - band);
+    pen.fillStyle = ink("ready");
+    pen.fillRect(from, height - band, to - from + 0.6, band);
+  }
+  pen.strokeStyle = ink("ink");
+  pen.lineWidth = Math.max(1.4, 0.11 * rem);
+  pen.lineJoin = "round";
+  pen.beginPath();
+  seen.forEach(({ t, value }, index) => (index === 0 ? pen.moveTo(x(t), y(value)) : pen.lineTo(x(t), y(value))));
+  pen.stroke();
+  pen.globalAlpha = 1;
+}

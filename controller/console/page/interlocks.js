@@ -1,0 +1,136 @@
+/** The interlocks: what tripped first on top, with value, limit and what to do; reset by its role; bypass by two people. */
+
+import { enable, h, keyed, mark, panel, put, show, sign } from "./dom.js";
+import { clock, roleOf } from "./words.js";
+
+/** The panel of the room's screen: the first-out and what stands besides. */
+export function interlockPanel(desk) {
+  const clear = h("p", { class: "clear" }, sign("ticked"), h("span", {}));
+  const list = h("ol", { class: "trips" });
+  const reset = makeReset(desk);
+  const element = panel("Interlocks", { class: "interlocks" }, clear, list, reset.element);
+  const tally = h("span", { class: "soft" });
+  element.querySelector("h2").append(" ", tally);
+  return {
+    element,
+    update(view, good) {
+      const trips = tripsOf(view.interlocks);
+      const closed = view.interlocks.relay_closed;
+      show(clear, trips.length === 0 || !good);
+      clear.firstChild.as(!good ? "unknown" : closed ? "ticked" : "box");
+      put(clear.lastChild, !good ? "not known" : closed ? "no interlock stands; permit given" : "no trip; permit not yet given");
+      mark(element, "data-tripped", good && trips.length > 0);
+      put(tally, good && trips.length ? `${view.interlocks.active_trips} active` : "");
+      keyed(list, good ? trips : [], keyOf, makeTrip, (row, trip) => row.update(trip));
+      reset.update(view, good);
+    },
+  };
+}
+
+/** The page: the same at length, with bypasses. */
+export function interlockPage(desk) {
+  const part = interlockPanel(desk);
+  const bypass = bypassPanel(desk);
+  const element = h("div", { class: "page two" }, part.element, bypass.element);
+  return {
+    element,
+    update(store) {
+      if (!store?.view) return;
+      mark(element, "data-stale", store.stale);
+      part.update(store.view, !store.stale);
+      bypass.update(store.view, !store.stale);
+    },
+  };
+}
+
+/** First-out first; what tripped the room stands behind what the interlock system shows. */
+export function tripsOf({ first_out: first, trips, room_causes: causes }) {
+  const all = [...trips];
+  if (first && !all.some((trip) => trip.id === first.id)) all.unshift({ ...first, first_out: true });
+  for (const cause of causes) if (!all.some((trip) => trip.id === cause.id)) all.push({ ...cause, first_out: all.length === 0 });
+  return all.sort((a, b) => Number(b.first_out) - Number(a.first_out));
+}
+
+const keyOf = (trip) => `${trip.source} ${trip.id}`;
+
+function makeTrip() {
+  const badge = h("span", { class: "chip" });
+  const id = h("span", { class: "soft trip-id" });
+  const cause = h("strong", { class: "trip-cause" });
+  const value = h("span", { class: "trip-value" });
+  const advice = h("p", { class: "trip-advice" });
+  const who = h("span", { class: "soft trip-reset" });
+  const row = h("li", { class: "trip" }, h("div", { class: "trip-head" }, sign("cross"), cause), h("div", { class: "trip-line" }, badge, id, value, who), advice);
+  row.update = (trip) => {
+    mark(row, "data-first", trip.first_out);
+    put(cause, trip.cause);
+    put(badge, trip.first_out ? "first out" : trip.latched ? "latched" : "follows");
+    put(id, trip.id);
+    put(value, [trip.value && `value ${trip.value}`, trip.limit && `limit ${trip.limit}`].filter(Boolean).join(", "));
+    put(advice, trip.advice);
+    put(who, trip.reset_role ? `reset: ${roleOf(trip.reset_role)}` : "");
+  };
+  return row;
+}
+
+function makeReset(desk) {
+  const button = h("button", { type: "button", class: "act", on: { click: () => desk.send("reset_interlock", {}, performance.now()) } }, h("span", {}, "Reset"));
+  const words = h("span", { class: "soft" });
+  const element = h("div", { class: "row reset", hidden: true }, button, words);
+  return {
+    element,
+    update(view, good) {
+      const roles = [...new Set(tripsOf(view.interlocks).filter((trip) => trip.reset_role).map((trip) => trip.reset_role))];
+      show(element, good && roles.length > 0);
+      put(words, roles.length ? `needs ${roles.map(roleOf).join(", then ")}` : "");
+      enable(button, desk.may("reset_interlock"), desk.why("reset_interlock"));
+    },
+  };
+}
+
+function bypassPanel(desk) {
+  const list = h("ul", { class: "bypasses" });
+  const none = h("p", { class: "soft" }, "No bypass. One can be asked for by service and approved by a physicist, in service mode only.");
+  const which = h("input", { name: "interlock", required: true, maxlength: "40", autocomplete: "off", spellcheck: "false" });
+  const reason = h("input", { name: "reason", required: true, maxlength: "200", autocomplete: "off" });
+  const minutes = h("input", { name: "minutes", type: "number", min: "1", max: "480", value: "30", required: true });
+  const ask = h("button", { type: "submit", class: "act" }, "Ask for bypass");
+  const form = h("form", { class: "form" }, label("Interlock", which), label("Reason", reason), label("Minutes", minutes), ask);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    desk.send("request_bypass", { interlock: which.value.trim(), reason: reason.value.trim(), duration_s: Number(minutes.value) * 60 }, performance.now());
+  });
+  const element = panel("Bypass", { class: "bypass-panel" }, none, list, form);
+  return {
+    element,
+    update(view, good) {
+      const { bypasses } = view.interlocks;
+      show(none, bypasses.length === 0);
+      keyed(list, bypasses, (one) => one.interlock, () => makeBypass(desk), (row, one) => row.update(one, good));
+      enable(ask, desk.may("request_bypass"), desk.why("request_bypass"));
+      show(form, Boolean(view.commands.request_bypass));
+    },
+  };
+}
+
+function makeBypass(desk) {
+  const words = h("span", {});
+  const left = h("b", { class: "number" });
+  let which = "";
+  const send = (name) => desk.send(name, { interlock: which }, performance.now());
+  const approve = h("button", { type: "button", class: "act", on: { click: () => send("approve_bypass") } }, "Approve");
+  const end = h("button", { type: "button", class: "act", on: { click: () => send("end_bypass") } }, "End");
+  const row = h("li", {}, sign("bypass"), words, left, approve, end);
+  row.update = (bypass, good) => {
+    which = bypass.interlock;
+    put(words, `${bypass.interlock}: ${bypass.reason} (${bypass.owner}${bypass.approver ? `, approved by ${bypass.approver}` : ", waits for a physicist"})`);
+    put(left, good ? clock(bypass.remaining_s) : "–");
+    show(approve, !bypass.approver);
+    enable(approve, desk.may("approve_bypass"), desk.why("approve_bypass"));
+    enable(end, desk.may("end_bypass"), desk.why("end_bypass"));
+  };
+  return row;
+}
+
+/** A named field of a form. */
+export const label = (words, field) => h("label", {}, h("span", {}, words), field);

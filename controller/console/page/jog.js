@@ -1,0 +1,54 @@
+/** Moving an axis by hand: it moves while the button is held, and a drive that does not hear of it again within 200 ms stops. */
+
+import { enable, h, show } from "./dom.js";
+import { axisOf } from "./words.js";
+
+const AGAIN_MS = 100;
+
+/** `what`: "gantry" or "couch". */
+export function jogHandle(desk, what) {
+  const axis = what === "gantry" ? null : h("select", { "aria-label": "Axis to move" });
+  const back = h("button", { type: "button", class: "small jog" }, what === "gantry" ? "↺ hold" : "− hold");
+  const forth = h("button", { type: "button", class: "small jog" }, what === "gantry" ? "hold ↻" : "hold +");
+  const element = h("div", { class: "row jogs", hidden: true }, axis, back, forth);
+  let timer = 0;
+  let waiting = false;
+
+  async function push(direction) {
+    if (waiting) return;
+    waiting = true;
+    const moved = await desk.send("jog", { axis: axis?.value ?? "gantry", direction }, performance.now());
+    waiting = false;
+    if (!moved) stop();
+  }
+  function start(direction) {
+    stop();
+    push(direction);
+    timer = setInterval(() => push(direction), AGAIN_MS);
+  }
+  function stop() {
+    clearInterval(timer);
+    timer = 0;
+  }
+  for (const [button, direction] of [[back, -1], [forth, 1]]) {
+    button.addEventListener("pointerdown", (event) => event.button === 0 && !button.disabled && start(direction));
+    for (const kind of ["pointerup", "pointerleave", "pointercancel", "blur"]) button.addEventListener(kind, stop);
+    button.addEventListener("keydown", (event) => {
+      if ((event.key === " " || event.key === "Enter") && !event.repeat && !button.disabled) start(direction);
+    });
+    button.addEventListener("keyup", stop);
+  }
+  window.addEventListener("blur", stop);
+
+  return {
+    element,
+    update(view, good) {
+      const offered = Boolean(view.commands.jog) && !(what === "gantry" && view.gantry.fixed_deg !== null);
+      const may = good && desk.may("jog");
+      show(element, offered && may);
+      if (!may) stop();
+      if (axis && axis.options.length !== view.couch.length) axis.replaceChildren(...view.couch.map((one) => h("option", { value: one.name }, axisOf(one.name))));
+      for (const button of [back, forth]) enable(button, may, desk.why("jog"));
+    },
+  };
+}

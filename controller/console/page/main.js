@@ -1,0 +1,216 @@
+/** The console: puts the parts together, goes from page to page, draws when something came. */
+
+import { actionRail, whyNot } from "./actions.js";
+import { alarmPage } from "./alarms.js";
+import { Connection, Refused } from "./connection.js";
+import { devicePage } from "./devices.js";
+import { h, mark, show } from "./dom.js";
+import { helpDialog } from "./help.js";
+import { interlockPage } from "./interlocks.js";
+import { listenToKeys } from "./keys.js";
+import { logPage } from "./log.js";
+import { overviewPage } from "./overview.js";
+import { peoplePage } from "./people.js";
+import { planPage } from "./plans.js";
+import { roomPage } from "./room.js";
+import { PAGES, makeShell } from "./shell.js";
+import { signInPage } from "./signin.js";
+import { Stream } from "./stream.js";
+import { treatmentPage } from "./treatments.js";
+import { trendPage } from "./trends.js";
+
+const LAST_ROOM = "iongantry.room";
+const LOOK_MS = 3000; // at the rooms that are not open
+
+const connection = new Connection();
+let stream = null;
+let facility = null;
+let served = []; // names of the rooms that are served
+let others = new Map(); // views of rooms that are not open
+let page = "facility";
+let dirty = true;
+let looked = -Infinity;
+
+const room = () => stream?.room ?? localStorage.getItem(LAST_ROOM);
+const store = () => stream?.store ?? null;
+
+/** What the parts may ask for. */
+const desk = {
+  room,
+  person: () => connection.person,
+  signed: () => connection.signedIn,
+  facility: () => facility?.title ?? facility?.name ?? "",
+  species: () => facility?.species ?? [],
+  holds: () => room() !== null && connection.holds(room()),
+  may: (name) => why(name) === "",
+  why: (name) => why(name),
+  say: (words, tone) => shell.say(words, { tone }),
+  help: () => help.open(),
+  signOut: () => connection.signOut(),
+  stop: (which) => connection.stop(which),
+  ask: (path) => quietly(() => connection.get(path)),
+  file: (path, kind) => quietly(() => connection.file(path, kind)),
+  upload: (path, file) => quietly(() => connection.upload(path, file)),
+  change: async (method, path, body) => (await quietly(async () => (method === "DELETE" ? await connection.delete(path) : await connection.post(path, body)) ?? true)) !== null,
+  async send(name, args, acted) {
+    const view = store()?.view;
+    if (!view) return false;
+    try {
+      await connection.command(room(), view.boot_id, name, args, acted);
+      return true;
+    } catch (error) {
+      refused(error);
+      return false;
+    } finally {
+      changed();
+    }
+  },
+  idle() {
+    if (!connection.signedIn) return "Sign in to see the rooms.";
+    const view = store()?.view;
+    if (!view || store().stale) return "No fresh view of the room.";
+    if (!connection.holds(view.room)) return view.control ? `${view.control.actor} at ${view.control.console} commands this room.` : "Take control to command this room.";
+    return idleWords(view);
+  },
+  rooms() {
+    const all = facility?.rooms ?? served.map((name) => ({ name }));
+    const list = Array.isArray(all) ? all : Object.entries(all).map(([name, more]) => ({ name, ...more }));
+    return list.map((one) => {
+      const name = one.name ?? one.room ?? one;
+      const open = stream?.room === name ? stream.store : others.get(name);
+      return { room: name, kind: one.kind ?? "", served: one.served ?? served.includes(name), view: open?.view ?? null, stale: open?.stale ?? true };
+    });
+  },
+};
+
+function idleWords({ state, treatment, interlocks }) {
+  if (state.startsWith("irradiating")) return "Nothing to answer. F8 pauses the beam, STOP ends it.";
+  if (interlocks.active_trips) return "An interlock stands: see its advice.";
+  if (state === "interrupted") return "The room waits until every condition holds again.";
+  if (state === "standby" && !["loaded", "running"].includes(treatment?.status)) return "Choose a plan to begin.";
+  if (state === "fault") return "Causes have to go; then acknowledge the fault.";
+  return "Nothing to answer now.";
+}
+
+const why = (name) => whyNot(store()?.view, connection.person, room() !== null && connection.holds(room()), name, store()?.stale ?? true);
+
+async function quietly(act) {
+  try {
+    return await act();
+  } catch (error) {
+    refused(error);
+    return null;
+  }
+}
+
+function refused(error) {
+  if (!(error instanceof Refused)) throw error;
+  shell.say(error.message, { tone: "bad", hint: error.hint });
+}
+
+const shell = makeShell(desk);
+const rail = actionRail(desk);
+const help = helpDialog();
+const entrance = signInPage(connection);
+const pages = {
+  facility: overviewPage(desk), room: roomPage(desk), interlocks: interlockPage(desk), devices: devicePage(), alarms: alarmPage(desk), plans: planPage(desk),
+  treatments: treatmentPage(desk), trends: trendPage(desk), log: logPage(desk), people: peoplePage(desk),
+};
+const main = h("main", { id: "main", tabindex: "-1" }, entrance.element, ...Object.values(pages).map((one) => one.element));
+document.body.append(shell.header, shell.strip, main, shell.live, rail.element, help.element);
+
+listenToKeys({
+  stop: () => rail.stop.stop(),
+  stopHeld: (part) => rail.stop.held(part),
+  pause: (acted) => rail.pause(acted),
+  answerDown: (acted) => rail.question.down(acted),
+  answerUp: () => rail.question.up(),
+  page: (number) => PAGES[number - 1] && connection.signedIn && go(PAGES[number - 1][0]),
+  help: () => help.open(),
+});
+
+const go = (name) => (location.hash = name === "facility" ? "#/facility" : `#/${name}/${room() ?? ""}`);
+
+function changed() {
+  dirty = true;
+}
+
+function open(name) {
+  if (stream?.room === name) return;
+  stream?.close();
+  stream = new Stream(connection, name, changed);
+  localStorage.setItem(LAST_ROOM, name);
+}
+
+/** Go where the address says: `#/page/room` and, for a treatment, its id. */
+async function route() {
+  const [, name, where, more] = location.hash.split("/").map(decodeURIComponent);
+  page = pages[name] ? name : "facility";
+  if (connection.signedIn) {
+    if (where && where !== room()) open(where);
+    else if (!stream && room() && (!served.length || served.includes(room()))) open(room());
+    else if (!stream && served.length) open(served[0]);
+  }
+  for (const [one, { element }] of Object.entries(pages)) show(element, connection.signedIn && one === page);
+  entrance.open(!connection.signedIn);
+  mark(document.body, "data-page", connection.signedIn ? page : "entrance");
+  changed();
+  if (connection.signedIn) await pages[page].enter?.(more);
+}
+
+/** After signing in or out. */
+async function signed() {
+  others = new Map();
+  if (!connection.signedIn) {
+    stream?.close();
+    stream = null;
+    facility = null;
+    await route();
+    return;
+  }
+  await look();
+  await route();
+}
+
+async function look() {
+  looked = performance.now();
+  const [about, rooms] = await Promise.all([facility ?? connection.get("/api/facility").catch(() => null), connection.get("/api/rooms").catch(() => null)]);
+  facility = about;
+  if (rooms !== null) {
+    served = (rooms.rooms ?? rooms).filter((one) => typeof one === "string" || one.served !== false).map((one) => one.room ?? one.name ?? one);
+  }
+  for (const name of served) {
+    if (name === stream?.room) continue;
+    const view = await connection.get(`/api/rooms/${encodeURIComponent(name)}`).catch(() => null);
+    others.set(name, { view, stale: view === null });
+  }
+  changed();
+}
+
+/** Draw at most once a frame, and only what is in sight. */
+function frame() {
+  if (dirty) {
+    dirty = false;
+    shell.update(store(), page);
+    rail.update(store());
+    if (connection.signedIn) pages[page].update(store());
+  }
+  requestAnimationFrame(frame);
+}
+
+let due = 0;
+setInterval(() => {
+  if (!connection.signedIn || document.hidden) return;
+  if (performance.now() - looked > LOOK_MS) look();
+  const { every, enter } = pages[page];
+  due += 500;
+  if (every && enter && due >= every) {
+    due = 0;
+    if (page !== "treatments") enter();
+  }
+}, 500);
+
+window.addEventListener("hashchange", route);
+connection.addEventListener("signed", signed);
+signed();
+frame();

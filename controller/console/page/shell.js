@@ -1,0 +1,165 @@
+/** What frames every page: the name of the place, the way from page to page, banners, who commands, who is signed in, messages. */
+
+import { enable, h, keyed, mark, put, s, show, sign } from "./dom.js";
+import { BANNERS, roleOf, stateOf } from "./words.js";
+
+export const PAGES = [
+  ["facility", "Facility"],
+  ["room", "Room"],
+  ["interlocks", "Interlocks"],
+  ["devices", "Devices"],
+  ["alarms", "Alarms"],
+  ["plans", "Plans"],
+  ["treatments", "Treatments"],
+  ["trends", "Trends"],
+  ["log", "Log"],
+  ["people", "People"],
+];
+const SAID_MS = 9000;
+
+/** `desk`: as of the rail, with {person(), holds(), signOut(), help()}. */
+export function makeShell(desk) {
+  const place = h("span", { class: "place" });
+  const links = Object.fromEntries(PAGES.map(([name, label]) => [name, link(name, label)]));
+  const banners = h("ul", { class: "banners", "aria-label": "Banners" });
+  const control = makeControl(desk);
+  const person = h("span", { class: "person" });
+  const out = h("button", { type: "button", class: "small", on: { click: () => desk.signOut() } }, "Sign out");
+  const help = h("button", { type: "button", class: "small", title: "keys and words", on: { click: () => desk.help() } }, "Help ?");
+  const header = h(
+    "header", { class: "top" },
+    h("div", { class: "name" }, s("svg", { class: "logo", viewBox: "0 0 24 24", "aria-hidden": "true" }, s("use", { href: "#sign-logo" })), h("strong", {}, "iongantry"), place),
+    h("nav", { "aria-label": "Pages" }, ...Object.values(links).map((one) => one.element)),
+    h("div", { class: "who" }, control.element, person, out, help),
+  );
+  const strip = h("div", { class: "strip" }, banners, firstOutStrip(desk));
+  const said = h("div", { class: "said", role: "status", hidden: true });
+  const state = h("p", { class: "unseen", role: "status", "aria-live": "polite" });
+  const first = h("p", { class: "unseen", role: "alert", "aria-live": "assertive" });
+  const trip = strip.lastChild;
+  let hide = 0;
+
+  return {
+    header,
+    strip,
+    live: h("div", {}, said, state, first),
+    say(words, { tone = "plain", hint = "" } = {}) {
+      said.replaceChildren(sign(tone === "bad" ? "cross" : "tick"), h("p", {}, h("strong", {}, words), hint ? h("span", {}, ` ${hint}`) : ""));
+      mark(said, "data-tone", tone);
+      show(said, true);
+      clearTimeout(hide);
+      hide = setTimeout(() => show(said, false), SAID_MS);
+    },
+    update(store, page) {
+      const view = store?.view;
+      const me = desk.person();
+      for (const [name, one] of Object.entries(links)) one.update(name === page, desk.room(), badge(name, view), me);
+      put(place, view ? view.facility : desk.facility());
+      keyed(banners, bannersOf(store), (name) => name, makeBanner, (item, name) => item.update(name, store));
+      trip.update(store);
+      control.update(store);
+      put(person, me ? `${me.name}, ${roleOf(me.role)}` : "not signed in");
+      show(out, me !== null);
+      if (view) {
+        const { word, meaning } = stateOf(view.state);
+        put(state, store.stale ? "No fresh view of the room" : `${view.room}: ${word}, ${meaning}${view.why ? `, ${view.why}` : ""}`);
+        const cause = firstOut(view);
+        put(first, cause && !store.stale ? `First out: ${cause.cause}. ${cause.advice}` : "");
+        document.title = `${store.stale ? "STALE" : word} · ${view.room} · iongantry`;
+      }
+    },
+  };
+}
+
+/** What tripped first and still matters: the interlock system's first-out, else what tripped the room. */
+export const firstOut = (view) => {
+  const { first_out: first, room_causes: causes } = view.interlocks;
+  return first ?? causes[0] ?? null;
+};
+
+function bannersOf(store) {
+  const view = store?.view;
+  const shown = new Set(view?.banners ?? []);
+  if (view?.simulated) shown.add("SIMULATED");
+  if (view?.interlocks.bypasses.some((one) => one.approver)) shown.add("BYPASS");
+  if (store?.stale) shown.add("STALE");
+  return Object.keys(BANNERS).filter((name) => shown.has(name));
+}
+
+function makeBanner(name) {
+  const [shape] = BANNERS[name] ?? ["cross"];
+  const words = h("span", {});
+  const item = h("li", { class: "banner", data: { name } }, sign(shape), h("b", {}, name), words);
+  item.update = (_, store) => {
+    const age = Math.max(1, Math.round(store.ageMs(performance.now()) / 1000));
+    const [, meaning] = BANNERS[name] ?? ["", ""];
+    if (name === "STALE" && store?.stale) put(words, store.view ? `no view of ${store.room} for ${age} s; values are crossed out` : `waiting for ${store.room}`);
+    else if (name === "SIMULATED") put(words, store.view?.speed !== 1 ? `${meaning}; time runs ${store.view?.speed ?? "–"} times as fast` : meaning);
+    else put(words, meaning);
+  };
+  return item;
+}
+
+function firstOutStrip(desk) {
+  const words = h("span", { class: "trip-words" });
+  const element = h("a", { class: "trip-strip", hidden: true }, sign("cross"), h("b", {}, "FIRST OUT"), words);
+  element.update = (store) => {
+    const cause = store?.view ? firstOut(store.view) : null;
+    show(element, cause !== null);
+    if (cause === null) return;
+    mark(element, "href", `#/interlocks/${desk.room()}`);
+    mark(element, "data-stale", store.stale);
+    put(words, `${store.stale ? "last seen: " : ""}${cause.cause}${cause.advice ? ` ${cause.advice}` : ""}`);
+  };
+  return element;
+}
+
+function badge(name, view) {
+  if (!view) return 0;
+  if (name === "alarms") return view.alarms.filter((alarm) => !alarm.acknowledged_by && !alarm.shelved_s).length;
+  if (name === "interlocks") return view.interlocks.active_trips;
+  if (name === "devices") return view.devices.filter((device) => !device.connected).length;
+  return 0;
+}
+
+function link(name, label) {
+  const number = h("span", { class: "badge", hidden: true });
+  const words = h("span", {}, label);
+  const element = h("a", {}, words, number);
+  return {
+    element,
+    update(here, room, news, me) {
+      mark(element, "href", name === "facility" ? "#/facility" : `#/${name}/${room ?? ""}`);
+      mark(element, "aria-current", here ? "page" : null);
+      show(element, name !== "people" || me?.role === "security_admin");
+      if (name === "room") put(words, room ?? "Room");
+      show(number, news > 0);
+      put(number, news);
+      mark(number, "aria-label", news > 0 ? `${news} ${name}` : null);
+    },
+  };
+}
+
+function makeControl(desk) {
+  const words = h("span", {});
+  const take = h("button", { type: "button", class: "small strong", on: { click: () => desk.send("take_control", {}, performance.now()) } }, "Take control");
+  const give = h("button", { type: "button", class: "small", on: { click: () => desk.send("give_control", {}, performance.now()) } }, "Give back");
+  const element = h("div", { class: "control" }, sign("hand"), words, take, give);
+  return {
+    element,
+    update(store) {
+      const view = store?.view;
+      show(element, Boolean(view));
+      if (!view) return;
+      const mine = desk.holds();
+      const { control } = view;
+      put(words, store.stale ? "–" : mine ? `you command ${view.room}` : control ? `${control.actor} at ${control.console} commands` : `nobody commands ${view.room}`);
+      mark(element, "data-tone", mine ? "ready" : null);
+      mark(element, "title", control ? `heard ${Math.round(control.heard_ms)} ms ago` : null);
+      show(take, !mine && Boolean(desk.person()));
+      show(give, mine);
+      enable(take, desk.may("take_control"), desk.why("take_control"));
+      enable(give, desk.may("give_control"), desk.why("give_control") === "not now" ? "not while the field runs" : desk.why("give_control"));
+    },
+  };
+}

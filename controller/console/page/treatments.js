@@ -1,0 +1,106 @@
+/** What was treated: a list, and the report of one opened in place. */
+
+import { h, keyed, mark, panel, put, show, sign } from "./dom.js";
+import { figure, moment, percent, statusOf } from "./words.js";
+
+const AGAIN_MS = 5000;
+
+export function treatmentPage(desk) {
+  const list = h("ul", { class: "choices" });
+  const none = h("p", { class: "soft" }, "Nothing was treated yet.");
+  const title = h("span", { class: "soft" });
+  const files = h("div", { class: "row" });
+  const sheet = h("iframe", { class: "sheet", title: "Report", sandbox: "allow-same-origin" }); // no script runs in it
+  const hint = h("p", { class: "soft" }, "Choose a treatment to read its report.");
+  const report = panel("Report", { class: "report" }, files, hint, sheet);
+  report.querySelector("h2").append(" ", title);
+  const element = h("div", { class: "page two narrow" }, panel("Treatments", { class: "scrolling" }, h("div", { class: "scroll" }, none, list)), report);
+  let treatments = [];
+  let chosen = null;
+
+  async function load() {
+    const answer = await desk.ask("/api/treatments");
+    if (answer === null) return;
+    treatments = answer.treatments ?? answer;
+    draw();
+  }
+  function draw() {
+    show(none, treatments.length === 0);
+    keyed(list, treatments, (one) => one.id, (one) => makeTreatment(() => open(one.id)), (row, one) => row.update(one, one.id === chosen));
+  }
+  async function open(id) {
+    chosen = id;
+    draw();
+    const one = treatments.find((treatment) => treatment.id === id);
+    if (!one) return;
+    put(title, `${one.plan_label}, fraction ${one.fraction}, ${moment(one.started_utc)}`);
+    const base = `/api/treatments/${encodeURIComponent(id)}/files/`;
+    files.replaceChildren(...one.files.map((name) => h("button", { type: "button", class: "small", on: { click: () => save(base, name) } }, `Save ${name}`)));
+    show(hint, false);
+    if (!one.files.includes("report.html")) {
+      show(hint, true);
+      put(hint, "This treatment has no report.");
+      show(sheet, false);
+      return;
+    }
+    const text = await desk.file(`${base}report.html`);
+    if (text !== null && chosen === id) {
+      show(sheet, true);
+      showReport(sheet, text);
+    }
+  }
+  async function save(base, name) {
+    const blob = await desk.file(`${base}${encodeURIComponent(name)}`, "blob");
+    if (blob === null) return;
+    const link = h("a", { href: URL.createObjectURL(blob), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+  return {
+    element,
+    every: AGAIN_MS,
+    async enter(wanted) {
+      show(sheet, false);
+      await load();
+      if (wanted) await open(wanted);
+    },
+    update() {},
+  };
+}
+
+function makeTreatment(choose) {
+  const picture = sign("tick");
+  const name = h("b", {}), about = h("span", { class: "soft" }), part = h("span", { class: "number" });
+  const button = h("button", { type: "button", class: "choice", on: { click: choose } }, picture, name, part, about);
+  const row = h("li", {}, button);
+  row.update = (one, chosen) => {
+    picture.as({ complete: "tick", partial: "part" }[one.status] ?? "cross");
+    put(name, `${one.plan_label}, fraction ${one.fraction}`);
+    put(part, percent(one.meterset_delivered, one.meterset_planned));
+    const words = [one.room, one.patient_id, moment(one.started_utc), statusOf(one.status), one.termination && one.termination !== "normal" ? one.termination.replaceAll("_", " ").toLowerCase() : "",
+      `${figure(one.meterset_delivered, 2)} of ${figure(one.meterset_planned, 2)} ${one.unit}`, one.simulated ? "SIMULATED" : ""];
+    put(about, words.filter(Boolean).join(", "));
+    mark(button, "aria-pressed", String(chosen));
+  };
+  return row;
+}
+
+/**
+ * Show a report in a frame in which nothing runs. The page's own rules forbid style that comes as text in a document, so the
+ * report's styles are taken out before it is read and handed over as sheets; it is shown in its dark colours.
+ */
+function showReport(frame, text) {
+  const plain = text.replace(/<style\b/gi, "<template data-sheet").replace(/<\/style>/gi, "</template>").replace(/(<[^>]*?)\sstyle=/gi, "$1 data-style=");
+  const parsed = new DOMParser().parseFromString(plain, "text/html");
+  const sheets = [...parsed.querySelectorAll("template[data-sheet]")];
+  const style = sheets.map((sheet) => sheet.content.textContent.replaceAll("(prefers-color-scheme: dark)", "screen")).join("\n");
+  for (const one of parsed.querySelectorAll("template, script, link, iframe, object, embed, base, form, meta[http-equiv]")) one.remove();
+  frame.onload = () => {
+    const inner = frame.contentDocument;
+    const sheet = new frame.contentWindow.CSSStyleSheet();
+    sheet.replaceSync(style);
+    inner.adoptedStyleSheets = [sheet];
+    for (const element of inner.querySelectorAll("[data-style]")) element.style.cssText = element.dataset.style;
+  };
+  frame.srcdoc = `<!doctype html>${parsed.documentElement.outerHTML}`;
+}

@@ -1,0 +1,123 @@
+/** The operator's words: states, roles, commands, qualities. The field's names (IEC 60601-2-64), nothing of the program. */
+
+/** state -> [word, what it means, shape, tone]. Yellow is radiation, green ready, red urgent, as on a treatment control panel. */
+const STATES = {
+  standby: ["Standby", "nothing is selected", "ring", "quiet"],
+  "preparatory.identified": ["Preparing", "patient and plan confirmed", "quarter", "prepare"],
+  "preparatory.positioning": ["Preparing", "gantry and couch go to their targets", "quarter", "prepare"],
+  "preparatory.imaging": ["Preparing", "position is verified by image", "half", "prepare"],
+  "preparatory.positioned": ["Preparing", "position accepted; search the room and close the door", "half", "prepare"],
+  "preparatory.secured": ["Preparing", "room searched and closed", "most", "prepare"],
+  "preparatory.allocated": ["Preparing", "this room holds the beam", "most", "prepare"],
+  "preparatory.tuning": ["Preparing", "accelerator and magnets are tuned", "most", "prepare"],
+  "ready.armed": ["Ready", "one deliberate beam-on away", "diamond", "ready"],
+  "irradiating.beam_on": ["Beam on", "irradiating", "rays", "beam"],
+  "irradiating.held": ["Beam held", "goes on by itself", "rays", "beam"],
+  interrupted: ["Interrupted", "beam is off; resume or end the field", "bars", "warn"],
+  "terminated.complete": ["Complete", "everything was delivered", "tick", "ready"],
+  "terminated.partial": ["Ended early", "what is missing stays on record", "part", "warn"],
+  fault: ["Fault", "causes have to go; then it is acknowledged", "cross", "bad"],
+  "service.qa": ["Service", "quality assurance", "wrench", "service"],
+  "service.beam_tuning": ["Service", "beam tuning", "wrench", "service"],
+  "service.physics": ["Service", "physics", "wrench", "service"],
+};
+
+export const stateOf = (name) => {
+  const [word, meaning, shape, tone] = STATES[name] ?? [name ?? "Unknown", "", "cross", "bad"];
+  return { word, meaning, shape, tone };
+};
+
+const ROLES = { observer: "observer", operator: "operator", physicist: "physicist", service: "service", security_admin: "security", key: "key switch" };
+export const roleOf = (name) => ROLES[name] ?? name ?? "";
+
+/** What becomes of a deadline, by state. */
+export const LAPSES = {
+  "ready.armed": "ready lapses in",
+  "irradiating.held": "interrupted in",
+  interrupted: "field ends in",
+};
+
+/** Commands with a button that is not a place of its own. `ask`: what is asked before it is sent. */
+export const ACTS = {
+  cancel: { label: "Cancel preparation", ask: "Give this preparation up?", tone: "plain" },
+  unload_plan: { label: "Unload plan", ask: "Take the plan off this room?", tone: "plain" },
+  acknowledge: { label: "Acknowledge fault", ask: "Every cause is gone and understood?", tone: "plain" },
+  reconcile: { label: "Reconcile dose", ask: "Sign what the open grant delivered?", tone: "plain" },
+  reset_dose_trip: { label: "Reset dose trip", ask: "Reset the dose unit that tripped?", tone: "plain" },
+  self_test: { label: "Dose self-test", tone: "plain" },
+  enter_service: { label: "Enter service", ask: "Leave treatment and enter service?", tone: "plain" },
+  leave_service: { label: "Leave service", tone: "plain" },
+};
+
+export const BANNERS = {
+  SIMULATED: ["screen", "no beam, no patient"],
+  SERVICE: ["wrench", "no treatment while the room is in service"],
+  BYPASS: ["bypass", "an interlock is bypassed"],
+  RESEARCH: ["flask", "research: overrides are recorded"],
+  STALE: ["cross", "values on this screen are old"],
+};
+
+const AXES = { lateral_mm: "Lateral", longitudinal_mm: "Longitudinal", vertical_mm: "Vertical", angle_deg: "Rotation", pitch_deg: "Pitch", roll_deg: "Roll" };
+export const axisOf = (name) => AXES[name] ?? AXES[`${name}_mm`] ?? AXES[`${name}_deg`] ?? spaced(name);
+
+const UNITS = { deg: "°", "deg/s": "°/s", mev_u: "MeV/u", um: "µm" };
+export const unitOf = (unit) => UNITS[unit] ?? unit ?? "";
+
+const STATUS = { waiting: "to come", current: "now", complete: "complete", partial: "partial", refused: "refused", fault: "fault", loaded: "loaded", running: "running", writing: "writing the record" };
+export const statusOf = (status) => STATUS[status] ?? status ?? "";
+
+const FACTS = {
+  plan_uid: null, version: null, room: "Room", plan_label: "Plan", patient_id: "Patient ID", patient_name: "Patient", fraction: "Fraction", beam_number: "Beam", beam_name: "Name",
+  meterset: "Meterset", meterset_unit: null, gantry_deg: "Gantry", correction: "Correction", residual: "Residual", images: "Images", dose_gy: "Dose",
+};
+
+/** The facts of a question as [name, value] pairs in words; nested values are spread, identifiers of the program are left out. */
+export function factsOf(facts) {
+  const pairs = [];
+  for (const [name, value] of Object.entries(facts ?? {})) {
+    if (FACTS[name] === null || value === "" || value === null || value === undefined) continue;
+    const label = FACTS[name] ?? spaced(name);
+    if (typeof value === "object" && !Array.isArray(value)) {
+      const parts = Object.entries(value).map(([axis, amount]) => `${axisOf(axis)} ${amount_(axis, amount)}`);
+      pairs.push([label, parts.join("  ") || "none"]);
+    } else if (name === "meterset") pairs.push([label, `${figure(value, 2)} ${facts.meterset_unit ?? ""}`.trim()]);
+    else pairs.push([label, typeof value === "number" && !Number.isInteger(value) ? amount_(name, value) : `${value}${name.endsWith("_deg") ? "°" : ""}`]);
+  }
+  return pairs;
+}
+
+function amount_(name, value) {
+  const unit = name.endsWith("_mm") ? " mm" : name.endsWith("_deg") ? "°" : "";
+  return `${figure(value, 2)}${unit}`;
+}
+
+/** `a_name_mm` in words. */
+export const spaced = (name) => {
+  const words = String(name ?? "").replace(/_(mm|deg|s|ns|gy|mev_u)$/, "").replaceAll("_", " ");
+  return words.charAt(0).toUpperCase() + words.slice(1);
+};
+
+/** A number as it is shown; a dash where nothing sound is known. */
+export function figure(value, digits = 1) {
+  if (value === null || value === undefined || typeof value !== "number" || !Number.isFinite(value)) return "–";
+  const words = value.toFixed(digits);
+  return Number(words) === 0 ? words.replace("-", "") : words.replace("-", "−");
+}
+
+/** A count with thin spaces between thousands. */
+export const count = (value) => (Number.isFinite(value) ? String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u202f") : "–");
+
+export const percent = (part, whole) => (whole > 0 ? `${Math.min(100, Math.floor((100 * part) / whole + 1e-9))} %` : "–");
+
+/** Seconds as a clock: 0:42, 12:05. */
+export function clock(seconds) {
+  if (!Number.isFinite(seconds)) return "–";
+  const whole = Math.max(0, Math.ceil(seconds));
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+/** A moment of UTC as date and time of day, to the second. */
+export const moment = (utc) => (utc ? String(utc).replace("T", " ").replace(/(\.\d+)?(Z|\+00:00)?$/, "") : "–");
+
+/** A patient's name of a DICOM file: `Family^Given` as `Family, Given`. */
+export const person = (name) => String(name ?? "").split("^").filter(Boolean).join(", ") || "–";
