@@ -34,6 +34,7 @@ class Outward:
         archive, metrics, variables: what there is.
 
     Attributes:
+        variables: may be given later.
         unreadable: lines that were no view and no event of a room.
     """
 
@@ -41,7 +42,8 @@ class Outward:
         self, archive: Archive | None = None, metrics: Metrics | None = None, variables: Variables | None = None
     ) -> None:
         self.unreadable = 0
-        self._archive, self._metrics, self._variables = archive, metrics, variables
+        self.variables = variables
+        self._archive, self._metrics = archive, metrics
 
     def listener(self, room: str) -> Callable[[str, bytes], None]:
         """For `RoomLink.subscribe` of this room."""
@@ -54,8 +56,8 @@ class Outward:
                 self._take_view(json.loads(line)["view"])
             elif kind == "event" and self._metrics is not None:
                 self._metrics.take_event(room, json.loads(line)["event"])
-            elif kind == "link" and self._variables is not None:
-                self._variables.gone(room)
+            elif kind == "link" and self.variables is not None:
+                self.variables.gone(room)
         except Exception as error:  # noqa: BLE001 - what goes out must never be the reason that nothing comes in
             self.unreadable += 1
             if self.unreadable == 1:
@@ -64,7 +66,7 @@ class Outward:
     def _take_view(self, view: Mapping[str, Any]) -> None:
         if self._metrics is not None:
             self._metrics.take(view)
-        if self._variables is not None:
-            self._variables.show(view)
+        if self.variables is not None:
+            self.variables.show(view)
         if self._archive is not None:
             self._archive.take(view)

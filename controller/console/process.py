@@ -31,6 +31,8 @@ from drivers.hal.errors import BeamlineError, ConfigError
 if TYPE_CHECKING:
     import uvicorn
 
+    from controller.console.outward import Outward
+
 EXIT_REFUSED = 2
 BACKLOG = 2048
 FILES_MAX = 8192  # connections are files
@@ -49,6 +51,7 @@ class Options:
         rooms: whose processes it listens to.
         host, port: where; port 0 is any.
         tls_cert, tls_key: PEM files, both or none.
+        epics_port: where rooms are published as process variables, on the loopback; None: nowhere.
     """
 
     state: Path
@@ -58,6 +61,7 @@ class Options:
     port: int = 0
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    epics_port: int | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,6 +107,8 @@ async def _started(options: Options) -> AsyncIterator[asyncio.Task[None]]:
         await hub.start()  # first of all: it finds out whether another process has this state
         stack.push_async_callback(hub.close)
         users.open()
+        if options.epics_port is not None:
+            await stack.enter_async_context(_published(hub.outward, options.epics_port))
         listening = stack.enter_context(listen(options.host, options.port))
         config = uvicorn.Config(
             make_app(hub),
@@ -132,6 +138,20 @@ async def _started(options: Options) -> AsyncIterator[asyncio.Task[None]]:
             server.should_exit = True
             await asyncio.gather(serving, return_exceptions=True)
             _untell(options)
+
+
+@contextlib.asynccontextmanager
+async def _published(outward: Outward, port: int) -> AsyncIterator[None]:
+    from controller.published_pvs_feed import PublishedVariables
+
+    variables = PublishedVariables(port)
+    await variables.start()
+    outward.variables = variables
+    try:
+        yield
+    finally:
+        outward.variables = None
+        await variables.close()
 
 
 def check_exposure(host: str, cert: Path | None, key: Path | None) -> bool:
@@ -246,9 +266,10 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--port", type=int, default=0, help="0: any free one, told in STATE/run/console.json")
     parser.add_argument("--tls-cert", type=Path, help="certificate chain, PEM")
     parser.add_argument("--tls-key", type=Path, help="its key, PEM, without a password")
+    parser.add_argument("--epics-port", type=int, help="publish the rooms as EPICS process variables there, to be read only")
     given = parser.parse_args(arguments)
     rooms = tuple(room.strip() for room in given.rooms.split(",") if room.strip())
-    return Options(given.state, given.facility, rooms, given.host, given.port, given.tls_cert, given.tls_key)
+    return Options(given.state, given.facility, rooms, given.host, given.port, given.tls_cert, given.tls_key, given.epics_port)
 
 
 if __name__ == "__main__":
