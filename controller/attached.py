@@ -97,6 +97,7 @@ class AttachedRoom:
         self._lock = RoomLock(where.facility, room, "iongantry") if commands else None
         self._silent = False
         self._telemetry: asyncio.Task[None] | None = None
+        self._teller: Telemetry | None = None
         self._simulated = where.simulated
         self._door = _door(where.endpoints)
         self._real = where.real
@@ -191,6 +192,11 @@ class AttachedRoom:
             await self._door.close()
         self._told()
 
+    def show(self, view: Mapping[str, Any]) -> None:
+        """What the room shows its consoles, decoded: for those who listen to the broker, where there is one."""
+        if self._teller is not None:
+            self._teller.show(view)
+
     def _tell_the_world(self, devices: RoomDevices) -> None:
         """Publish what the room does and reads, as far as there is a broker: nobody waits for it, nothing depends on it."""
         broker = self._wires.broker
@@ -198,6 +204,7 @@ class AttachedRoom:
             return
         told = Telemetry(self.facility.name, self.room, broker.post, devices.all(), simulated=self._simulated)
         told.attach(self.bus)
+        self._teller = told
         broker.watch(lambda up: told.republish() if up else None)
         self._telemetry = asyncio.create_task(told.run(), name="telemetry")
 

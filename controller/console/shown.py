@@ -208,6 +208,46 @@ def room_signals(view: View) -> Iterator[Shown]:
         yield Shown(ROOM_DEVICE, f"nozzle.{name}", text, "", GOOD, simulated)
 
 
+# Lists of a view that are no signals: name, where it is, and what of each row goes out.
+LISTS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("alarms", ("alarms",), ("id", "severity", "text", "source", "count", "active", "shelved_s")),
+    (
+        "trips",
+        ("interlocks", "trips"),
+        ("id", "code", "cause", "value", "limit", "advice", "reset_role", "latched", "first_out"),
+    ),
+    ("causes", ("interlocks", "room_causes"), ("id", "cause", "value", "limit", "advice")),
+    ("bypasses", ("interlocks", "bypasses"), ("interlock", "reason", "remaining_s")),
+    (
+        "beams",
+        ("treatment", "beams"),
+        (
+            "number",
+            "status",
+            "meterset_planned",
+            "meterset_delivered",
+            "unit",
+            "layers",
+            "layer",
+            "spots_planned",
+            "spots_delivered",
+        ),
+    ),
+    ("checklist", ("checklist",), ("name", "done", "detail")),
+)
+
+
+def room_lists(view: View) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The view's lists, by name, without persons."""
+    for name, path, columns in LISTS:
+        rows = _at(*path)(view) or ()
+        told = [{column: row.get(column) for column in columns} for row in rows]
+        if name == "alarms":
+            for row, alarm in zip(told, rows, strict=True):
+                row["acknowledged"] = bool(alarm.get("acknowledged_by"))
+        yield name, told
+
+
 def device_signals(view: View) -> Iterator[Shown]:
     """Every device: whether it is connected, and each of its signals. What is not connected shows nothing that is good."""
     for device in view["devices"]:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from controller.console.shown import View, room_lists, room_signals
 from drivers.hal.clock import NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import Event, EventBus
@@ -60,7 +61,7 @@ def last_will(facility: str, room: str) -> LastWill:
 
 
 class Telemetry:
-    """One room's topics: ``state`` (retained), ``event``, ``reading/DEVICE/SIGNAL``.
+    """One room's topics: ``state`` (retained), ``event``, ``reading/DEVICE/SIGNAL``, ``room/SIGNAL``.
 
     Args:
         facility, room: levels of the topics.
@@ -93,6 +94,7 @@ class Telemetry:
         self._state, self._why, self._state_ns = ONLINE, "", 0
         self._state_due = True
         self._seq: dict[str, int] = {}
+        self._view: View | None = None
         self._shown: dict[str, tuple[object, Quality, int]] = {}  # by signal: value, quality, when told
         self._units: dict[str, dict[str, tuple[str, bool]]] = {}  # by device and signal: unit, simulated
 
@@ -104,6 +106,10 @@ class Telemetry:
         """The broker is back and may have forgotten: tell state and every reading again."""
         self._state_due = True
         self._shown.clear()
+
+    def show(self, view: View) -> None:
+        """What the room shows, decoded (`RoomView`, as JSON or dumped): told with the next lot. Who is treated is not told."""
+        self._view = view
 
     async def run(self) -> None:
         """Tell what there is to tell until cancelled; then say that the room is offline."""
@@ -136,6 +142,17 @@ class Telemetry:
                 continue
             for reading in readings:
                 self._tell_reading(device.name, reading, at_ns)
+        view, self._view = self._view, None  # a room that shows nothing new is told of no more
+        if view is not None:
+            self._tell_view(view, at_ns)
+
+    def _tell_view(self, view: View, at_ns: int) -> None:
+        t_ns = int(view["t_ns"])
+        for shown in room_signals(view):
+            quality = Quality(shown.quality)
+            self._tell_signal(f"room/{_level(shown.signal)}", shown.value, quality, shown.unit, t_ns, shown.simulated, at_ns)
+        for name, rows in room_lists(view):
+            self._tell_signal(f"room/{name}", rows, Quality.GOOD, "", t_ns, bool(view["simulated"]), at_ns)
 
     def _take(self, event: Event) -> None:
         if event.kind == "room.state":
