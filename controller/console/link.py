@@ -117,6 +117,7 @@ class LinkServer:
         self._views: asyncio.Task[None] | None = None
         self._clients: dict[_Client, asyncio.Task[None]] = {}
         self._inode = 0
+        self._closed = False
 
     @property
     def consoles(self) -> int:
@@ -134,7 +135,7 @@ class LinkServer:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.parent.chmod(0o700)
             await self._clear_the_way()
-            self._server = await asyncio.start_unix_server(self._serve, self.path, limit=LINE_BYTES_MAX)
+            self._server = await asyncio.start_unix_server(self._connected, self.path, limit=LINE_BYTES_MAX)
             self.path.chmod(0o600)
             self._inode = self.path.stat().st_ino
         except OSError as error:
@@ -144,14 +145,19 @@ class LinkServer:
 
     async def close(self) -> None:
         """Hang up; commands under way get a moment to end."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
-        tasks = [*self._clients.values(), *([self._views] if self._views is not None else [])]
-        for client in tuple(self._clients):
+        clients = tuple(self._clients)
+        for client in clients:
             await client.settle(CLOSE_S * self._speed)
+        tasks = [*self._clients.values(), *([self._views] if self._views is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for client in clients:
+            client.hang_up()
+        await asyncio.sleep(0)  # the loop closes what was hung up
         with contextlib.suppress(OSError):
             if self.path.stat().st_ino == self._inode:  # never a successor's
                 self.path.unlink()
@@ -205,27 +211,18 @@ class LinkServer:
                 {"kind": "trouble", "reason": f"the room cannot show itself: {type(error).__name__}: {error}"}
             ), False
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._clients) >= CLIENTS_MAX:
-            writer.close()
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._clients) >= CLIENTS_MAX or self._closed:
+            writer.transport.abort()
             return
         client = _Client(self._desk, reader, writer, PATIENCE_S * self._speed, self._clock_ns)
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a connection is served by a task")
         client.outbox.put_answer(to_json({"kind": "hello", **self._desk.hello()}))
         for spots in self._desk.spots():
             client.outbox.put(_spots_line(spots))
         line, good = self._view_line()
         (client.outbox.put_view if good else client.outbox.put)(line)
-        self._clients[client] = task
-        try:
-            await client.serve()
-        except asyncio.CancelledError:
-            if self._server is not None and self._server.is_serving():
-                raise
-        finally:
-            del self._clients[client]
+        task = self._clients[client] = asyncio.create_task(client.serve(), name="link-client")
+        task.add_done_callback(lambda _task: self._clients.pop(client, None))
 
 
 class _Client:
@@ -261,7 +258,11 @@ class _Client:
             for task in (sending, reading):
                 task.cancel()
             await asyncio.gather(sending, reading, return_exceptions=True)
-            self._writer.transport.abort()
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """At once, whatever it has not read."""
+        self._writer.transport.abort()
 
     async def settle(self, limit_s: float) -> None:
         """Let commands under way end, then no longer."""
@@ -344,7 +345,7 @@ class _Client:
             reason = f"the answer has {len(line)} bytes, a line takes {LINE_BYTES_MAX}"
             line = _answer_line(number, AnswerView(accepted=False, code=4493, reason=reason, hint="ask for less"))
         if not self.outbox.put_answer(line):
-            self._writer.transport.abort()
+            self.hang_up()
 
 
 def answer_view(answer: Answer) -> AnswerView:

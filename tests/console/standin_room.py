@@ -60,10 +60,11 @@ QUESTIONS = {
 class StandinRoom:
     """A `RoomDesk`. `state` and `mode` may be set from outside; `taken` is every command that was executed."""
 
-    def __init__(self, room: str = "G1", *, boot_id: int = 1, channels: int = 40) -> None:
+    def __init__(self, room: str = "G1", *, boot_id: int = 1, channels: int = 40, inert: bool = False) -> None:
         self.room = room
         self.facility = "asan"
         self.boot_id = boot_id
+        self.inert = inert  # commands are taken and change nothing
         self.channels = channels
         self.state = State.STANDBY
         self.mode = Mode.TREAT
@@ -254,6 +255,8 @@ class StandinRoom:
     def _does(self, name: str) -> Any:
         def handler(command: Command) -> Any:
             self.taken.append(command)
+            if self.inert:
+                return {"done": name}
             self._answered(command)
             return getattr(self, f"_{name}", lambda _command: {"done": name})(command)
 
