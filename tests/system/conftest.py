@@ -1,5 +1,6 @@
 """What the system tests share: small plans, treatments in this process that are run once, and the command line in a process."""
 
+import functools
 import io
 import subprocess
 import sys
@@ -9,11 +10,14 @@ import outputs
 import pydicom
 import pytest
 
+import controller.assembly
 from controller.admission import TreatOptions
 from controller.plan.make import PlanSpec, make_plan
 from controller.treatment import run_treatment
 from drivers.hal.facility import load_facility
+from simulators.people import Pace, ScriptedOperator
 
+HURRIED = Pace(button_s=0.4, walk_out_s=0.4, door_s=0.4, walk_in_s=0.4, patient_s=0.5, prompt_s=0.2, estop_s=0.1)
 SMALL = {"shape": "sphere", "diameter_mm": 12.0, "dose_gy": 4.0, "depth_mm": 90.0}  # 7 layers, a hundred spots
 
 
@@ -38,6 +42,13 @@ def dataset(made):
     return lambda **values: pydicom.dcmread(io.BytesIO(made(**values)))
 
 
+def run_hurried(options, listener=None):
+    """Treat with an operator in a hurry: what is looked at does not depend on how long people take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(controller.assembly, "ScriptedOperator", functools.partial(ScriptedOperator, pace=HURRIED))
+        return run_treatment(options, listener)
+
+
 @pytest.fixture
 def treat(tmp_path):
     """Treat a plan (path, bytes or dataset) in this process into a new directory; its outputs."""
@@ -52,7 +63,7 @@ def treat(tmp_path):
         elif not isinstance(plan, Path):
             plan.save_as(path)
         options.setdefault("output", tmp_path / f"out-{count}")
-        return outputs.Treated(run_treatment(TreatOptions(plan=path, **options), listener))
+        return outputs.Treated(run_hurried(TreatOptions(plan=path, **options), listener))
 
     return run
 
@@ -62,7 +73,7 @@ def treated_once(made, tmp_path_factory):
     """The outputs of the small plan, treated once for all tests that only look."""
     folder = tmp_path_factory.mktemp("treated")
     (folder / "plan.dcm").write_bytes(made())
-    return outputs.Treated(run_treatment(TreatOptions(plan=folder / "plan.dcm", output=folder / "out", seed=5)))
+    return outputs.Treated(run_hurried(TreatOptions(plan=folder / "plan.dcm", output=folder / "out", seed=5)))
 
 
 @pytest.fixture(scope="session")

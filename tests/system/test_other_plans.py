@@ -87,6 +87,7 @@ def test_a_turned_couch_and_a_beam_chosen_by_number(treat, dataset):
     assert_delivered(done, plan)
 
 
+@pytest.mark.slow  # the way itself is found and judged in tests/room/test_positioning.py
 def test_a_couch_in_the_gantrys_way_between_two_beams_waits_aside(treat, dataset):
     plan = dataset(diameter_mm=8.0, angles_deg=(170.0, 0.0), couch_angle_deg=90.0)
     for item in plan.IonBeamSequence:

@@ -240,7 +240,7 @@ def test_an_error_that_nobody_awaits_is_a_fault_too(treat, made, monkeypatch):
     original = Fraction.run
 
     async def run(self):
-        asyncio.get_running_loop().call_later(200.0, lambda: 1 // 0)
+        asyncio.get_running_loop().call_later(60.0, lambda: 1 // 0)
         await original(self)
 
     monkeypatch.setattr(Fraction, "run", run)

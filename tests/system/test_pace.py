@@ -80,8 +80,8 @@ def test_a_pace_must_be_positive():
 
 def test_a_paced_treatment_is_the_same_treatment(treat, made, treated_once):
     began_s = time.monotonic()
-    done = treat(made(), seed=5, speed=400.0)
-    assert time.monotonic() - began_s > 250.0 / 400.0
+    done = treat(made(), seed=5, speed=100.0)
+    assert time.monotonic() - began_s > 70.0 / 100.0
     for name in ("record.dcm", "spots.parquet", "events.jsonl"):
         assert (done.output / name).read_bytes() == (treated_once.output / name).read_bytes()
     lag = done.summary["loop_lag_ms"]
