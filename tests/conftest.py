@@ -10,10 +10,22 @@ import pytest
 
 from simulators import clock
 
+SITE = ("site", "rig")  # folders whose tests start whole simulators, and take as long as all others on real wires
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on real wires wait more than they compute: one process begins with them while the other computes."""
-    items.sort(key=lambda item: not any(mark.args[:1] == ("wires",) for mark in item.iter_markers("xdist_group")))
+    """Tests on real wires wait more than they compute: two processes begin with them while the others compute.
+
+    One of the two has whole simulators, the other single servers and brokers.
+    """
+    for item in items:
+        if _on_wires(item) and item.path.parent.name in SITE:
+            item.add_marker(pytest.mark.xdist_group("sites"), append=False)
+    items.sort(key=lambda item: not _on_wires(item))
+
+
+def _on_wires(item: pytest.Item) -> bool:
+    return any(mark.args[:1] == ("wires",) for mark in item.iter_markers("xdist_group"))
 
 
 @pytest.fixture(scope="session")
