@@ -43,7 +43,7 @@ from simulators.plant.kernel import Kernel
 from simulators.plant.truth import TruthError, load_truth
 from simulators.servers.modbus import ModbusNodes, responder
 from simulators.servers.process_variables import PvTable, facility_pvs
-from simulators.servers.room_messages import RoomMessages
+from simulators.servers.room_messages import BREATHING_S, RoomMessages
 from simulators.servers.room_nodes import motion_nodes, safety_nodes
 from simulators.staff import Staff
 from simulators.world import World
@@ -175,6 +175,7 @@ class SimulatedWorld:
         plant: another plant, for tests that plant bugs in it.
         tap: what every wire of the drivers goes through.
         plan: file that the interlock system reads by itself; None: it has none to hold anything against.
+        breathing: the patient's breathing is told and listened to, for those who show it.
     """
 
     def __init__(
@@ -186,7 +187,10 @@ class SimulatedWorld:
         plant: FacilityPlant | None = None,
         tap: Tap | None = None,
         plan: Path | None = None,
+        *,
+        breathing: bool = False,
     ) -> None:
+        self._breathing = breathing
         self.facility = facility
         self.bus = bus
         self.room = room
@@ -196,7 +200,13 @@ class SimulatedWorld:
         self.channels = MemoryChannels(self.variables, self.world.sync)
         self.broker = MemoryBroker()
         self.messages = self.broker.client()
-        self.spoken = RoomMessages(self.plant.rooms[room], self.plant.truth.prefix, self.broker.client(), self.world.sync)
+        self.spoken = RoomMessages(
+            self.plant.rooms[room],
+            self.plant.truth.prefix,
+            self.broker.client(),
+            self.world.sync,
+            breathing_s=BREATHING_S if breathing else None,
+        )
         self.limits: Limits = load_limits(overlay=overlay_of(facility.name))
         self._plan = plan
         self.simulated = self._build_room(room)
@@ -276,7 +286,7 @@ class SimulatedWorld:
 
     def devices(self) -> RoomDevices:
         """The drivers of the room, not yet connected."""
-        return room_devices(self.facility, self.room, self.wires, self.bus)
+        return room_devices(self.facility, self.room, self.wires, self.bus, breathing=self._breathing)
 
     def _tell_planted(self, timed: TimedFault) -> None:
         self.bus.emit("faults", "fault.planted", name=timed.fault.name, value=timed.value)

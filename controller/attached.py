@@ -76,6 +76,7 @@ class AttachedRoom:
         room: the room in use.
         tap: what every wire goes through.
         commands: False only looks: the room is not held, nobody is told, no session begins.
+        breathing: the breathing signal is listened to, for those who show it.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class AttachedRoom:
         tap: Tap | None = None,
         *,
         commands: bool = True,
+        breathing: bool = False,
     ) -> None:
+        self._breathing = breathing
         self.facility = where.facility
         self.bus = bus
         self.room = room
@@ -130,7 +133,7 @@ class AttachedRoom:
 
     def devices(self) -> RoomDevices:
         """The drivers of the room, not yet connected."""
-        self._devices = room_devices(self.facility, self.room, self._wires, self.bus)
+        self._devices = room_devices(self.facility, self.room, self._wires, self.bus, breathing=self._breathing)
         if self._lock is not None:
             self._tell_the_world(self._devices)
         return self._devices

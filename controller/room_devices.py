@@ -12,6 +12,7 @@ from drivers.devices.gantry import RotatingGantry
 from drivers.devices.imager import OrthogonalImager
 from drivers.devices.interlock_view import InterlockStatusLine
 from drivers.devices.magnets import Magnets
+from drivers.devices.motion_sensor import BreathingSensor
 from drivers.devices.nozzle import Nozzle
 from drivers.devices.room_access import RoomAccessIO
 from drivers.hal.capabilities import Axis, RoomDevices
@@ -19,8 +20,13 @@ from drivers.hal.events import EventBus
 from drivers.hal.facility import Device, Facility
 
 
-def room_devices(facility: Facility, room_name: str, wires: RoomWires, bus: EventBus) -> RoomDevices:
-    """Every driver of a room, not yet connected. Raises ConfigError where an endpoint leads nowhere."""
+def room_devices(
+    facility: Facility, room_name: str, wires: RoomWires, bus: EventBus, *, breathing: bool = False
+) -> RoomDevices:
+    """Every driver of a room, not yet connected; with `breathing`, also the breathing signal, for those who show it.
+
+    Raises ConfigError where an endpoint leads nowhere.
+    """
     room, registers = facility.room(room_name), facility.registers
     source = facility.devices["accelerator"]
     accelerator = Accelerator("accelerator", source, wires.channels("accelerator"), bus, facility)
@@ -31,6 +37,12 @@ def room_devices(facility: Facility, room_name: str, wires: RoomWires, bus: Even
     def entry(suffix: str) -> tuple[str, Device]:
         return name(suffix), facility.devices[name(suffix)]
 
+    sensor: BreathingSensor | None = None
+    if breathing:  # it speaks beside the imaging system, on the same broker (docs/wires.md)
+        imager = facility.devices[name("imager")]
+        topic = f"{imager.prefix.rpartition('/')[0]}/breathing"
+        messages = wires.messages(name("imager"))
+        sensor = BreathingSensor(name("breathing"), topic, messages, bus, simulated=imager.simulated)
     gantry: Axis
     if room.gantry is not None:
         gantry = RotatingGantry(*entry("gantry"), room, wires.line(name("gantry")), registers, bus)
@@ -47,4 +59,5 @@ def room_devices(facility: Facility, room_name: str, wires: RoomWires, bus: Even
         access=RoomAccessIO(*entry("safety"), wires.line(name("safety")), registers, bus),
         interlock=InterlockStatusLine(*entry("interlock"), wires.line(name("interlock")), registers, bus),
         imager=OrthogonalImager(*entry("imager"), wires.messages(name("imager")), bus),
+        motion_sensor=sensor,
     )

@@ -504,10 +504,11 @@ class RoomDevices:
     access: RoomAccess
     interlock: InterlockView
     imager: Imager
+    motion_sensor: MotionSensor | None = None  # shown and recorded where there is one; beam does not need it
 
     def all(self) -> tuple[Connectable, ...]:
         """Every device, in the order in which they are connected."""
-        return (
+        needed: tuple[Connectable, ...] = (
             self.access,
             self.interlock,
             self.gantry,
@@ -519,3 +520,4 @@ class RoomDevices:
             self.dose_monitor,
             self.imager,
         )
+        return needed if self.motion_sensor is None else (*needed, self.motion_sensor)
