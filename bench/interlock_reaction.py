@@ -22,7 +22,7 @@ from interlocks.daemon import SAFETY_NODE, InterlockNode
 from interlocks.inputs import IMAGE_BLOCKS, gather
 from interlocks.matrix import load
 from interlocks.modbus import ModbusTcp
-from interlocks.permit import PULSE_REGISTER, RELAY_NODE
+from interlocks.permit import PULSE_REGISTER, PULSES_SPAN, RELAY_NODE
 
 AIM_MS = 20.0
 AIM_RATIO = 2.0
@@ -75,13 +75,15 @@ class _Memory:
         return self.words[first : first + count]
 
 
-def _node(read: Callable[[int, int], Sequence[int]], write: Callable[..., None], pulse: Callable[[], int]) -> InterlockNode:
-    return InterlockNode(lambda: gather(read), write, load(), 1, read_pulse=pulse)
+def _node(
+    read: Callable[[int, int], Sequence[int]], write: Callable[..., None], pulses: Callable[[], Sequence[int]]
+) -> InterlockNode:
+    return InterlockNode(lambda: gather(read), write, load(), 1, read_pulses=pulses)
 
 
 def _steps(room: _Memory) -> list[float]:
     written: list[int] = []
-    node = _node(room.read, lambda *words: written.__setitem__(slice(None), words), lambda: room.pulse)
+    node = _node(room.read, lambda *words: written.__setitem__(slice(None), words), lambda: [room.pulse] * PULSES_SPAN)
     took = []
     for number in range(CHANGES):
         room.words[8] = number & 0xFFFF
@@ -98,7 +100,7 @@ def _across(port: int) -> tuple[list[float], list[float]]:
     node = _node(
         lambda first, count: link.read(SAFETY_NODE, first, count),
         lambda *words: link.write(RELAY_NODE, PULSE_REGISTER, words),
-        lambda: link.read(RELAY_NODE, PULSE_REGISTER, 1)[0],
+        lambda: link.read(RELAY_NODE, PULSE_REGISTER, PULSES_SPAN),
     )
     ours, bare = [], []
     for number in range(CHANGES):

@@ -31,7 +31,7 @@ from interlocks.inputs import gather
 from interlocks.matrix import Limits
 from interlocks.matrix import load as load_limits
 from interlocks.overlay import overlay_of
-from interlocks.permit import PULSE_REGISTER, RELAY_NODE
+from interlocks.permit import PULSE_REGISTER, PULSES_SPAN, RELAY_NODE
 from simulators.clock import PacedLoop, VirtualLoop
 from simulators.faults import TimedFault, inject, read_faults
 from simulators.invariants import CATALOGUE as INVARIANTS
@@ -309,15 +309,15 @@ class SimulatedWorld:
         def write_permit(*registers: int) -> None:
             nodes[RELAY_NODE].write(PULSE_REGISTER, registers)
 
-        def read_pulse() -> int:
-            return nodes[RELAY_NODE].read(PULSE_REGISTER, 1)[0]
+        def read_pulses() -> list[int]:
+            return nodes[RELAY_NODE].read(PULSE_REGISTER, PULSES_SPAN)
 
         def tell(record: Mapping[str, Any]) -> None:
             """What the interlock system keeps as evidence, on the bus: the room learns it from nowhere else."""
             data = {key: value for key, value in record.items() if key not in ("kind", "t_ns", "states", "latched")}
             self.bus.emit(f"{name}-interlocks", f"interlock.{record['kind']}", **data)
 
-        interlock = InterlockNode(read_image, write_permit, self.limits, boot_id, read_pulse=read_pulse, journal=tell)
+        interlock = InterlockNode(read_image, write_permit, self.limits, boot_id, read_pulses=read_pulses, journal=tell)
         script = ScriptedOperator(plant, self.world.sync)
         return SimulatedRoom(
             motion=MemoryLine(f"{name}-motion", baud=line.baud if line is not None else None),

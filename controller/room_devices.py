@@ -18,6 +18,7 @@ from drivers.devices.room_access import RoomAccessIO
 from drivers.hal.capabilities import Axis, RoomDevices
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device, Facility
+from interlocks.matrix import load as load_limits
 
 
 def room_devices(
@@ -28,6 +29,7 @@ def room_devices(
     Raises ConfigError where an endpoint leads nowhere.
     """
     room, registers = facility.room(room_name), facility.registers
+    rows = {row.code: (f"{row.id}: {row.what}", row.advice) for row in load_limits().software}
     source = facility.devices["accelerator"]
     accelerator = Accelerator("accelerator", source, wires.channels("accelerator"), bus, facility)
 
@@ -57,7 +59,7 @@ def room_devices(
         unit=DeliveryUnitClient(*entry("delivery-unit"), wires.channels(name("delivery-unit")), bus),
         dose_monitor=SecondDoseUnit(*entry("dose-unit-2"), wires.channels(name("dose-unit-2")), bus),
         access=RoomAccessIO(*entry("safety"), wires.line(name("safety")), registers, bus),
-        interlock=InterlockStatusLine(*entry("interlock"), wires.line(name("interlock")), registers, bus),
+        interlock=InterlockStatusLine(*entry("interlock"), wires.line(name("interlock")), registers, bus, rows),
         imager=OrthogonalImager(*entry("imager"), wires.messages(name("imager")), bus),
         motion_sensor=sensor,
     )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from controller.admission import Admitted, TreatOptions, admit, ledger_objections, make_output, open_ledger
 from controller.intake import Intake, Refused, report, take_in
+from controller.interlock_plan import entrust_plan, take_back
 from controller.request import JOURNAL, Earlier, Request, keep_plan, plan_name
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError
@@ -324,6 +325,7 @@ async def _run(
     loop = asyncio.get_running_loop()
     listening = loop.get_exception_handler()
     loop.set_exception_handler(unforeseen)
+    buttons = ""  # of the interlock system that was told the plan
     probe, pacer = LagProbe(), Pacer(options.speed) if options.paced else None
     if admitted.factor is not None:
         probe.start()
@@ -334,7 +336,11 @@ async def _run(
         if await _connect(ran, devices):
             if admitted.where is not None:  # a controller that died may have left the room armed; nothing armed may move
                 await devices.access.preset(0, 0.0, 0, False)
-            await world.until_violated(fraction.run())
+                room, digest = admitted.intake.room.name, admitted.intake.plan.sha256
+                buttons = admitted.where.endpoints.interlock_buttons.get(room, "")
+                ran.refusal = await entrust_plan(buttons, options.plan, digest, room, bus)
+            if not ran.refusal:
+                await world.until_violated(fraction.run())
     except InvariantViolated as violated:
         ran.violation = violated.violation
     except Exception as error:  # noqa: BLE001 - named in the outcome, and the end of this run
@@ -348,6 +354,8 @@ async def _run(
         await probe.stop()
         if pacer is not None:
             pacer.stop()
+        if buttons:
+            await take_back(Path(buttons), admitted.intake.room.name)
         await world.stop()
     ran.late_s = pacer.late_s if pacer is not None else probe.late_s
 

@@ -41,7 +41,7 @@ def delay_on(raw: bool, since_ns: int | None, now_ns: int, delay_ns: int) -> tup
     """True once `raw` has lasted `delay_ns`. Returns (delayed, since, due): `since` is None while `raw` is false."""
     if not raw:
         return False, None, NEVER_NS
-    start = now_ns if since_ns is None else since_ns
+    start = now_ns if since_ns is None else min(since_ns, now_ns)  # set back: what began in the future begins now
     if now_ns - start >= delay_ns:
         return True, start, NEVER_NS
     return False, start, start + delay_ns
@@ -51,7 +51,7 @@ def delay_off(raw: bool, was: bool, since_ns: int | None, now_ns: int, delay_ns:
     """True while `raw` and `delay_ns` longer. `was`: the last outcome. Returns (delayed, since `raw` ended, due)."""
     if raw or not was:
         return raw, None, NEVER_NS
-    start = now_ns if since_ns is None else since_ns
+    start = now_ns if since_ns is None else min(since_ns, now_ns)
     if now_ns - start >= delay_ns:
         return False, None, NEVER_NS
     return True, start, start + delay_ns
@@ -119,7 +119,7 @@ def discrepancy(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> V
 
 def still(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
     """Bad when a value that must keep changing has stood for `limit` ms (memory: it, and since when)."""
-    since_ns = memory[1] if memory is not None and memory[0] == values[0] else now_ns
+    since_ns = min(memory[1], now_ns) if memory is not None and memory[0] == values[0] else now_ns
     due_ns = since_ns + p["limit"] * NS_PER_MS
     return Verdict(now_ns >= due_ns, (values[0], since_ns), due_ns if now_ns < due_ns else NEVER_NS)
 
@@ -209,12 +209,5 @@ def offender(kind: str, p: Params, values: Sequence[int], wanted: Sequence[int],
 
 CHANNEL: Mapping[str, Callable[[Params, int, bool, int], bool]] = {"equal": equal, "limit": limit, "band": band}
 JOINT: Mapping[str, Callable[[Params, Sequence[int], Any, int], Verdict]] = {
-    "difference": difference,
-    "drift": drift,
-    "pattern": pattern,
-    "discrepancy": discrepancy,
-    "still": still,
-    "above": above,
-    "rate": rate,
-    "window": window,
+    judge.__name__: judge for judge in (difference, drift, pattern, discrepancy, still, above, rate, window)
 }

@@ -27,7 +27,7 @@ from interlocks.first_out import NO_INPUT, Trip
 from interlocks.inputs import OWN_FIRST, WIRE_SIZE, ImageReader, Sample, gather
 from interlocks.matrix import ROLES, SHIPPED, Limits, LimitsError, load
 from interlocks.modbus import ModbusTcp
-from interlocks.permit import PULSE_REGISTER, RELAY_NODE, PermitPulse, words32
+from interlocks.permit import PULSE_REGISTER, PULSES_SPAN, RELAY_NODE, PermitPulse, words32
 from interlocks.plan_ceilings import PlanNotUnderstood
 from interlocks.plan_watch import PlanWatch
 from interlocks.proof import ProofTest
@@ -44,10 +44,11 @@ class InterlockNode:
 
     Args:
         read_image: the register image as `inputs.gather` builds it; OSError when it cannot be read.
-        write_permit: takes the relay's registers from the pulse on (docs/wires.md); OSError when it cannot be written.
+        write_permit: takes the relays' registers from the pulse on (docs/wires.md); OSError when it cannot be written.
         limits: the matrix.
         boot_id: 16-bit number of this start.
-        read_pulse: what the relay's pulse register holds; OSError when it cannot be read. Nothing is written before it was.
+        read_pulses: what the registers from the pulse of beam to that of motion hold; OSError when they cannot be read.
+            Nothing is written before they were.
         latched: ids that were latched before a restart.
         journal: takes one JSON-able record per trip, reset and bypass. What it raises stops the step: the permit then falls.
     """
@@ -59,7 +60,7 @@ class InterlockNode:
         limits: Limits,
         boot_id: int,
         *,
-        read_pulse: Callable[[], int],
+        read_pulses: Callable[[], Sequence[int]],
         latched: Iterable[str] = (),
         journal: Callable[[Record], None] = lambda _record: None,
     ) -> None:
@@ -68,12 +69,13 @@ class InterlockNode:
         self.trips: list[Trip] = []  # all since boot, in order
         self.link_faults = 0
         self._boot_id = boot_id
-        self._read_image, self._write_permit, self._read_pulse, self._journal = read_image, write_permit, read_pulse, journal
+        self._read_image, self._write_permit, self._read_pulses, self._journal = read_image, write_permit, read_pulses, journal
         self._reader = ImageReader()
         self._plan = PlanWatch(limits.conversion, limits.plan_required)
         self._proof = ProofTest(limits)
-        self._pulse = PermitPulse(boot_id)
-        self._pulse_known = False  # whether the relay holds what we wrote last
+        self._beam, self._motion = PermitPulse(boot_id), PermitPulse(boot_id)
+        self._pulses_known = False  # whether the relays hold what we wrote last
+        self._latches = self.engine.latched()  # as the journal knows them
         self._pressed_ns: dict[str, int] = {}
 
     def step(self, now_ns: int) -> int:
@@ -90,28 +92,35 @@ class InterlockNode:
         self.pulse()
         if proof is not None:
             self._journal({"t_ns": now_ns, **proof})
+        before, self._latches = self._latches, self.engine.latched()
         for trip in decision.new:
             self.trips.append(trip)
-            latched = self.engine.latched()
-            self._journal({"kind": "trip", "boot_id": self._boot_id, "cause": trip.cause, **trip._asdict(), "latched": latched})
+            told = {"kind": "trip", "boot_id": self._boot_id, "cause": trip.cause, **trip._asdict()}
+            self._journal({**told, "latched": self._latches})
+        if self._latches != before and not decision.new:  # of a row that had tripped before, and latches only now
+            self._journal({"kind": "latch", "t_ns": now_ns, "latched": self._latches})
         return wake_at_ns
 
     def pulse(self) -> None:
-        """Tell the relay what was decided last; also between two steps, so that one late wake-up costs no permit."""
+        """Tell the relays what was decided last; also between two steps, so that one late wake-up costs no permit."""
         if (decision := self.decision) is None:
             return
         first = decision.first_out
         code, (index, *numbers) = (first.code, first.shown) if first is not None else (0, NO_INPUT)
         evidence = [word for n in numbers for word in words32(n)]
         try:
-            if not self._pulse_known:
-                self._pulse.follow(self._read_pulse())
-            self._pulse_known = False
-            pulse = self._pulse.next(decision.permit and not self._proof.withholds)
-            self._write_permit(pulse.value, pulse.boot_id, code, len(decision.tripped), *evidence, index)
-            self._pulse_known = True
+            if not self._pulses_known:
+                held = self._read_pulses()
+                self._beam.follow(held[0])
+                self._motion.follow(held[-1])
+            self._pulses_known = False
+            beam = self._beam.next(decision.permit and not self._proof.withholds)
+            motion = self._motion.next(decision.motion_code == 0 and not self._proof.withholds)
+            told = (code, len(decision.tripped), *evidence, index, motion.value, decision.motion_code)
+            self._write_permit(beam.value, beam.boot_id, *told)
+            self._pulses_known = True
         except OSError:
-            self.link_faults += 1  # the relay falls by itself
+            self.link_faults += 1  # the relays fall by themselves
 
     def _whole(self, image: Sequence[int], now_ns: int) -> Sequence[int]:
         """The image with what this system worked out by itself; what is not of registers stays as it is, to be refused."""
@@ -128,19 +137,21 @@ class InterlockNode:
         age_s = self._proof.age_s(now_ns)
         return [*self._plan.registers(image), age_s >> 16, age_s & 0xFFFF]
 
-    def give_plan(self, now_ns: int, data: bytes, sha256: str = "") -> bool:
-        """Take the plan to hold grants against. False: it was refused (the journal says why), and nothing is known of it."""
-        told = {"kind": "plan", "t_ns": now_ns, "sha256": hashlib.sha256(data).hexdigest()}
-        if not self.engine.idle:
-            self._journal({**told, "refused": ["a treatment is armed, or not known not to be: the plan it has stays"]})
-            return False
+    def give_plan(self, now_ns: int, data: bytes | None, sha256: str = "") -> bool:
+        """Take the plan to hold grants against (None: back, so that there is none).
+
+        False: it was refused (`plan_refused` and the journal say why). Nothing is known of one that could not be read.
+        """
         try:
+            if not self.engine.idle:
+                raise PlanNotUnderstood(["a treatment is armed, or not known not to be: the plan it has stays"])
             self._plan.give(data, sha256)
+            self.plan_refused: tuple[str, ...] = ()
         except PlanNotUnderstood as refused:
-            self._journal({**told, "refused": refused.reasons})
-            return False
-        self._journal({**told, "refused": []})
-        return True
+            self.plan_refused = refused.reasons
+        digest = hashlib.sha256(data).hexdigest() if data is not None else "none: taken back"
+        self._journal({"kind": "plan", "t_ns": now_ns, "sha256": digest, "refused": self.plan_refused})
+        return not self.plan_refused
 
     def proof(self, now_ns: int, owner: str) -> None:
         """Begin a proof test, or with nobody's name end the open one."""
@@ -164,6 +175,7 @@ class InterlockNode:
         latched = tuple(name for name in self.engine.latched() if name not in reset.cleared)
         self._journal({"kind": "reset", "t_ns": now_ns, "role": role, **reset._asdict(), "latched": latched})
         self.engine.clear(reset.cleared)
+        self._latches = latched
         return reset
 
     def bypass(self, now_ns: int, interlock: str, owner: str, approver: str, reason: str, duration_ms: float) -> None:
@@ -184,8 +196,12 @@ def latched_before(journal: Path, limits: Limits) -> tuple[str, ...]:
     return ()
 
 
-def obey(node: InterlockNode, message: bytes, now_ns: int) -> None:
-    """What came over the socket: `press ROLE`, `release ROLE`, `plan PATH SHA256`, `proof begin NAME`, `proof end`."""
+def obey(node: InterlockNode, message: bytes, now_ns: int) -> bytes:
+    """What came over the socket: `press ROLE`, `release ROLE`, `plan PATH SHA256`, `proof begin NAME`, `proof end`.
+
+    `plan back` takes the plan away: its rows sleep then, where no plan is required. Returns what is answered to whoever has an
+    address: what became of a plan.
+    """
     verb, _, rest = message.decode("utf-8", "replace").strip().partition(" ")
     if verb in ("press", "release") and rest in ROLES:
         node.reset(now_ns, rest, verb == "press")
@@ -194,10 +210,12 @@ def obey(node: InterlockNode, message: bytes, now_ns: int) -> None:
     elif verb == "plan":
         path, _, sha256 = rest.rpartition(" ")
         try:
-            data = Path(path).read_bytes()
+            data = Path(path).read_bytes() if rest != "back" else None
         except (OSError, ValueError):  # no such file, or no path: as a plan that cannot be read
             data = b""
-        node.give_plan(now_ns, data, sha256 or "none told")
+        taken = node.give_plan(now_ns, data, sha256 or "none told")
+        return f"plan {'taken' if taken else 'refused'} {sha256} {'; '.join(node.plan_refused)}".encode()
+    return b""
 
 
 def run(
@@ -218,7 +236,7 @@ def run(
         lambda *values: link.write(RELAY_NODE, PULSE_REGISTER, values),
         limits,
         boot_id=secrets.randbelow(0xFFFF) + 1,
-        read_pulse=lambda: link.read(RELAY_NODE, PULSE_REGISTER, 1)[0],
+        read_pulses=lambda: link.read(RELAY_NODE, PULSE_REGISTER, PULSES_SPAN),
         latched=latched,
         journal=journal,
     )
@@ -236,7 +254,10 @@ def run(
                 node.pulse()
                 pulse_at_ns = t_ns + PULSE_NS
             elif select.select([buttons], [], [], (min(wake_at_ns, pulse_at_ns) - t_ns) / 1e9 / speed)[0]:
-                obey(node, buttons.recv(4096), now_ns())
+                message, sender = buttons.recvfrom(4096)
+                answer = obey(node, message, now_ns())
+                with suppress(OSError, TypeError):  # who asked may be gone, or have no address
+                    buttons.sendto(answer, socket.MSG_DONTWAIT, sender)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,8 @@
 
 A row is judged when one of its inputs changed, grew stale, or a time of it ran out; otherwise it keeps its state. Per row:
 inputs that are missing, stale or of bad quality count as bad; a phase says when it matters; then debounce, hold, bypass, latch.
-The permit is given only while nothing is tripped and nothing withholds. Boots tripped. Not responsible for reading or pulsing.
+The permit is given only while nothing is tripped and nothing withholds; the motion permit while no row that is tripped asks for
+motion to stop. Boots tripped. Not responsible for reading or pulsing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from interlocks.first_out import NO_INPUT, UNBELIEVED, FirstOut, State, Trip
 from interlocks.inputs import Image, Sample
 from interlocks.matrix import PHASES, Action, Interlock, Limits, wanted
 
+STOPS = frozenset({Action.MOTION_STOP, Action.EMERGENCY})
 OWN_INPUTS = frozenset({"armed", "permit_r", "beam_present", "standstill", "service_mode"})  # phases, bypasses, resets
 
 
@@ -27,6 +29,7 @@ class Decision(NamedTuple):
     withheld: tuple[str, ...]  # rows that keep the permit off without having tripped
     actions: frozenset[Action]
     first_out: Trip | None  # of those still tripped: the first-out, or the oldest once that was reset
+    motion_code: int  # of the first row in the file that withholds the motion permit; 0: it is given
     new: tuple[Trip, ...] = ()  # tripped in this very step
 
 
@@ -62,6 +65,13 @@ class _Row:
     def tripped(self) -> bool:
         return self.active or self.latched
 
+    @property
+    def stops_motion(self) -> bool:
+        """MOTION_STOP and EMERGENCY until somebody has looked; INHIBIT_MOTION as long as its cause: people must get out."""
+        return (self.tripped and not STOPS.isdisjoint(self.row.actions)) or (
+            self.active and Action.INHIBIT_MOTION in self.row.actions
+        )
+
 
 class Engine:
     """All rows of one room.
@@ -93,7 +103,7 @@ class Engine:
         self._stale_ns, self._stall_ns, self._poll_ns = (
             round(ms * NS_PER_MS) for ms in (limits.stale_ms, limits.stall_ms, limits.poll_ms)
         )
-        self._decision = Decision(False, (), (), frozenset(), None)
+        self._decision = Decision(False, (), (), frozenset(), None, 0xFFFF)  # nothing is given before the first step
         self._decision_due = True  # the state of a row changed
         self._boot_latches = {self._kind["boot"].row.id, *(self._by_id[name].row.id for name in latched)}
 
@@ -111,6 +121,7 @@ class Engine:
                     self._latch(r, now_ns, new)
         elif not 0 <= now_ns - self._last_ns <= self._stall_ns:
             self._latch(self._kind["stall"], now_ns, new)
+            self._pending.update(self._rows)  # a clock that was set back: what was due then would be late
         self._last_ns = now_ns
         changed = self._take(now_ns, samples)
         if changed:
@@ -225,7 +236,7 @@ class Engine:
                 states = tuple(self._state(name) for name in row.inputs)
                 r.trip = self.first_out.trip(now_ns, row, states, self._shown(r, states, by_value))
                 new.append(r.trip)
-        if r.tripped != was_tripped or r.withheld != was_withheld:
+        if (r.active, r.tripped, r.withheld) != (was_active, was_tripped, was_withheld):
             self._decision_due = True
 
     def _condition(self, r: _Row, now_ns: int) -> tuple[bool, bool, int]:
@@ -251,7 +262,8 @@ class Engine:
         if not all(valid):
             r.memory = None
             return True, False, NEVER_NS
-        bad = kind == "feedback" and self._values[row.inputs[0]] == 1 and not self._decision.permit
+        withheld = self._decision.motion_code != 0 if row.inputs == ("motion_permit",) else not self._decision.permit
+        bad = kind == "feedback" and self._values[row.inputs[0]] == 1 and withheld
         return bad, bad, NEVER_NS  # boot and stall are latched by `step`; stale inputs are dealt with above
 
     def _shown(self, r: _Row, states: tuple[State, ...], by_value: bool) -> tuple[int, int, int]:
@@ -277,10 +289,11 @@ class Engine:
         if all(row.kind == "boot" for row in tripped):
             self.first_out.all_clear()
         permit = not tripped and not withheld
-        if permit != self._decision.permit:
+        motion_code = next((r.row.code for r in self._rows if r.stops_motion), 0)
+        if (permit, motion_code) != (self._decision.permit, self._decision.motion_code):
             self._pending.update(r for r in self._rows if r.row.kind == "feedback")  # the relay has to follow
         actions = frozenset(action for row in tripped for action in row.actions)
-        self._decision = Decision(permit, tuple(row.id for row in tripped), withheld, actions, first)
+        self._decision = Decision(permit, tuple(row.id for row in tripped), withheld, actions, first, motion_code)
 
     @property
     def idle(self) -> bool:
@@ -300,9 +313,7 @@ class Engine:
             if r.active or r.withheld:
                 refused.append((r.row.id, "its cause is still there"))
             elif not quiet:
-                refused.append(
-                    (r.row.id, "beam is requested or present, or not known to be absent: withdraw the request first")
-                )
+                refused.append((r.row.id, "beam is requested, present or not known to be absent: withdraw the request first"))
             elif role != needed:
                 refused.append((r.row.id, f"needs the role {needed}, not {role}"))
             elif pressed_ns <= r.latched_ns:

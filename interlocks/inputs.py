@@ -45,7 +45,7 @@ def _bits(register: int, names: str, prefix: str = "") -> dict[str, Signal]:
 
 SIGNALS: Mapping[str, Signal] = {
     **_bits(9, "door_a_closed door_b_closed search_complete estop_healthy lamp_lit stopper_closed beam_present"),
-    **_bits(10, "permit_a permit_b permit_r beam_enabled"),
+    **_bits(10, "permit_a permit_b permit_r beam_enabled motion_permit"),
     **_bits(11, "estop door_search dose1 dose2 standstill torque_off quench beam_off collision", "chain_"),
     "search_state": Signal(12),
     "ring_angle_mdeg": Signal(14, 2, signed=True),
@@ -57,10 +57,7 @@ SIGNALS: Mapping[str, Signal] = {
     "magnet_deviation_ppm": Signal(30, 2, signed=True),
     "species_token": Signal(32, 2),
     "signal_per_ion_permille": Signal(34, 2, signed=True),
-    "monitor1_hv": Signal(36, mask=1),
-    "monitor1_fresh": Signal(36, mask=2),
-    "monitor2_hv": Signal(36, mask=4),
-    "monitor2_fresh": Signal(36, mask=8),
+    **_bits(36, "monitor1_hv monitor1_fresh monitor2_hv monitor2_fresh"),
     "service_mode": Signal(37),
     "granted_field": Signal(38, 4),
     "granted_row": Signal(42, 2),
@@ -146,16 +143,8 @@ class Image(Mapping[str, Sample]):
         return len(self.now)
 
 
-PARTS = (
-    (9, 13),
-    (14, 18),
-    (18, 38),
-    (38, 52),
-    (52, 68),
-    (68, 76),
-    (127, 138),
-    (140, 161),
-)  # (first, end) of registers that change together, if at all
+# (first, end) of registers that change together, if at all
+PARTS = ((9, 13), (14, 18), (18, 38), (38, 52), (52, 68), (68, 76), (127, 138), (140, 161))
 AT: dict[int, list[tuple[str, Signal]]] = {}  # signals by every register that they take
 for _name, _signal in SIGNALS.items():
     for _register in range(_signal.register, _signal.register + _signal.words):

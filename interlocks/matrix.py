@@ -51,14 +51,14 @@ BUILT_IN = ("boot", "stall", "bypass")  # exactly one row each: causes inside th
 
 
 class Action(Enum):
-    """What a tripped interlock demands. The permit pulse is withheld for every one of them."""
+    """What a tripped interlock demands. The pulse of permit B is withheld for every one of them, that of motion for three."""
 
-    INHIBIT_MOTION = "no new movement; a running one ends in a controlled stop"
+    INHIBIT_MOTION = "no motion while the cause is there: what stands does not start, what moves ends in a controlled stop"
     BEAM_PAUSE = "extraction off; goes on when the cause is gone"
     BEAM_OFF = "extraction off and chopper"
     DUMP_AND_STOP = "extraction off, chopper, ring dumped, stopper and source"
-    MOTION_STOP = "safe torque off and brakes"
-    EMERGENCY = "all beam-off elements, safe torque off and brakes"
+    MOTION_STOP = "no motion until reset: controlled stop, then brakes and safe torque off"
+    EMERGENCY = "all beam-off elements, and no motion until reset"
 
 
 class LimitsError(ValueError):

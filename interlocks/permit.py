@@ -1,4 +1,4 @@
-"""The permit as a pulse: a number that changes while beam may be, and stands still when it may not.
+"""A permit as a pulse: a number that changes while beam (or motion) may be, and stands still when it may not.
 
 The relay falls 100 ms after the last change, so a dead, hung or disconnected daemon withholds by itself. To withhold is
 therefore to write the *same* number again: any other value, zero included, would be one more pulse. What the register holds
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 RELAY_NODE = 2
 PULSE_REGISTER = 16  # then boot id, first-out code, count of active trips, value and limit of the first-out, its input
+PULSES_SPAN = 10  # registers to that of the motion permit's pulse; behind it the code of the row that withholds that permit
 
 
 def words32(value: int) -> tuple[int, int]:

@@ -58,17 +58,19 @@ class PlanWatch:
 
     def __init__(self, figures: Figures, required: bool) -> None:
         self._figures = figures
-        self._beams: Mapping[tuple[int, int], Ceilings] | None = None if not required else {}
+        self._beams = self._none = None if not required else dict[tuple[int, int], Ceilings]()
         self._armed: tuple[int, int] | None = None  # plan and beam at the last look
         self._carried = self._given = 0  # given in fields before since arming, and seen to be given in this one
 
-    def give(self, data: bytes, sha256: str = "") -> None:
-        """Take the bytes of a plan file. What cannot be read leaves no plan, and then no beam is known.
+    def give(self, data: bytes | None, sha256: str = "") -> None:
+        """Take the bytes of a plan file (None: there is none any more). After one that cannot be read no beam is known.
 
         Raises:
             PlanNotUnderstood: with every reason; another hash than `sha256`, if one is told, is one.
         """
-        self._beams = {}
+        self._beams = self._none if data is None else {}
+        if data is None:
+            return
         if sha256 and hashlib.sha256(data).hexdigest() != sha256.lower():
             raise PlanNotUnderstood(["the file is not the one whose SHA-256 was told"])
         plan = read(data)

@@ -1,7 +1,7 @@
 """The daily end-to-end proof test: somebody makes every contact bad and good again, then the beam-off path is timed.
 
 Walked are the inputs of all `equal` rows that come over the wire, but for those of a request for beam; analogue figures are
-compared with each other all day and are not walked. Then this system stops its own pulse and times the relay's contact falling.
+compared with each other all day and are not walked. Then this system stops its pulses and times the relays' contacts falling.
 What counts is monotonic time since the last test that passed: none after a restart. Not responsible for forcing inputs (people,
 test boxes) nor for what an old test means (row PROOF_TEST).
 """
@@ -39,7 +39,7 @@ class ProofTest:
 
     @property
     def withholds(self) -> bool:
-        """Whether the pulse stands still to time the beam-off path."""
+        """Whether the pulses stand still to time the relays."""
         return self._withheld_ns is not None
 
     @property
@@ -83,13 +83,13 @@ class ProofTest:
         if self._left:
             return None
         if self._withheld_ns is None:
-            if permit and samples["permit_b"].value == 1:
+            if permit and samples["permit_b"].value == samples["motion_permit"].value == 1:
                 self._withheld_ns = now_ns
             return None
         taken_ns = now_ns - self._withheld_ns
         if taken_ns > self._limit_ns:
-            return self._close("failed", why="the relay did not fall in time", beam_off_ms=taken_ns / 1e6)
-        if samples["permit_b"].value == 1 or samples["beam_enabled"].value == 1:
+            return self._close("failed", why="a relay did not fall in time", beam_off_ms=taken_ns / 1e6)
+        if any(samples[name].value for name in ("permit_b", "beam_enabled", "motion_permit")):
             return None
         self._passed_ns = now_ns
         return self._close("passed", beam_off_ms=taken_ns / 1e6)

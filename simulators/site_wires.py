@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -156,6 +157,8 @@ class SiteWires:
         name = f"{room}-interlocks"
         journal = self._stable / f"{name}.jsonl"
         journal.unlink(missing_ok=True)  # a fresh plant has no past
+        overlay = Path(str(files("interlocks"))) / "limits.d" / f"{self._options.facility.name}.toml"
+        figures = ("--overlay", str(overlay)) if overlay.is_file() else ()  # with them it can hold grants against a plan
         before = 0
 
         def command() -> Sequence[str]:
@@ -164,6 +167,7 @@ class SiteWires:
             return [
                 *(sys.executable, "-P", "-m", "interlocks.daemon", "--unsigned", "--port", str(safety.port)),
                 *("--buttons", str(self.buttons(room)), "--journal", str(journal), "--speed", repr(self._speed())),
+                *figures,
             ]
 
         async def ready() -> None:

@@ -87,7 +87,7 @@ class Activities:
         self._watchdog = watchdog
         self._armings = 0
         self._self_tested = False
-        self.positioner = Positioner(belief, devices.gantry, devices.couch, devices.snout)
+        self.positioner = Positioner(belief, devices.gantry, devices.couch, devices.snout, devices.interlock)
         self.of_state: Mapping[State, tuple[str, ...]] = {
             State.STANDBY: ("identify",),
             State.IDENTIFIED: ("prepare",),

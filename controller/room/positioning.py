@@ -14,7 +14,8 @@ import numpy as np
 
 from controller.plan.model import Beam, ToleranceTable
 from controller.room import collision
-from drivers.hal.capabilities import COUCH_AXES, Axis, AxisGroup, RingState, Snout
+from controller.room.motion_permit import permitted_motion
+from drivers.hal.capabilities import COUCH_AXES, Axis, AxisGroup, InterlockView, RingState, Snout
 from drivers.hal.errors import CommandRejected, CommunicationError, DataError, DeviceError
 from drivers.hal.facility import Room as RoomBelief
 from drivers.hal.frames import wrap_angle_deg
@@ -347,13 +348,17 @@ class Positioner:
     Args:
         room: what is believed of the room.
         gantry, couch, snout: its moving parts.
+        interlock: whose motion permit is asked before each motion; None: there is nobody to ask.
     """
 
-    def __init__(self, room: RoomBelief, gantry: Axis, couch: AxisGroup, snout: Snout) -> None:
+    def __init__(
+        self, room: RoomBelief, gantry: Axis, couch: AxisGroup, snout: Snout, interlock: InterlockView | None = None
+    ) -> None:
         self._room = room
         self._gantry = gantry
         self._couch = couch
         self._snout = snout
+        self._interlock = interlock
 
     async def read(self) -> Placement:
         """Read everything now. Raises DataError (5301) when a device leaves an axis out."""
@@ -368,7 +373,7 @@ class Positioner:
         """Bring couch, gantry and nozzle to their targets.
 
         Raises:
-            CommandRejected: 4301, a motion would come too near; nothing has moved then.
+            CommandRejected: 4301, a motion would come too near; nothing has moved then. 4309, the motion permit is withheld.
             DeviceError: 3301, something is not where it was sent.
         """
         before = await self.read()
@@ -376,22 +381,24 @@ class Positioner:
         motions = plan_motions(before, targets, self._room)
         places = iter(motions.couch)
         for part in motions.order:
-            match part:
-                case "retract":
-                    await self._snout.set_up(self._room.nozzle.snout_mm.maximum, targets.range_shifters)
-                case "couch":
-                    await self._couch.move_to(next(places))
-                case "gantry":
-                    await self._gantry.move_to(motions.gantry_deg)
-                case _:
-                    await self._snout.set_up(targets.snout_mm, targets.range_shifters)
+            async with permitted_motion(self._interlock, self._room.name):
+                match part:
+                    case "retract":
+                        await self._snout.set_up(self._room.nozzle.snout_mm.maximum, targets.range_shifters)
+                    case "couch":
+                        await self._couch.move_to(next(places))
+                    case "gantry":
+                        await self._gantry.move_to(motions.gantry_deg)
+                    case _:
+                        await self._snout.set_up(targets.snout_mm, targets.range_shifters)
         return await self.verify(targets)
 
     async def correct_couch(self, targets: Targets) -> Placement:
         """Move the couch alone by a small correction, with gantry and snout where they are.
 
         Raises:
-            CommandRejected: 4302 beyond the couch's limits, 4301 too near the nozzle; nothing has moved then.
+            CommandRejected: 4302 beyond the couch's limits, 4301 too near the nozzle, 4309 the motion permit is withheld;
+                nothing has moved then.
             DeviceError: 3301, it is not where it was sent.
         """
         if reasons := couch_out_of_reach(targets.couch, self._room):
@@ -402,7 +409,8 @@ class Positioner:
         self._refuse_unreadable(before)
         angle = targets.gantry_deg if targets.port_deg is not None else before.ring.angle.value
         collision.check_couch_path(before.couch_values(), targets.couch, angle, before.snout.value, room=self._room.name)
-        await self._couch.move_to(targets.couch)
+        async with permitted_motion(self._interlock, self._room.name):
+            await self._couch.move_to(targets.couch)
         return await self.verify(targets)
 
     async def verify(self, targets: Targets, *, with_gantry: bool | None = None) -> Placement:

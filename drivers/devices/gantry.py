@@ -38,6 +38,7 @@ NOT_ARRIVED = 3303
 WRONG_WAY = 3304
 NOT_BRAKED = 3305
 STALE = 3306
+STOPPED_SAFELY = 3313
 READ_BACK = 3309
 OUT_OF_LIMITS = 4001
 BUSY = 4002
@@ -197,7 +198,7 @@ class RotatingGantry:
                 "torque is held off by the safety chain (STO)",
                 code=TORQUE_OFF,
                 device=self._name,
-                hint="release the emergency stop and reset the chain",
+                hint="release the emergency stop, reset the chain, and see whether the motion permit is withheld",
             )
         if not sample.still or sample.enabled:
             raise CommandRejected(
@@ -284,6 +285,13 @@ class RotatingGantry:
                 raise silent(self._name)
             self._encoders_agree(sample)
             self._counting(sample)
+            if sample.braked and sample.still and not sample.enabled:
+                raise DeviceError(
+                    f"stopped on the way by a safety function of the drives: at {sample.load_deg:.3f} deg",
+                    code=STOPPED_SAFELY,
+                    device=self._name,
+                    hint="see whether the motion permit is withheld or an emergency stop was pressed",
+                )
             distance_deg = abs(sample.load_deg - target_deg)
             nearest_deg = min(nearest_deg, distance_deg)
             if distance_deg > nearest_deg + WRONG_WAY_DEG:

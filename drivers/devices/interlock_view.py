@@ -1,6 +1,6 @@
-"""The interlock system's own status line, read only: relay, active trips, first-out.
+"""The interlock system's own status line, read only: permit relay, motion relay, active trips, first-out.
 
-The relay is hardware and says the truth at once; first-out and trips come from the daemon, which lives while its pulse changes
+The relays are hardware and say the truth at once; first-out and trips come from the daemon, which lives while its pulse changes
 or its relay is open. Not responsible for interlocks: the controller never decides one, and never writes here.
 """
 
@@ -33,20 +33,28 @@ class InterlockStatusLine:
         client: the room's safety line.
         registers: register table ``permit_relay``.
         bus: where ``interlock.status`` and the connection are told.
+        rows: by first-out code, a row in words and what to do about it; a code that is not there is told as a number.
     """
 
     def __init__(
-        self, name: str, config: Device, client: ModbusLine, registers: Mapping[str, Mapping[str, int]], bus: EventBus
+        self,
+        name: str,
+        config: Device,
+        client: ModbusLine,
+        registers: Mapping[str, Mapping[str, int]],
+        bus: EventBus,
+        rows: Mapping[int, tuple[str, str]] | None = None,
     ) -> None:
         table = registers["permit_relay"]
         self._name = name
         self._config = config
         self._client = client
         self._bus = bus
+        self._rows = rows or {}
         self._identity = table["identity"]
         self._first = table["pulse"]
         self._at = {key: address - self._first for key, address in table.items()}
-        self._count = self._at["relay_closed"] + 1
+        self._count = max(self._at.values()) + 1
         self._status = UNKNOWN
         self._pulse: int | None = None
         self._connection = Connection(name, bus, self._establish)
@@ -85,6 +93,7 @@ class InterlockStatusLine:
             ("first_out_value", status.first_out_value, ""),
             ("first_out_limit", status.first_out_limit, ""),
             ("first_out_input", status.first_out_input, ""),
+            *(() if status.motion_permitted is None else (("motion_permitted", status.motion_permitted, ""),)),
         )
         return [Reading(f"{self._name}.{n}", v, u, status.t_ns, quality, self._config.simulated) for n, v, u in values]
 
@@ -103,7 +112,10 @@ class InterlockStatusLine:
     async def _read(self) -> InterlockStatus:
         unit = self._config.unit_ids[0]
         words = await self._client.read(unit, self._first, self._count)  # one answer: trips and relay of one instant
-        pulse, closed = words[0], bool(words[-1])
+        pulse, closed = words[0], bool(words[self._at["relay_closed"]])
+        motion = self._at.get("motion_closed")
+        motion_code = words[self._at["motion_code"]] if motion is not None else 0
+        row, advice = self._rows.get(motion_code, ("", ""))
         before = self._status
         fresh = not closed or (self._pulse is not None and pulse != self._pulse)
         self._pulse = pulse
@@ -116,6 +128,10 @@ class InterlockStatusLine:
             first_out_value=int32(words, self._at["first_out_value"]),
             first_out_limit=int32(words, self._at["first_out_limit"]),
             first_out_input=words[self._at["first_out_input"]],
+            motion_permitted=bool(words[motion]) if motion is not None else None,
+            motion_code=motion_code,
+            motion_row=row,
+            motion_advice=advice,
         )
         if _facts(status) != _facts(before):
             self._bus.emit(
@@ -128,6 +144,8 @@ class InterlockStatusLine:
                 first_out_value=status.first_out_value,
                 first_out_limit=status.first_out_limit,
                 first_out_input=status.first_out_input,
+                motion_permitted=status.motion_permitted,
+                motion_code=status.motion_code,
             )
         return status
 
@@ -156,4 +174,5 @@ class InterlockStatusLine:
 
 def _facts(status: InterlockStatus) -> tuple[object, ...]:
     shown = (status.first_out_value, status.first_out_limit, status.first_out_input)
-    return status.relay_closed, status.active_trips, status.first_out_code, status.boot_id, *shown
+    motion = (status.motion_permitted, status.motion_code)
+    return status.relay_closed, status.active_trips, status.first_out_code, status.boot_id, *shown, *motion

@@ -462,6 +462,10 @@ class InterlockStatus:
     first_out_value: int = 0  # in the unit of the row
     first_out_limit: int = 0
     first_out_input: int = 0xFFFF  # index in the row; 0x8000 added: not believed; 0xFFFF: none
+    motion_permitted: bool | None = None  # the motion relay is closed; None: the room has none that could be read
+    motion_code: int = 0  # of the row that withholds motion; 0: none
+    motion_row: str = ""  # that row in words, where its code is known
+    motion_advice: str = ""  # what to do about it
 
 
 @runtime_checkable

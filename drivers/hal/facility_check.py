@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from drivers.hal.facility import Device, Facility, GantryLimits, Room
-from drivers.hal.register_map import AGED_COMMANDS, COMMANDED, REGISTER_WIDTHS, TABLES_OF
+from drivers.hal.register_map import AGED_COMMANDS, COMMANDED, MOTION_RELAY, REGISTER_WIDTHS, TABLES_OF
 
 INT32_MAX = 2**31 - 1
 BITS_PER_BYTE = 11  # start, 8 data, parity, stop: Modbus over Serial Line V1.02, section 2.5.1
@@ -226,8 +226,10 @@ def _registers(facility: Facility) -> Iterator[str]:
         if widths is None:
             yield f"registers.{table}: unknown; known: {', '.join(REGISTER_WIDTHS)}"
             continue
-        for name in sorted(set(widths) - set(addresses) - set(AGED_COMMANDS)):
+        for name in sorted(set(widths) - set(addresses) - {*AGED_COMMANDS, *MOTION_RELAY}):
             yield f"registers.{table}.{name}: missing"
+        if len(have := [name for name in MOTION_RELAY if name in addresses]) == 1:
+            yield f"registers.{table}.{have[0]}: needs {' and '.join(MOTION_RELAY)}, or neither (a room without a motion relay)"
         yield from _token(table, addresses)
         for name in sorted(set(addresses) - set(widths)):
             yield f"registers.{table}.{name}: unknown"

@@ -85,12 +85,17 @@ REGISTER_WIDTHS: dict[str, dict[str, int]] = {
         "first_out_value": 2,
         "first_out_limit": 2,
         "first_out_input": 1,
+        "motion_code": 1,
         "relay_closed": 1,
+        "motion_closed": 1,
     },
 }
 
 # A device that drops commands which are too old has both; a device that cannot has neither.
 AGED_COMMANDS = ("command_token", "cycles")
+
+# A room whose interlock system has a motion relay has both; one without cannot say whether anything may move.
+MOTION_RELAY = ("motion_code", "motion_closed")
 
 # The command register right behind the token, in the tables of devices that move: one frame carries both.
 COMMANDED: dict[str, str] = {"drive": "controlword", "couch": "controlword", "nozzle": "shifter_mask"}

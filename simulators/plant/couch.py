@@ -38,6 +38,7 @@ class Couch:
         targets: six set-points, in the units of the axes.
         standstill, torque_off: lines for the safety chain.
         sto: input line, True allows torque.
+        may_move: input line; its fall is SS1 (ramp, brakes, torque off), and no torque until it is back and asked for anew.
         slipped_mm: how far the top has sunk in its brakes (a planted fault); its encoders do not see it.
     """
 
@@ -53,6 +54,8 @@ class Couch:
         self.torque_off = Line(kernel, f"{room}.couch.torque_off", True)
         self.sto = Line(kernel, f"{room}.couch.sto", False)
         self.sto.watch(lambda _t, allowed: None if allowed else self._safe_torque_off())
+        self.may_move = Line(kernel, f"{room}.couch.may_move", True)
+        self.may_move.watch(lambda _t, allowed: None if allowed else self._safe_stop())
         self._start = np.array(truth.initial)
         self._delta = np.zeros(6)
         self._path = motion.rest(0.0)  # progress along the move, 0 to 1
@@ -120,8 +123,8 @@ class Couch:
     # --- Firmware, as the drive asks it ---------------------------------------------------------------------------
 
     def power_available(self, drive: Drive) -> bool:
-        """Torque is possible unless STO is active."""
-        return self.sto.value
+        """Torque is possible unless STO is active or the motion relay has fallen."""
+        return self.sto.value and self.may_move.value
 
     def may_reset(self, drive: Drive) -> bool:
         """A fault is cleared once the brakes hold."""
@@ -129,7 +132,7 @@ class Couch:
 
     def enable(self, drive: Drive) -> None:
         """Torque on, brakes off, then enabled."""
-        if not self.sto.value:
+        if not self.power_available(drive):
             drive.enabling = False
             return
         self._leaving = None
@@ -262,6 +265,15 @@ class Couch:
         self.drive.fail(code)
         self._leaving = DriveState.FAULT
         self._stop()
+
+    def _safe_stop(self) -> None:
+        """SS1: the quick stop of the drive, whatever it was told. Without torque there is nothing to stop."""
+        if self.drive.operational:
+            self.drive.enter(DriveState.QUICK_STOP_ACTIVE)
+        if self._torque:
+            self.quick_stop(self.drive)
+        else:
+            self._safe_torque_off()
 
     def _safe_torque_off(self) -> None:
         """No torque from now on; the closing brakes stop the robot."""

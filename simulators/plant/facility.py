@@ -51,7 +51,7 @@ class FacilityPlant:
         self.rooms: dict[str, RoomPlant] = {}
         self.references: dict[str, ReferenceDetector] = {}
         for name, room_truth in truth.rooms.items():
-            room = RoomPlant(kernel, moving.rooms[name])
+            room = RoomPlant(kernel, moving.rooms[name], interlocked=True)
             self._fit_beam(room, room_truth)
             self.rooms[name] = room
             self.references[name] = ReferenceDetector(kernel, name)

@@ -28,7 +28,7 @@ class FixedPort:
     Attributes:
         route: asks the switchyard for the open route; set by the facility.
         standstill, torque_off: lines, always True: nothing here can move.
-        sto: input line, without effect.
+        sto, may_move: input lines, without effect.
     """
 
     brake_applied = True
@@ -43,6 +43,7 @@ class FixedPort:
         self.standstill = Line(kernel, f"{room}.standstill", True)
         self.torque_off = Line(kernel, f"{room}.torque_off", True)
         self.sto = Line(kernel, f"{room}.sto", False)
+        self.may_move = Line(kernel, f"{room}.may_move", True)
 
     def angle_deg(self, t_ns: int) -> float:
         """Angle of the port on the open route; of the first port while no route leads here."""

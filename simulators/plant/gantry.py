@@ -66,6 +66,7 @@ class GantryRing(RingReadings, FollowsReal):
         standstill: line, True while the ring stands within its SOS window.
         torque_off: line, True while no drive can make torque and a brake holds.
         sto: input line, True allows torque; its fall takes torque away at once.
+        may_move: input line; its fall is SS1 (ramp, brakes, torque off), and no torque until it is back and asked for anew.
     """
 
     def __init__(self, kernel: Kernel, room: str, truth: GantryTruth) -> None:
@@ -84,6 +85,8 @@ class GantryRing(RingReadings, FollowsReal):
         self.standstill = self._still.line
         self.sto = Line(kernel, f"{room}.sto", False)
         self.sto.watch(lambda _t, allowed: None if allowed else self._safe_torque_off())
+        self.may_move = Line(kernel, f"{room}.may_move", True)
+        self.may_move.watch(lambda _t, allowed: None if allowed else self.quick_stop(self.drives[0]))
         self.phase = Phase.OFF
         self.sls_active = True
         self.targets_mdeg = [round(truth.initial_deg * 1000.0)] * 2
@@ -102,7 +105,7 @@ class GantryRing(RingReadings, FollowsReal):
     def safety_word(self, drive: int) -> int:
         """Safety functions that act now, as bits."""
         word = 0
-        if not self.sto.value:
+        if not self.sto.value or (not self.may_move.value and self.phase is Phase.OFF):
             word |= STO
         if self._stop_for_safety:
             word |= SS1
@@ -133,8 +136,8 @@ class GantryRing(RingReadings, FollowsReal):
     # --- Firmware, as the drives ask it ---------------------------------------------------------------------------
 
     def power_available(self, drive: Drive) -> bool:
-        """Torque is possible unless STO is active."""
-        return self.sto.value
+        """Torque is possible unless STO is active or the motion relay has fallen."""
+        return self.sto.value and self.may_move.value
 
     def may_reset(self, drive: Drive) -> bool:
         """A fault is cleared when its cause is gone: encoders agree again, brakes closed when they should be."""
@@ -147,7 +150,7 @@ class GantryRing(RingReadings, FollowsReal):
 
     def enable(self, drive: Drive) -> None:
         """Bring torque up against the closed brake and prove it."""
-        if not self.sto.value or self.phase not in (Phase.OFF, Phase.PROVING):
+        if not self.power_available(drive) or self.phase not in (Phase.OFF, Phase.PROVING):
             drive.enabling = False
             return
         i = self.drives.index(drive)

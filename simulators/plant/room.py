@@ -1,9 +1,10 @@
 """One treatment room of the plant: its moving parts, its access, its safety chain, and how they are wired to each other.
 
 Wiring: door, search and E-stop lines, standstill and torque-off of ring, couch and nozzle, and the collision contact go into
-chain A; the E-stop loop and that contact take the torque of ring and couch away; a room that is not secured limits the ring's
-speed. The beam side (`magnets`, `scanner`, `unit`, `unit2`) and the route are set by the facility, which also drives the dose
-and quench elements of the chain.
+chain A; the E-stop loop and that contact take the torque of ring and couch away; the motion relay of a room that has an
+interlock system stops both (SS1) and keeps their torque off; a room that is not secured limits the ring's speed. The beam
+side (`magnets`, `scanner`, `unit`, `unit2`) and the route are set by the facility, which also drives the dose and quench
+elements of the chain.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class RoomPlant:
     Args:
         kernel: plant time, randomness, truth events.
         truth: what moves and guards it.
+        interlocked: it has an interlock system, so a motion relay: de-energised, nothing moves. Without one there is no relay.
 
     Attributes:
         name, kind: of the room; kind is ``"gantry"`` or ``"fixed"``.
@@ -46,7 +48,7 @@ class RoomPlant:
         measured_species: asks the accelerator's measurement for the species token; set by the facility.
     """
 
-    def __init__(self, kernel: Kernel, truth: RoomMotionTruth) -> None:
+    def __init__(self, kernel: Kernel, truth: RoomMotionTruth, *, interlocked: bool = False) -> None:
         self.kernel = kernel
         self.truth = truth
         self.name = truth.name
@@ -69,6 +71,9 @@ class RoomPlant:
         else:
             self.gantry = FixedPort(kernel, self.name, truth.ports_deg)
         self._wire()
+        if interlocked:
+            _join((self.chain.motion_permit,), self.gantry.may_move)
+            _join((self.chain.motion_permit,), self.couch.may_move)
 
     @property
     def route(self) -> Callable[[], str]:

@@ -1,8 +1,9 @@
-"""The hard-wired safety chain of one room: chain A, the two pulse relays B and R, and the beam enable that needs all three.
+"""The hard-wired safety chain of one room: chain A, pulse relays B and R, the beam enable that needs all three; motion relay.
 
 A is the AND of its elements after a hardware delay; it protects alone. B (interlock system) and R (controller) are relays
-that close on a pulse and fall 100 ms after the last *changed* value: supervision, not protection. Nothing here asks any
-process of ours: an E-stop takes the permit away with every process killed. Not responsible for what the elements measure.
+that close on a pulse and fall 100 ms after the last *changed* value: supervision, not protection. So is the motion relay, by a
+pulse of its own; it has no part in beam. Nothing here asks any process of ours: an E-stop takes the permit away with every
+process killed. Not responsible for what the elements measure, nor for what drives do when the motion relay falls (`room`).
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class SafetyChain:
         estop_ok, door_ok, search_ok, dose1_ok, dose2_ok, standstill_ok, torque_off_ok, quench_ok, beam_off_ok, collision_ok:
             elements of A.
         permit_a, permit_b, permit_r, beam_enable: the contributions and their AND.
+        motion_permit: contact of the motion relay.
         room_token, preset_angle_mdeg, preset_species, armed, plan_hash, beam_number: as the controller wrote them.
         first_out: the element that fell first since chain A was last whole; None before the first fall.
         evidence: the latest falls, oldest first.
@@ -109,6 +111,7 @@ class SafetyChain:
         self.permit_b = Line(kernel, f"{room}.permit_b")
         self.permit_r = Line(kernel, f"{room}.permit_r")
         self.beam_enable = Line(kernel, f"{room}.beam_enable")
+        self.motion_permit = Line(kernel, f"{room}.motion_permit")
         self.elements: dict[str, Line] = {name: getattr(self, f"{name}_ok") for name in ELEMENTS}
         self.room_token = 0
         self.preset_angle_mdeg = 0
@@ -122,12 +125,14 @@ class SafetyChain:
         self._rising: Timer | None = None
         self._relay_b = PulseRelay(kernel, self.permit_b, truth.pulse_relay_ms)
         self._relay_r = PulseRelay(kernel, self.permit_r, truth.pulse_relay_ms)
+        self._relay_motion = PulseRelay(kernel, self.motion_permit, truth.pulse_relay_ms)
         for name, line in self.elements.items():
             line.watch(lambda t_ns, value, name=name: self._element_changed(t_ns, name, value))  # type: ignore[misc]
         self.beam_off = BeamOffElements(kernel, room, self.beam_off_ok, self.permit_a, self.beam_enable)
         for which, line in (("A", self.permit_a), ("B", self.permit_b), ("R", self.permit_r)):
             line.watch(lambda _t, value, which=which: self._contribution_changed(which, value))  # type: ignore[misc]
         self.beam_enable.watch(lambda _t, value: self._tell("beam_enable", value))
+        self.motion_permit.watch(lambda _t, value: self._tell("motion", value))
 
     def select(
         self,
@@ -153,6 +158,10 @@ class SafetyChain:
     def pulse_r(self, value: int) -> None:
         """The controller's request pulse: a changed value holds relay R for another 100 ms."""
         self._relay_r.pulse(value)
+
+    def pulse_motion(self, value: int) -> None:
+        """The interlock system's pulse for motion: a changed value holds the motion relay for another 100 ms."""
+        self._relay_motion.pulse(value)
 
     def last_pulse_ns(self, which: str) -> int:
         """When the pulse of relay ``"B"`` or ``"R"`` last changed, whatever its relay made of it."""

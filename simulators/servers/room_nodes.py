@@ -18,7 +18,7 @@ from simulators.servers.modbus_node import CommandedNode, ModbusNode, ModbusRefu
 
 DRIVE, ENCODER, COUCH, NOZZLE, SAFETY_IO, PERMIT_RELAY = 0xD1, 0xE1, 0xC1, 0x41, 0x51, 0x52
 SAFETY_CYCLE_S = 0.01
-UNUSED = (0,) * 7  # registers of the permit relay between what is written and what it is
+UNUSED = (0,) * 5  # registers of the permit relay between what is written and what it is
 MICRO = 1000.0  # um per mm, mdeg per deg
 
 
@@ -200,7 +200,11 @@ class SafetyNode(ModbusNode):
             | access.lamp_lit << 4
             | room.stopper_closed << 5
             | room.beam_present << 6,
-            chain.permit_a.value | chain.permit_b.value << 1 | chain.permit_r.value << 2 | chain.beam_enable.value << 3,
+            chain.permit_a.value
+            | chain.permit_b.value << 1
+            | chain.permit_r.value << 2
+            | chain.beam_enable.value << 3
+            | chain.motion_permit.value << 4,
             estop_ok
             | (chain.door_ok.value and search_ok) << 1
             | chain.dose1_ok.value << 2
@@ -275,16 +279,24 @@ class SafetyNode(ModbusNode):
 
 
 class PermitRelayNode(ModbusNode):
-    """Permit relay of the interlock system: pulse, boot id, first-out, evidence at 16 to 24 written; relay at 32 read."""
+    """Relays of the interlock system: pulse, boot id, first-out, evidence, pulse and row of motion at 16 to 26 written.
+
+    The contacts of permit relay and motion relay are read at 32 and 33.
+    """
 
     def __init__(self, room: RoomPlant) -> None:
         self._chain = room.chain
-        super().__init__(room.kernel, PERMIT_RELAY, f"{room.name}-permit-relay", SAFETY_CYCLE_S, 16, [0] * 9, (20, 22))
-        self.add_area(16, 17, lambda: (*self._block, *UNUSED, int(self._chain.permit_b.value)))
+        super().__init__(room.kernel, PERMIT_RELAY, f"{room.name}-permit-relay", SAFETY_CYCLE_S, 16, [0] * 11, (20, 22))
+        self.add_area(16, 18, self._status)
 
     def accept(self, register: int, end: int) -> None:
         if register == 16:
             self._chain.pulse_b(self.word(16))
+        if register <= 25 < end:
+            self._chain.pulse_motion(self.word(25))
+
+    def _status(self) -> Sequence[int]:
+        return (*self._block, *UNUSED, int(self._chain.permit_b.value), int(self._chain.motion_permit.value))
 
 
 def motion_nodes(room: RoomPlant) -> dict[int, ModbusNode]:

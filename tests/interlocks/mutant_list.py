@@ -2,7 +2,7 @@
 
 from mutants import Mutant
 
-_SINCE = """    start = now_ns if since_ns is None else since_ns
+_SINCE = """    start = now_ns if since_ns is None else min(since_ns, now_ns)  # set back: what began in the future begins now
     if now_ns - start >= delay_ns:
 """
 BY_FILE = {
@@ -46,8 +46,45 @@ BY_FILE = {
         ("no hysteresis", "r.memory = flags", "r.memory = None"),
         ("a stale channel passes beside a good one", "vote([flag or not ok for flag, ok", "vote([flag and ok for flag, ok"),
         ("a stale pair passes", "r.memory = None\n            return True, False, NEVER_NS", "return False, False, NEVER_NS"),
-        ("a welded relay passes", "self._values[row.inputs[0]] == 1 and not self._decision.permit", "False"),
-        ("a closed relay is a fault though the permit is given", "== 1 and not self._decision.permit", "== 1"),
+        ("a welded relay passes", "self._values[row.inputs[0]] == 1 and withheld", "False"),
+        ("a closed relay is a fault though the permit is given", "== 1 and withheld", "== 1"),
+        (
+            "a motion relay has to follow the permit of beam",
+            'self._decision.motion_code != 0 if row.inputs == ("motion_permit",) else not self._decision.permit',
+            "not self._decision.permit",
+        ),
+        ("a motion relay may hold", "self._decision.motion_code != 0 if", "False if"),
+        ("no row stops motion", "if r.stops_motion), 0)", "if False), 0)"),
+        ("every trip stops motion, that of the start too", "if r.stops_motion), 0)", "if r.tripped), 0)"),
+        ("what withholds beam withholds motion", "if r.stops_motion), 0)", "if r.stops_motion or r.withheld), 0)"),
+        (
+            "an emergency stops no motion",
+            "frozenset({Action.MOTION_STOP, Action.EMERGENCY})",
+            "frozenset({Action.MOTION_STOP})",
+        ),
+        ("a stop of motion is none", "frozenset({Action.MOTION_STOP, Action.EMERGENCY})", "frozenset({Action.EMERGENCY})"),
+        (
+            "motion goes on when its cause goes",
+            "self.tripped and not STOPS.isdisjoint",
+            "self.active and not STOPS.isdisjoint",
+        ),
+        ("an inhibition inhibits nothing", "self.active and Action.INHIBIT", "False and Action.INHIBIT"),
+        (
+            "a patient stays on the couch until the room is searched",
+            "self.active and Action.INHIBIT",
+            "self.tripped and Action.INHIBIT",
+        ),
+        (
+            "an inhibition ends at the next trip only",
+            "(r.active, r.tripped, r.withheld) != (was_active, was_tripped, was_withheld)",
+            "(r.tripped, r.withheld) != (was_tripped, was_withheld)",
+        ),
+        ("any reset gives motion back", "        for name in cleared:\n", "        for name in self._by_id:\n"),
+        (
+            "what was due by a clock that was set back is waited for",
+            "new)\n            self._pending.update(self._rows)  # a clock",
+            "new)  # a clock",
+        ),
         ("a bypass outside service mode is no trip", 'bool(self.bypasses) and not self._is("service_mode", 1)', "False"),
         (
             "a bypass works in treatment mode",
@@ -175,7 +212,11 @@ BY_FILE = {
         ),
         ("all axes must drift", "Verdict(any([apart(p, now, then) > p", "Verdict(all([apart(p, now, then) > p"),
         ("what must move may stand", "Verdict(now_ns >= due_ns, (values[0], since_ns)", "Verdict(False, (values[0], since_ns)"),
-        ("standing is moving if one looks", "memory[1] if memory is not None and memory[0] == values[0] else now_ns", "now_ns"),
+        (
+            "standing is moving if one looks",
+            "min(memory[1], now_ns) if memory is not None and memory[0] == values[0] else now_ns",
+            "now_ns",
+        ),
         ("no ceiling is a ceiling of nothing", "Verdict(ceiling > 0 and value", "Verdict(value"),
         ("a ceiling has no floor", '/ 100.0) + p["floor"], None)', "/ 100.0), None)"),
         ("the future is believed", "return not 0 <= now_ns - t_ns <= stale_ns", "return now_ns - t_ns > stale_ns"),
@@ -192,6 +233,8 @@ BY_FILE = {
             f"return False, None, NEVER_NS\n{_SINCE}        return True",
             f"return False, since_ns, NEVER_NS\n{_SINCE}        return True",
         ),
+        ("a debounce waits for the clock to come back", "min(since_ns, now_ns)  # set", "since_ns  # set"),
+        ("what stands still waits for the clock to come back", "min(memory[1], now_ns) if", "memory[1] if"),
         ("nothing is held", "return True, start, start + delay_ns", "return False, None, NEVER_NS"),
         ("an active cause is reset", "return active or (latched and not reset)", "return (active or latched) and not reset"),
         ("nothing is remembered", "return active or (latched and not reset)", "return active"),
@@ -228,6 +271,7 @@ BY_FILE = {
     "inputs.py": [
         ("door contacts and search are swapped", "door_b_closed search_complete", "search_complete door_b_closed"),
         ("dose units and standstill are swapped", "dose2 standstill", "standstill dose2"),
+        ("the contact of the motion relay is another one", "beam_enabled motion_permit", "motion_permit beam_enabled"),
         ("any node will do", " and new[0] == VENDOR and new[1] == PRODUCT", ""),
         ("a counter may run backwards", "good = steps < 0x8000", "good = True"),
         ("a dead counter lives", "if steps or self._alive_ns is None:", "if True:"),
@@ -296,7 +340,9 @@ BY_FILE = {
             "next(decision.permit)",
         ),
         ("a plan is exchanged under an armed treatment", "if not self.engine.idle:", "if False:"),
-        ("a refused plan is not on record", '"refused": refused.reasons', '"refused": []'),
+        ("a refused plan is not on record", '"refused": self.plan_refused})', '"refused": []})'),
+        ("a refused plan is answered as taken", "{'taken' if taken else 'refused'}", "{'taken'}"),
+        ("a plan cannot be taken back", 'read_bytes() if rest != "back" else None', "read_bytes()"),
         ("unsigned limits on a real host", "if given.unsigned and given.host not in LOOPBACK:", "if False:"),
         (
             "signatures are verified by nobody",
@@ -310,13 +356,24 @@ BY_FILE = {
             '        self._journal({"kind": "reset"',
             '        self.engine.clear(reset.cleared)\n        self._journal({"kind": "reset"',
         ),
-        ("trips are not journalled", 'self._journal({"kind": "trip", ', 'repr({"kind": "trip", '),
+        ("trips are not journalled", 'self._journal({**told, "latched"', 'repr({**told, "latched"'),
+        ("what latches later is not journalled", "if self._latches != before and not decision.new:", "if False:"),
+        ("the motion relay is held whatever trips", "next(decision.motion_code == 0 and", "next("),
+        ("motion follows the permit of beam", "next(decision.motion_code == 0 and", "next(decision.permit and"),
+        (
+            "the proof test does not stop the pulse of motion",
+            "motion_code == 0 and not self._proof.withholds",
+            "motion_code == 0",
+        ),
+        ("what the motion relay holds is not followed", "self._motion.follow(held[-1])", "pass"),
+        ("the motion pulse follows that of beam", "self._motion.follow(held[-1])", "self._motion.follow(held[0])"),
+        ("the row that withholds motion is not told", "motion.value, decision.motion_code)", "motion.value, 0)"),
         ("bypasses are not journalled", 'self._journal({"kind": "bypass", ', 'repr({"kind": "bypass", '),
         ("a held button is pressed again", "self._pressed_ns.setdefault(role, now_ns)", "self._pressed_ns[role] = now_ns"),
         ("a release alone resets", "self._pressed_ns.pop(role, None)) is None", "self._pressed_ns.pop(role, now_ns)) is None"),
         ("one press resets twice", "self._pressed_ns.pop(role, None)", "self._pressed_ns.get(role, None)"),
-        ("a lost write may have pulsed", "            self._pulse_known = False\n            pulse", "            pulse"),
-        ("what the relay holds is not read", "if not self._pulse_known:", "if False:"),
+        ("a lost write may have pulsed", "            self._pulses_known = False\n            beam", "            beam"),
+        ("what the relay holds is not read", "if not self._pulses_known:", "if False:"),
         (
             "a reset in the journal latches again",
             "self.engine.latched() if name not in reset.cleared)",
@@ -359,10 +416,14 @@ BY_FILE = {
         ),
     ],
     "plan_watch.py": [
-        ("a refused plan leaves the one before", "self._beams = {}\n        if sha256", "if sha256"),
+        (
+            "a refused plan leaves the one before",
+            "self._none if data is None else {}",
+            "self._none if data is None else self._beams",
+        ),
         ("any file is the plan that was told", "if sha256 and hashlib", "if False and hashlib"),
         ("another beam may be granted than was armed", "known = beam is not None and same and", "known = beam is not None and"),
-        ("no plan is ever needed", "None = None if not required else {}", "None = None"),
+        ("no plan is ever needed", "None if not required else dict[tuple[int, int], Ceilings]()", "None"),
         ("what was given in the field before is forgotten", "self._given * restarted if", "0 if"),
         ("a layer may have what the field has", "in (beam.field, layer, beam.row)]", "in (beam.field, beam.field, beam.row)]"),
         ("figures between energies are those of the lower", "(energy_mev_u - low) / (high - low)", "0"),
@@ -392,7 +453,16 @@ BY_FILE = {
         ("good alone is walked", "elif self._left[name]:", "else:"),
         ("nothing needs to be walked", "        if self._left:\n            return None\n", ""),
         ("the relay may take its time", "if taken_ns > self._limit_ns:", "if False:"),
-        ("the relay need not fall", 'if samples["permit_b"].value == 1 or', "if False and"),
+        (
+            "the relay need not fall",
+            'for name in ("permit_b", "beam_enabled", "motion_permit")):',
+            'for name in ("beam_enabled", "motion_permit")):',
+        ),
+        (
+            "the motion relay need not fall",
+            'for name in ("permit_b", "beam_enabled", "motion_permit")):',
+            'for name in ("permit_b", "beam_enabled")):',
+        ),
         (
             "a failed proof test counts",
             "        if taken_ns > self",

@@ -77,10 +77,21 @@ class Expected:
     tripped: frozenset[str]
     withheld: frozenset[str]
     actions: frozenset[str]
+    standing: frozenset[str]  # of those tripped: the cause is there now
 
     @property
     def permit(self) -> bool:
         return not self.tripped and not self.withheld
+
+    @property
+    def motion_code(self) -> int:
+        """First-out code of the row that withholds motion, the first in the file; 0: none does."""
+        for name, row in SOFTWARE.items():
+            asked = set(row["reaction"]["action"])
+            stops, inhibits = asked & {"MOTION_STOP", "EMERGENCY"}, "INHIBIT_MOTION" in asked
+            if (stops and name in self.tripped) or (inhibits and name in self.standing):
+                return int(row["sort"]["code"])
+        return 0
 
 
 def cause(
@@ -172,8 +183,9 @@ def expect(case: Case, idle: Mapping[str, int], base: Mapping[str, int], final: 
     earlier |= standing(case, case.phase, case.mode.startswith("bypass"), base, base, missing)[0]
     mode_known = case.states.get("service_mode", GOOD) == GOOD
     tripped, withheld = standing(case, case.phase, case.mode == "bypass" and mode_known, base, final, case.states)
+    now = frozenset(tripped)
     tripped |= {name for name in earlier if SOFTWARE[name]["reaction"]["latch"]}
     if case.mode == "bypass then treat" or (case.mode == "bypass" and not mode_known):
         tripped.add(next(name for name, row in SOFTWARE.items() if row["test"]["kind"] == "bypass"))
     actions = {action for name in tripped for action in SOFTWARE[name]["reaction"]["action"]}
-    return Expected(frozenset(tripped), frozenset(withheld - tripped), frozenset(actions))
+    return Expected(frozenset(tripped), frozenset(withheld - tripped), frozenset(actions), now)

@@ -28,6 +28,7 @@ BITS = {
     "permit_b": (10, 2),
     "permit_r": (10, 4),
     "beam_enabled": (10, 8),
+    "motion_permit": (10, 16),
     "chain_estop": (11, 1),
     "chain_door_search": (11, 2),
     "chain_dose1": (11, 4),
@@ -103,6 +104,7 @@ SAFE = {
     "permit_b": 0,
     "permit_r": 0,
     "beam_enabled": 0,
+    "motion_permit": 0,
     "stopper_asked": 0,
     "stopper_confirmed": 0,
     "search_state": 2,
@@ -183,10 +185,17 @@ class SafetyRoom:
     active_trips: int = 0
     _counter: int = 0
     relay_welded: bool = False
-    evidence: tuple[int, ...] = ()  # value, limit, input of the first-out, as registers
+    evidence: Sequence[int] = ()  # value, limit, input of the first-out, as registers
+    motion_pulse: int = 0
+    motion_pulsed_ns: int = -(10**12)
+    motion_code: int = 0
+    motion_welded: bool = False
 
     def relay_closed(self) -> bool:
         return self.relay_welded or self.now_ns - self.pulsed_ns < 100 * MS
+
+    def motion_possible(self) -> bool:
+        return self.motion_welded or self.now_ns - self.motion_pulsed_ns < 100 * MS
 
     def beam_possible(self) -> bool:
         return bool(self.values["permit_a"] and self.values["permit_r"] and self.relay_closed())
@@ -200,20 +209,24 @@ class SafetyRoom:
             self.values["heartbeat"] = self.now_ns // (50 * MS) & 0xFFFF
         self.values["permit_b"] = int(self.relay_closed())
         self.values["beam_enabled"] = int(self.beam_possible())
+        self.values["motion_permit"] = int(self.motion_possible())
         return image_of(self.values, self._counter)[:WIRE_SIZE]
 
-    def read_pulse(self) -> int:
+    def read_pulses(self) -> Sequence[int]:
         if not self.link_up:
             raise ConnectionError("link is down")
-        return self.pulse
+        return [self.pulse, *[0] * 8, self.motion_pulse]
 
-    def write_permit(self, pulse: int, boot_id: int, first_out_code: int, active_trips: int, *evidence: int) -> None:
+    def write_permit(self, pulse: int, boot_id: int, first_out_code: int, active_trips: int, *more: int) -> None:
         if not self.link_up:
             raise ConnectionError("link is down")
         if pulse != self.pulse:
             self.pulsed_ns = self.now_ns
         self.pulse, self.boot_id, self.first_out_code, self.active_trips = pulse, boot_id, first_out_code, active_trips
-        self.evidence = evidence
+        *self.evidence, motion_pulse, self.motion_code = more
+        if motion_pulse != self.motion_pulse:
+            self.motion_pulsed_ns = self.now_ns
+        self.motion_pulse = motion_pulse
 
 
 class _Node(InterlockNode):
@@ -246,7 +259,7 @@ class Bench:
             self.room.write_permit,
             self.limits,
             boot_id=0x1234,
-            read_pulse=self.room.read_pulse,
+            read_pulses=self.room.read_pulses,
             latched=latched,
             journal=journal or self.records.append,
         )

@@ -79,7 +79,7 @@ class SafetyLine:
         if function == 3:
             if register + count > 138:
                 return bytes([0x83, 2])
-            registers = list(self.room.read_image()) if node == 1 else [0] * 16 + [self.room.pulse] + [0] * 121
+            registers = list(self.room.read_image()) if node == 1 else [*[0] * 16, *self.room.read_pulses(), *[0] * 112]
             return struct.pack(f">BB{count}H", 3, 2 * count, *registers[register : register + count])
         values = struct.unpack(f">{count}H", request[6:])
         assert (function, node, register) == (16, 2, 16)
@@ -97,7 +97,7 @@ def line() -> Iterator[SafetyLine]:
 def test_the_client_reads_and_writes_and_closes_on_every_fault(line):
     client = ModbusTcp("127.0.0.1", line.port, timeout_s=0.2)
     assert client.read(1, 0, 2) == [0x1009, 0x51]
-    client.write(2, 16, [7, 1, 2, 3])
+    client.write(2, 16, [7, 1, 2, 3, 0, 0, 0, 0, 0xFFFF, 0, 0])
     assert client.read(2, 16, 1) == [7]
     with pytest.raises(ModbusError, match="exception 2"):
         client.read(1, 100, 100)

@@ -40,7 +40,7 @@ class RealBench(Bench):
             self.room.write_permit,
             self.limits,
             boot_id=7,
-            read_pulse=self.room.read_pulse,
+            read_pulses=self.room.read_pulses,
             latched=latched,
             journal=journal or self.records.append,
         )
@@ -203,6 +203,28 @@ def test_the_socket_takes_a_plan_with_its_hash_only(tmp_path):
     made.set(**ARMED)
     made.run(100)
     assert made.permit, made.tripped
+
+
+def test_a_plan_is_answered_and_can_be_taken_back(tmp_path):
+    made = bench(plan=None)
+    path = tmp_path / "plan.dcm"
+    path.write_bytes(DATA)
+    told = read(DATA).sha256
+    assert obey(made.node, f"plan {path} {told}".encode(), made.room.now_ns) == f"plan taken {told} ".encode()
+    wrong = obey(made.node, f"plan {path} {told[:-1]}x".encode(), made.room.now_ns).decode()
+    assert wrong.startswith("plan refused") and "SHA-256" in wrong
+    made.set(**ARMED)
+    made.run(100)
+    assert made.tripped == ("PLAN_KNOWN",), "of a refused plan no beam is known"
+    assert b"armed" in obey(made.node, b"plan back", made.room.now_ns), "not under an armed treatment"
+    made.set(armed=0)
+    made.run(100)
+    assert obey(made.node, b"plan back", made.room.now_ns) == b"plan taken back "
+    made.press("physicist")
+    made.set(**ARMED)
+    made.run(100)
+    assert made.permit, made.tripped
+    assert obey(made.node, b"press operator", made.room.now_ns) == b""
 
 
 def test_figures_are_straight_lines_and_nothing_is_guessed_beyond_them():

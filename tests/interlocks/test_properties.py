@@ -14,6 +14,8 @@ from safety_room import MS, SAFE, Bench, armed, moving
 ROLES = ("operator", "physicist", "service", "key")
 SUDDEN = {name for name, row in WITH_INPUTS.items() if not row["when"].get("debounce_ms")}
 BOOT = {name for name, row in SOFTWARE.items() if row["test"]["kind"] == "boot"}
+STOPPING = {"MOTION_STOP", "EMERGENCY"}
+MOVES_NOTHING = STOPPING | {"INHIBIT_MOTION"}
 KINDS_WITH_HISTORY = ("drift", "rate", "window", "still")  # their causes are in the past, not in the values shown
 
 
@@ -24,7 +26,7 @@ def spoil(bench: Bench, row: str, which: int, good: bool) -> None:
     value = pick(SOFTWARE[row], which % len(inputs), SAFE[name])
     if SOFTWARE[row]["test"]["kind"] == "still":
         bench.room.controller_lives = good
-    elif name != "permit_b":
+    elif name not in ("permit_b", "motion_permit"):
         bench.room.values[name] = value
 
 
@@ -60,6 +62,8 @@ class Watch:
         self.withheld_since_ns = 0
         self.set_ns = 0  # the node's clock before the plant's
         self.back_ms = 0  # in all
+        self.set_back_ns = 0  # when it was last set back, by the plant's clock
+        self.motion_withheld_since_ns = 0
         self.sound = True
         self.pressed_ns: dict[str, int] = {}
         self.tripped_before: set[str] = set()
@@ -103,8 +107,9 @@ class Watch:
                 when = SOFTWARE[name]["when"]
                 if when["trips"] == "requested":
                     continue  # depends on what was requested before
-                # A debounce is measured by the node's clock: set back, it lasts longer; LOOP_STALL tells.
-                if now_ns - since_ns >= (when.get("debounce_ms", 0) + (self.back_ms if when.get("debounce_ms") else 0)) * MS:
+                # A debounce is measured by the node's clock: set back, it begins again, and lasts no longer than that.
+                began_ns = max(since_ns, self.set_back_ns) if when.get("debounce_ms") else since_ns
+                if now_ns - began_ns >= when.get("debounce_ms", 0) * MS:
                     assert not decision.permit, f"permit beside {name}"
                     assert name in decision.tripped + decision.withheld
         else:
@@ -114,6 +119,13 @@ class Watch:
         if decision.permit:
             self.withheld_since_ns = now_ns
         assert now_ns - self.withheld_since_ns <= 150 * MS or not bench.room.relay_closed(), "relay closed without a permit"
+        stopping = {n for n in decision.tripped if STOPPING & set(SOFTWARE[n]["reaction"]["action"])}
+        assert decision.motion_code or not stopping, f"motion permit beside {stopping}"
+        assert not decision.motion_code or MOVES_NOTHING & {a.name for a in decision.actions}, "motion withheld by no row"
+        if not decision.motion_code:
+            self.motion_withheld_since_ns = now_ns
+        open_by_now = now_ns - self.motion_withheld_since_ns > 150 * MS
+        assert not (open_by_now and bench.room.motion_possible()), "motion relay closed without a permit"
 
     def check_first_out(self) -> None:
         """Numbers without a gap; the first of an episode is the only first, having started is none."""
@@ -146,7 +158,8 @@ class Watch:
             assert engine._is("permit_r", 0), "beam was asked for"
             assert engine._is("beam_present", 0)
         bench.run(3)
-        assert not bench.node.decision.permit or before.permit or not values["permit_r"], "a reset gave beam"
+        asked = values["permit_r"] and bench.room.link_up  # with the line cut nobody knows yet, and no pulse arrives
+        assert not bench.node.decision.permit or before.permit or not asked, "a reset gave beam"
 
     def do(self, operation: tuple) -> None:
         bench = self.bench
@@ -198,6 +211,7 @@ class Watch:
             case ("clock", ms):
                 self.set_ns += ms * MS
                 self.back_ms += max(0, -ms)
+                self.set_back_ns = bench.room.now_ns if ms < 0 else self.set_back_ns
                 bench.step()
                 assert "LOOP_STALL" in bench.tripped
             case ("restart",):

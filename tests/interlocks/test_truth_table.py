@@ -80,12 +80,12 @@ def play(case: Case) -> tuple[Decision, tuple[dict[str, int], ...]]:
     """Bring an engine into the phase, apply the states, let 560 ms pass. Returns (decision, values idle, in phase, after)."""
     engine = Engine(LIMITS)
     absent = {name for name, state in case.states.items() if state == MISSING}
-    now_ns, values, permit = 0, dict(BASE), False
+    now_ns, values, permit = 0, dict(BASE), (0, 0)
 
     def step(final: dict[str, str] | None = None) -> Decision:
         nonlocal now_ns, permit
         now_ns += STEP_NS
-        values["permit_b"] = int(permit)
+        values["permit_b"], values["motion_permit"] = permit
         if (final or {}).get("heartbeat") != BAD_VALUE:
             values["heartbeat"] += 1
         samples = dict(GOOD_AT[now_ns // STEP_NS])
@@ -96,7 +96,7 @@ def play(case: Case) -> tuple[Decision, tuple[dict[str, int], ...]]:
         for name in absent:
             del samples[name]
         decision, _ = engine.step(now_ns, samples)
-        permit = decision.permit
+        permit = int(decision.permit), int(decision.motion_code == 0)
         return decision
 
     values["service_mode"] = int(case.mode != "treat")
@@ -113,8 +113,8 @@ def play(case: Case) -> tuple[Decision, tuple[dict[str, int], ...]]:
     before = dict(values)
     row = SOFTWARE[case.row]
     for index, (name, state) in enumerate(case.states.items()):
-        if name == "permit_b":
-            continue  # the relay follows the permit in these cases; the welded one has a test of its own
+        if name in ("permit_b", "motion_permit"):
+            continue  # a relay follows its permit in these cases; the welded ones have tests of their own
         if state == BAD_VALUE:
             values[name] = bad_value(row, index, before[name])
         elif state == GOOD:
@@ -131,6 +131,7 @@ def judge(case: Case) -> Decision:
     seen = (frozenset(decision.tripped), frozenset(decision.withheld), frozenset(a.name for a in decision.actions))
     assert seen == (expected.tripped, expected.withheld, expected.actions), case
     assert decision.permit == expected.permit, case
+    assert decision.motion_code == expected.motion_code, case
     return decision
 
 

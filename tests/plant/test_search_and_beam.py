@@ -151,6 +151,7 @@ def test_an_estop_takes_beam_and_the_possibility_of_torque_with_no_program_alive
 @pytest.mark.parametrize("trip", ["estop", "collision"])
 def test_torque_of_a_turning_ring_is_gone_at_once_and_its_brakes_stop_it(bench, trip):
     ring, room = bench.room.gantry, bench.room
+    bench.chain.motion_permit.set(True)
     for drive in ring.drives:
         for word in (0x0006, 0x0007, 0x000F):
             drive.write_controlword(word)
