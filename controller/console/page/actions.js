@@ -152,12 +152,18 @@ function makeStop(desk) {
     const mine = (sent += 1);
     mark(button, "data-sent", true);
     put(said, `STOP ${room} sent`);
-    const heard = await desk.stop(room);
+    const loudly = () => {
+      if (mine !== sent) return;
+      put(said, `STOP NOT CONFIRMED: press the emergency stop of ${room}`);
+      mark(said, "data-tone", "bad");
+    };
+    const heard = await desk.stop(room, loudly);
     if (mine !== sent) return;
-    put(said, heard ? `STOP ${room} received` : `STOP NOT CONFIRMED: press the emergency stop of ${room}`);
-    mark(said, "data-tone", heard ? null : "bad");
     mark(button, "data-sent", null);
-    if (heard) setTimeout(() => mine === sent && put(said, ""), 4000);
+    if (!heard) return loudly();
+    put(said, `STOP ${room} received`);
+    mark(said, "data-tone", null);
+    setTimeout(() => mine === sent && put(said, ""), 4000);
   }
   let pressed = -Infinity;
   button.addEventListener("pointerdown", (event) => {

@@ -5,7 +5,8 @@
 
 const KEPT = "iongantry.session"; // per tab: a reload keeps the person signed in and the room's control; a new tab is a new console
 const STOP_AGAIN_MS = 300;
-const STOP_GIVE_UP_MS = 8000;
+const STOP_LATE_MS = 1500;
+const STOP_GIVE_UP_MS = 60000;
 const COMMAND_TIMEOUT_MS = 8000;
 const READ_TIMEOUT_MS = 15000;
 
@@ -64,6 +65,16 @@ export class Connection extends EventTarget {
     return this.#send("DELETE", path, {});
   }
 
+  /** Names of the rooms that are served; needs no sign-in. */
+  async roomsServed() {
+    try {
+      const answer = await fetch("/health", { cache: "no-store", signal: AbortSignal.timeout(READ_TIMEOUT_MS) });
+      return Object.keys((await answer.json()).rooms ?? {});
+    } catch {
+      return [];
+    }
+  }
+
   /** A file of a treatment, as text or as a blob. */
   async file(path, kind = "text") {
     const answer = await this.#fetch("GET", path, {});
@@ -96,21 +107,33 @@ export class Connection extends EventTarget {
     }
   }
 
-  /** Stop needs no sign-in; it is sent again until the room says that it heard it. Resolves to true, or false after some seconds. */
-  async stop(room) {
-    const until = performance.now() + STOP_GIVE_UP_MS;
-    while (performance.now() < until) {
+  /**
+   * Stop needs no sign-in; it is sent again until the room says that it heard it, for a minute. `late()` is called when that takes
+   * long enough for a person to reach for the emergency stop. Resolves to whether it was heard.
+   */
+  async stop(room, late) {
+    const begun = performance.now();
+    for (let told = false; performance.now() - begun < STOP_GIVE_UP_MS; ) {
       try {
         const answer = await fetch(`/api/rooms/${encodeURIComponent(room)}/stop`, {
-          method: "POST", headers: this.#signature(), signal: AbortSignal.timeout(2000), keepalive: true,
+          method: "POST", headers: this.#signature(), signal: AbortSignal.timeout(STOP_LATE_MS), keepalive: true,
         });
         if (answer.ok) return true;
       } catch {
         // not heard: again
       }
+      if (!told && performance.now() - begun > STOP_LATE_MS) {
+        told = true;
+        late();
+      }
       await new Promise((resume) => setTimeout(resume, STOP_AGAIN_MS));
     }
     return false;
+  }
+
+  passwordChanged() {
+    this.person = { ...this.person, first: false };
+    this.#keep();
   }
 
   /** Whether this console holds the room's control, as far as it knows. */

@@ -1,5 +1,6 @@
 /** The console: puts the parts together, goes from page to page, draws when something came. */
 
+import { accountDialog } from "./account.js";
 import { actionRail, whyNot } from "./actions.js";
 import { alarmPage } from "./alarms.js";
 import { Connection, Refused } from "./connection.js";
@@ -31,7 +32,7 @@ let page = "facility";
 let dirty = true;
 let looked = -Infinity;
 
-const room = () => stream?.room ?? localStorage.getItem(LAST_ROOM);
+const room = () => stream?.room ?? [localStorage.getItem(LAST_ROOM), served[0]].find((name) => name && (!served.length || served.includes(name))) ?? null;
 const store = () => stream?.store ?? null;
 
 /** What the parts may ask for. */
@@ -46,8 +47,10 @@ const desk = {
   why: (name) => why(name),
   say: (words, tone) => shell.say(words, { tone }),
   help: () => help.open(),
+  account: () => account.open(),
+  passwordChanged: () => connection.passwordChanged(),
   signOut: () => connection.signOut(),
-  stop: (which) => connection.stop(which),
+  stop: (which, late) => connection.stop(which, late),
   ask: (path) => quietly(() => connection.get(path)),
   file: (path, kind) => quietly(() => connection.file(path, kind)),
   upload: (path, file) => quietly(() => connection.upload(path, file)),
@@ -111,13 +114,14 @@ function refused(error) {
 const shell = makeShell(desk);
 const rail = actionRail(desk);
 const help = helpDialog();
+const account = accountDialog(desk);
 const entrance = signInPage(connection);
 const pages = {
   facility: overviewPage(desk), room: roomPage(desk), interlocks: interlockPage(desk), devices: devicePage(), alarms: alarmPage(desk), plans: planPage(desk),
   treatments: treatmentPage(desk), trends: trendPage(desk), log: logPage(desk), people: peoplePage(desk),
 };
 const main = h("main", { id: "main", tabindex: "-1" }, entrance.element, ...Object.values(pages).map((one) => one.element));
-document.body.append(shell.header, shell.strip, main, shell.live, rail.element, help.element);
+document.body.append(shell.header, shell.strip, main, shell.live, rail.element, help.element, account.element);
 
 listenToKeys({
   stop: () => rail.stop.stop(),
@@ -165,6 +169,7 @@ async function signed() {
     stream?.close();
     stream = null;
     facility = null;
+    served = await connection.roomsServed(); // so that STOP knows its room before anybody signed in
     await route();
     return;
   }

@@ -23,7 +23,7 @@ export function makeShell(desk) {
   const links = Object.fromEntries(PAGES.map(([name, label]) => [name, link(name, label)]));
   const banners = h("ul", { class: "banners", "aria-label": "Banners" });
   const control = makeControl(desk);
-  const person = h("span", { class: "person" });
+  const person = h("button", { type: "button", class: "small person", title: "your password", on: { click: () => desk.account() } });
   const out = h("button", { type: "button", class: "small", on: { click: () => desk.signOut() } }, "Sign out");
   const help = h("button", { type: "button", class: "small", title: "keys and words", on: { click: () => desk.help() } }, "Help ?");
   const header = h(
@@ -58,7 +58,10 @@ export function makeShell(desk) {
       keyed(banners, bannersOf(store), (name) => name, makeBanner, (item, name) => item.update(name, store));
       trip.update(store);
       control.update(store);
-      put(person, me ? `${me.name}, ${roleOf(me.role)}` : "not signed in");
+      put(person, me ? `${me.name === me.role ? "" : `${me.name}, `}${roleOf(me.role)}` : "");
+      mark(person, "data-first", me?.first);
+      mark(person, "title", me?.first ? "your password is still the first one: change it" : "your password");
+      show(person, me !== null);
       show(out, me !== null);
       if (view) {
         const { word, meaning } = stateOf(view.state);

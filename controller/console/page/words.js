@@ -80,7 +80,8 @@ export function factsOf(facts) {
     if (typeof value === "object" && !Array.isArray(value)) {
       const parts = Object.entries(value).map(([axis, amount]) => `${axisOf(axis)} ${amount_(axis, amount)}`);
       pairs.push([label, parts.join("  ") || "none"]);
-    } else if (name === "meterset") pairs.push([label, `${figure(value, 2)} ${facts.meterset_unit ?? ""}`.trim()]);
+    } else if (name === "patient_name") pairs.push([label, person(value)]);
+    else if (name === "meterset") pairs.push([label, `${figure(value, 2)} ${facts.meterset_unit ?? ""}`.trim()]);
     else pairs.push([label, typeof value === "number" && !Number.isInteger(value) ? amount_(name, value) : `${value}${name.endsWith("_deg") ? "°" : ""}`]);
   }
   return pairs;
