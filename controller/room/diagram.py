@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from controller.room.causes import Severity
+from controller.room.session import PAUSES_MAX
 from controller.room.states import DEADLINES, TABLE, TRIPS, State, Transition
 from drivers.hal.clock import NS_PER_S
 
@@ -113,6 +114,10 @@ edit disarms before the next event is looked at.
 ## Trips
 
 A trip leads somewhere from every state, by the severity of its cause.
+
+A pause of one cause interrupts a field {PAUSES_MAX} times; the next one ends it (assumed: resuming must not become a habit).
+Causes count apart, and it does not matter who found them: `watchdog.loop`, a program that stood still, counts like any other,
+because a computer that stands still again and again is not one to treat with. Pauses by the operator are no trips: not counted.
 
 {trip_table()}
 
