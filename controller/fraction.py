@@ -34,6 +34,7 @@ from controller.room.machine import Room
 from controller.room.ports import BeamSharing, DeliveryContext, DeliveryResult, Job, OperatorPort, Tuned
 from controller.room.positioning import Placement
 from controller.room.session import Outcome, Session, SessionResult
+from controller.room.supervision import Timing
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError
@@ -149,6 +150,9 @@ class Fraction:
         machine_limited_s: what an oracle says of a beam afterwards; None where there is none.
         simulated: for the ledger's details.
         before: what earlier sessions gave, by beam number; the intake's schedules hold what is left.
+        room: the room machine where it outlives the fraction; None makes one.
+        console_alive: False when the console that commands the room was lost; None when nothing depends on one.
+        timing: of the sessions; None: theirs.
     """
 
     def __init__(
@@ -165,6 +169,9 @@ class Fraction:
         machine_limited_s: Callable[[int], Awaitable[float | None]] | None = None,
         simulated: bool = True,
         before: Mapping[int, Received] | None = None,
+        room: Room | None = None,
+        console_alive: Callable[[], bool] | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self._intake = intake
         self._number = number
@@ -177,7 +184,10 @@ class Fraction:
         self._machine_limited_s = machine_limited_s
         self._simulated = simulated
         self._before = before or {}
-        self.room = Room(intake.room.name, devices.access, bus)
+        self.room = room or Room(intake.room.name, devices.access, bus)
+        self._console_alive = console_alive
+        self._timing = timing
+        self.current: BeamRun | None = None  # the beam that is treated, or was treated last
         self.session: Session | None = None
         self.outcomes: list[BeamOutcome] = []
         self._stopped = ""
@@ -214,7 +224,7 @@ class Fraction:
             intake.facility.accelerator,
             self._bus,
         )
-        run = BeamRun(beam, schedule, angle_deg, request, t_begin_ns=now_ns())
+        run = self.current = BeamRun(beam, schedule, angle_deg, request, t_begin_ns=now_ns())
         self._bus.emit(
             "fraction",
             "beam.selected",
@@ -236,6 +246,8 @@ class Fraction:
             lambda context: self._deliver(context, run, tuner),
             Job.of(intake.plan, beam.number, self._number),
             self._bus,
+            timing=self._timing,
+            console_alive=self._console_alive,
         )
         broken: BaseException | None = None
         forget = self._bus.subscribe(partial(self._note_angle, run))

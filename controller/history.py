@@ -24,7 +24,7 @@ class History:
 
     def __init__(self, bus: EventBus) -> None:
         self.events: list[Event] = []
-        bus.subscribe(self.events.append)
+        self.close = bus.subscribe(self.events.append)  # what ends the listening
 
     def states(self, end_ns: int) -> tuple[Span, ...]:
         """Room states as spans, the last one up to `end_ns`."""

@@ -82,8 +82,31 @@ def run_resume(
         stop_by_signal: end with a record when this process is interrupted.
 
     Raises:
-        Refused: before anything moved: nothing is left, a beam is open or locked, another plan, a damaged or rolled-back
-            record; every reason at once.
+        Refused: see `admit_remainder`.
+    """
+    root = options.directory
+    left = admit_remainder(options, objections)
+    treated = treat_admitted(left.options, left.admitted, left.output, listener, left.earlier, stop_by_signal=stop_by_signal)
+    names = {beam.number: beam.name for beam in left.admitted.intake.plan.beams}
+    return Resumed(left.earlier.session, treated, standings(_received(left.request, root), names, root))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Remainder:
+    """What is left of a fraction, admitted: its session may begin in `output`, which is made."""
+
+    request: Request
+    options: TreatOptions
+    admitted: Admitted
+    output: Path
+    earlier: Earlier
+
+
+def admit_remainder(options: ResumeOptions, objections: Sequence[str] = ()) -> Remainder:
+    """Everything that can be refused of another session before anything moves.
+
+    Raises:
+        Refused: nothing is left, a beam is open or locked, another plan, a damaged or rolled-back record; every reason.
     """
     root = options.directory
     request = read_request(root)
@@ -130,17 +153,13 @@ def run_resume(
     objected += wire_fault_objections(wire_faults, intake.facility, intake.room.name, where.real if where is not None else ())
     if objected:
         raise Refused(objected)
-    output = _make(session_directory(root, session))
-    treated = treat_admitted(
+    return Remainder(
+        request,
         treat,
         Admitted(intake, tuple(faults), where, pace_of(treat, where), tuple(wire_faults)),
-        output,
-        listener,
+        _make(session_directory(root, session)),
         Earlier(session, before, request.beams),
-        stop_by_signal=stop_by_signal,
     )
-    names = {beam.number: beam.name for beam in intake.plan.beams}
-    return Resumed(session, treated, standings(_received(request, root), names, root))
 
 
 def _damage(found: Sequence[Path]) -> list[str]:

@@ -15,13 +15,15 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from controller.admission import Admitted, TreatOptions, admit, ledger_objections, make_output, open_ledger
-from controller.intake import Intake, Refused, report, take_in
+from controller.admission import Admitted, TreatOptions, admit, make_output
+from controller.books import open_books, tell_start
+from controller.intake import Refused, report, take_in
 from controller.interlock_plan import entrust_plan, take_back
-from controller.request import JOURNAL, Earlier, Request, keep_plan, plan_name
+from controller.request import Earlier
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import EventBus, Listener
@@ -31,10 +33,7 @@ if TYPE_CHECKING:
 
     from controller.fraction import Fraction
     from controller.history import History
-    from controller.record.ledger import Ledger
     from controller.record.outcome import BeamOutcome, FractionOutcome, SignedInterval
-    from controller.record.session_lock import SessionLock
-    from controller.record.store import Store
     from controller.surroundings import Surroundings
     from controller.taps import Taps
     from drivers.hal.capabilities import RoomDevices
@@ -209,19 +208,9 @@ async def _treat(
     around: Around | None,
 ) -> Ran:
     """The run itself, in its loop: world, devices, fraction. Raises Refused when the ledger objects."""
-    from controller.assembly import prescription_of
     from controller.beam.sharing import BeamSupervisor
-    from controller.fraction import Fraction
     from controller.history import History
     from controller.measures import quiet_garbage
-    from controller.record.entries import write_override
-    from controller.record.journal import Journal
-    from controller.record.journal_events import TripJournal
-    from controller.record.ledger import BeamState
-    from controller.record.memory_store import MemoryStore
-    from controller.record.probe import JournalProbe
-    from controller.record.store import DiskStore
-    from controller.standing import signed_intervals
     from controller.surroundings import surroundings
 
     intake = admitted.intake
@@ -229,8 +218,6 @@ async def _treat(
     history = History(bus)
     if listener is not None:
         bus.subscribe(listener)
-    store: Store = DiskStore() if output is not None else MemoryStore()
-    where = output if output is not None else Path("memory")
     real = admitted.factor is not None
     run_id = time.time_ns() if real else (options.seed << 8 | (earlier.session + 1) & 0xFF) & 0x7FFF_FFFF_FFFF_FFFF
     world: Surroundings
@@ -241,63 +228,31 @@ async def _treat(
     started = datetime.now(UTC) if real else SIMULATED_EPOCH + earlier.session * SESSION_APART
     ran = Ran(history, started, now_ns(), run_id, simulated=admitted.simulated, operator=world.operator_name)
     taps.note(run_id=run_id, started_utc=started.isoformat(), session=earlier.session, operator=world.operator_name)
-    identity = _request(options, admitted, earlier, started).identity()
-    _tell_start(options, admitted, bus)
-    with (
-        _ledger(options, where, store, run_id) as ledger,
-        _session(ledger, intake, str(output) if output is not None else ""),
-        quiet_garbage(collect=real),
-    ):
-        if reasons := ledger_objections(ledger, intake, options.fraction, earlier.before):
-            raise Refused(reasons)
-        if output is not None and not earlier.session:
-            keep_plan(options.plan, output, intake)
-        with (
-            Journal.open(store, where / JOURNAL, boot_id=run_id, identity=identity) as journal,
-            TripJournal(bus, journal),
-        ):
-            for lifted in intake.overridden:
-                reason = options.overrides[lifted.override]
-                write_override(journal, lifted.override, reason, operator=world.operator_name, detail=str(lifted))
-            world.watch(prescription_of(intake, earlier.before), JournalProbe(store, journal.path))
-            if not await _open(ran, world):
-                return ran
-            devices = world.devices()
-            fraction = Fraction(
-                intake,
-                options.fraction,
-                devices,
-                BeamSupervisor(intake.facility.rooms, bus),
-                world.operator,
-                journal,
-                ledger,
-                bus,
-                machine_limited_s=taps.noted(world.machine_limited_s),
-                simulated=admitted.simulated,
-                before=earlier.before,
-            )
-            loop = asyncio.get_running_loop()
+    tell_start(options, admitted, bus)
+    during = partial(quiet_garbage, collect=real)
+    with open_books(options, admitted, output, earlier, ran, world, bus, during) as books:
+        if not await _open(ran, world):
+            return ran
+        devices = world.devices()
+        fraction = books.begin(
+            devices,
+            BeamSupervisor(intake.facility.rooms, bus),
+            world.operator,
+            machine_limited_s=taps.noted(world.machine_limited_s),
+        )
+        loop = asyncio.get_running_loop()
 
-            def stop_now(why: str) -> None:
-                taps.stopped(why)
-                fraction.stop(why)
+        def stop_now(why: str) -> None:
+            taps.stopped(why)
+            fraction.stop(why)
 
-            def stop(why: str) -> None:
-                ran.stopped = ran.stopped or why
-                loop.call_soon_threadsafe(stop_now, why)
+        def stop(why: str) -> None:
+            ran.stopped = ran.stopped or why
+            loop.call_soon_threadsafe(stop_now, why)
 
-            stops.append(stop)
-            await _run(ran, options, admitted, world, devices, fraction, bus)
-            stops.clear()
-        try:
-            ran.intervals = signed_intervals(ledger, intake, options.fraction, earlier)
-            ran.locked = any(
-                ledger.delivered(intake.plan.uid, options.fraction, beam.number).state is BeamState.LOCKED
-                for beam in intake.beams
-            )
-        except BeamlineError as error:  # the ledger's disk is lost: said before, or now; what was delivered is still written
-            bus.emit("treatment", "ledger.unreadable", error=str(error))
-    ran.beams, ran.t_end_ns = tuple(fraction.outcomes), now_ns()
+        stops.append(stop)
+        await _run(ran, options, admitted, world, devices, fraction, bus)
+        stops.clear()
     return ran
 
 
@@ -388,66 +343,3 @@ async def _connect(ran: Ran, devices: RoomDevices) -> bool:
             problems.append(str(error))
     ran.refusal = "; ".join(problems)
     return not problems
-
-
-def _ledger(options: TreatOptions, where: Path, store: Store, boot_id: int) -> Ledger:
-    """The facility's ledger, or that of a fresh world inside the outputs. Raises Refused."""
-    try:
-        if options.state is not None:
-            return open_ledger(options.state, boot_id=boot_id)
-        return open_ledger(where / "state", boot_id=boot_id, store=store)
-    except BeamlineError as error:
-        raise Refused([f"ledger: {error}"]) from None
-
-
-def _session(ledger: Ledger, intake: Intake, outputs: str) -> SessionLock:
-    """Keep another process from setting the same patient up. Raises Refused."""
-    try:
-        return ledger.begin_session(intake.plan.uid, since_utc=datetime.now(UTC).isoformat(timespec="seconds"), outputs=outputs)
-    except BeamlineError as error:
-        raise Refused([str(error)]) from None
-
-
-def _request(options: TreatOptions, admitted: Admitted, earlier: Earlier, started: datetime) -> Request:
-    """What the journal's opening record says of this session."""
-    intake = admitted.intake
-    shipped = options.facility == intake.facility.name
-    return Request(
-        facility=options.facility if shipped else str(Path(options.facility).resolve()),
-        room=intake.room.name,
-        beams=tuple(beam.number for beam in intake.beams),
-        fraction=options.fraction,
-        seed=options.seed,
-        overrides=options.overrides,
-        state=str(options.state.resolve()) if options.state is not None else "",
-        plan_file=plan_name(intake),
-        plan_uid=intake.plan.uid,
-        plan_sha256=intake.plan.sha256,
-        session=earlier.session,
-        started_utc=started.isoformat(),
-        plan_called=intake.plan.name if intake.plan.kind == "rst" else options.plan.name,
-        simulated=admitted.simulated,
-        real=admitted.where.real if admitted.where is not None else (),
-        wires=admitted.where is not None,
-    )
-
-
-def _tell_start(options: TreatOptions, admitted: Admitted, bus: EventBus) -> None:
-    """What this run is, in its events."""
-    intake = admitted.intake
-    bus.emit(
-        "treatment",
-        "treatment.started",
-        plan_uid=intake.plan.uid,
-        plan_label=intake.plan.label,
-        fraction=options.fraction,
-        beams=[beam.number for beam in intake.beams],
-        facility=intake.facility.name,
-        room=intake.room.name,
-        seed=options.seed,
-        simulated=admitted.simulated,
-    )
-    for lifted in intake.overridden:
-        bus.emit(
-            "treatment", "override", name=lifted.override, reason=options.overrides[lifted.override], detail=lifted.sentence
-        )
