@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from controller.intake import Intake
+from controller.interlock_rows import rows_of
 from controller.plan.schedule import planned_counts
 from controller.record.ledger import Received
 from controller.room_devices import room_devices
 from controller.wires import MemoryEnds, RoomWires
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import now_ns
+from drivers.hal.errors import CommandRejected
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Facility
 from drivers.wire.memory import MemoryBroker, MemoryChannels, MemoryLine
@@ -36,7 +38,7 @@ from simulators.clock import PacedLoop, VirtualLoop
 from simulators.faults import TimedFault, inject, read_faults
 from simulators.invariants import CATALOGUE as INVARIANTS
 from simulators.invariants import InvariantMonitor, PrescribedLayer, Prescription, RecordProbe, Violation
-from simulators.people import ScriptedOperator
+from simulators.people import OperatorFailed, ScriptedOperator
 from simulators.plant import oracle
 from simulators.plant.facility import FacilityPlant
 from simulators.plant.kernel import Kernel
@@ -45,7 +47,8 @@ from simulators.servers.modbus import ModbusNodes, responder
 from simulators.servers.process_variables import PvTable, facility_pvs
 from simulators.servers.room_messages import BREATHING_S, RoomMessages
 from simulators.servers.room_nodes import motion_nodes, safety_nodes
-from simulators.staff import Staff
+from simulators.staff import Staff, pace_of
+from simulators.unhurried import UnhurriedLoop
 from simulators.world import World
 
 __all__ = [
@@ -55,6 +58,7 @@ __all__ = [
     "loop_factory",
     "prescription_of",
     "read_faults",
+    "unhurried_loop",
     "unsuited_faults",
 ]
 
@@ -65,6 +69,11 @@ T = TypeVar("T")
 def loop_factory(factor: float | None) -> Callable[[], asyncio.AbstractEventLoop]:
     """A multiple of the wall clock, or virtual time (None; a `Pacer` may slow it down)."""
     return VirtualLoop if factor is None else partial(PacedLoop, factor)
+
+
+def unhurried_loop(factor: float) -> Callable[[], asyncio.AbstractEventLoop]:
+    """For a simulated world in a process that other processes speak to: see `simulators.unhurried`."""
+    return partial(UnhurriedLoop, factor)
 
 
 def unsuited_faults(faults: Iterable[TimedFault], facility: str, room: str) -> list[str]:
@@ -140,6 +149,21 @@ class SimulatedOperator:
         answer, _why = await self._staff.confirm(kind)
         return answer
 
+    async def attend(self, kind: str) -> None:
+        """Do what bodies do once the console has said yes. Raises CommandRejected."""
+        try:
+            await self._staff.attend(kind)
+        except (OperatorFailed, ValueError) as error:
+            raise CommandRejected(f"the staff could not: {error}", code=4431, hint="see the room, then ask again") from None
+
+    async def turn_key(self, service: bool) -> None:
+        """Turn the mode key."""
+        await self._staff.turn_key(service)
+
+    async def press(self, role: str) -> None:
+        """Press and release the reset button of a role."""
+        await self._staff.press(role)
+
     async def stop(self) -> None:
         """Let nothing go on."""
         await self._staff.stop()
@@ -176,6 +200,7 @@ class SimulatedWorld:
         tap: what every wire of the drivers goes through.
         plan: file that the interlock system reads by itself; None: it has none to hold anything against.
         breathing: the patient's breathing is told and listened to, for those who show it.
+        staff: pace of the people, as of `simulators.staff.pace_of`; empty: that of the scripted operator.
     """
 
     def __init__(
@@ -189,6 +214,7 @@ class SimulatedWorld:
         plan: Path | None = None,
         *,
         breathing: bool = False,
+        staff: str = "",
     ) -> None:
         self._breathing = breathing
         self.facility = facility
@@ -208,7 +234,11 @@ class SimulatedWorld:
             breathing_s=BREATHING_S if breathing else None,
         )
         self.limits: Limits = load_limits(overlay=overlay_of(facility.name))
+        self.rows = rows_of(self.limits)
         self._plan = plan
+        self._staff = staff
+        self._monitor: InvariantMonitor | None = None
+        self._session_ns = 0  # plant time at which the session began that is watched
         self.simulated = self._build_room(room)
         ends = MemoryEnds(
             {line.name: line.connect for line in (self.simulated.motion, self.simulated.safety)}, self.channels, self.messages
@@ -221,8 +251,16 @@ class SimulatedWorld:
         self._violated: asyncio.Event | None = None
 
     def watch(self, prescription: Prescription | None = None, record: RecordProbe | None = None) -> InvariantMonitor:
-        """Judge every truth event from now on by the invariants."""
-        return InvariantMonitor(self.plant, self._take_violation, INVARIANTS, prescription, record)
+        """Judge every truth event from now on by the invariants; a session that follows another begins with a clean slate."""
+        if self._monitor is None:
+            self._monitor = InvariantMonitor(self.plant, self._take_violation, INVARIANTS, prescription, record)
+        elif prescription is not None:
+            self.world.sync()
+            self._monitor.begin(prescription, record)
+            self._session_ns, self.violation = self.plant.kernel.now_ns, None
+            if self._violated is not None:
+                self._violated.clear()
+        return self._monitor
 
     async def inject(self, faults: Iterable[TimedFault]) -> None:
         """Plant faults, each at its time."""
@@ -282,11 +320,42 @@ class SimulatedWorld:
 
     async def machine_limited_s(self, beam_number: int) -> float | None:
         """What an oracle would have needed for a beam, s."""
-        return oracle.machine_limited_s(self.plant.log, self.room, beam_number)
+        return oracle.machine_limited_s(self.plant.log, self.room, beam_number, self._session_ns)
 
     def devices(self) -> RoomDevices:
         """The drivers of the room, not yet connected."""
         return room_devices(self.facility, self.room, self.wires, self.bus, breathing=self._breathing)
+
+    @property
+    def bodies(self) -> SimulatedOperator:
+        """The plant's staff."""
+        return self.simulated.operator
+
+    def tripped(self) -> tuple[str, ...] | None:
+        """Ids of the interlocks that stand now."""
+        decision = self.simulated.interlock.decision
+        return decision.tripped if decision is not None else None
+
+    async def give_plan(self, plan: Path, sha256: str) -> None:
+        """Let the interlock system read another plan by itself; it says in its own words what it makes of it."""
+        self.simulated.interlock.give_plan(now_ns(), _bytes_of(plan), sha256)
+
+    async def take_plan_back(self) -> None:
+        """No plan is treated any more."""
+        self.simulated.interlock.give_plan(now_ns(), None)
+
+    async def bypass(self, interlock: str, owner: str, approver: str, duration_s: float, reason: str) -> None:
+        """Set a bypass. Raises CommandRejected with the reason of the interlock system."""
+        try:
+            self.simulated.interlock.bypass(now_ns(), interlock, owner, approver, reason, duration_s * 1000.0)
+        except KeyError:
+            raise CommandRejected(f"there is no interlock {interlock}", code=4432) from None
+        except ValueError as error:
+            raise CommandRejected(str(error), code=4432, hint="see docs/interlocks.md") from None
+
+    async def end_bypass(self, interlock: str) -> None:
+        """End a bypass early."""
+        self.simulated.interlock.engine.end_bypass(interlock)
 
     def _tell_planted(self, timed: TimedFault) -> None:
         self.bus.emit("faults", "fault.planted", name=timed.fault.name, value=timed.value)
@@ -318,7 +387,9 @@ class SimulatedWorld:
             self.bus.emit(f"{name}-interlocks", f"interlock.{record['kind']}", **data)
 
         interlock = InterlockNode(read_image, write_permit, self.limits, boot_id, read_pulses=read_pulses, journal=tell)
-        script = ScriptedOperator(plant, self.world.sync)
+        pace = pace_of(self._staff) if self._staff else None
+        sync = self.world.sync
+        script = ScriptedOperator(plant, sync) if pace is None else ScriptedOperator(plant, sync, pace=pace)
         return SimulatedRoom(
             motion=MemoryLine(f"{name}-motion", baud=line.baud if line is not None else None),
             safety=MemoryLine(f"{name}-safety"),

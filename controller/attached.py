@@ -12,17 +12,22 @@ import contextlib
 import getpass
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from controller.bodies import PanelButtons, RealPeople, RemoteBodies, bypass_line
 from controller.console.prompts import ConsoleOperator
 from controller.console.telemetry import Telemetry, last_will
 from controller.endpoints import SCRIPTED, Whereabouts
+from controller.interlock_plan import entrust_plan, take_back
+from controller.interlock_rows import facility_rows
 from controller.room_devices import room_devices
 from controller.room_lock import RoomLock
+from controller.surroundings import Bodies
 from controller.wires import RoomWires
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import now_ns
-from drivers.hal.errors import BeamlineError
+from drivers.hal.errors import BeamlineError, CommandRejected
 from drivers.hal.events import Event, EventBus
 from drivers.wire.messages import Notice
 from drivers.wire.tap import Answers, NoTap, Tap
@@ -114,10 +119,19 @@ class AttachedRoom:
             self._person = ConsoleOperator(sys.stdin, _print)
             self.operator_name = getpass.getuser()
         self.operator: Answers = self._tap.operator(self._person)
+        self.rows = facility_rows(where.facility.name)
+        self._buttons = PanelButtons(where.endpoints.interlock_buttons.get(room, ""))
+        staffed = self._door is not None and where.facility.devices[f"{room}-safety"].simulated
+        self.bodies: Bodies = (
+            RemoteBodies(self._door, room, self._buttons)
+            if staffed and self._door is not None
+            else RealPeople(room, self._buttons)
+        )
 
     def watch(self, prescription: Prescription, record: RecordProbe | None = None) -> None:
         """Let the simulator's invariants know what may be delivered. The record is judged where it is written: not here."""
         self._prescription = prescription
+        self.violation = None
 
     async def start(self) -> None:
         """Hold the room and open the wires.
@@ -128,8 +142,13 @@ class AttachedRoom:
         if self._lock is not None:
             self._lock.take()
         await self._wires.open()
-        if self._door is not None and self._prescription is not None:
-            await self._door.prescribe(self._prescription)
+        await self._prescribe()
+
+    async def _prescribe(self) -> None:
+        """Tell the simulator of a session that it has not heard of."""
+        prescription, self._prescription = self._prescription, None
+        if self._door is not None and prescription is not None:
+            await self._door.prescribe(prescription)
 
     def devices(self) -> RoomDevices:
         """The drivers of the room, not yet connected."""
@@ -152,6 +171,11 @@ class AttachedRoom:
         """
         from controller.assembly import InvariantViolated
 
+        try:
+            await self._prescribe()
+        except BeamlineError:
+            work.close()
+            raise
         job = asyncio.ensure_future(work)
         watcher = asyncio.create_task(self._look(), name="invariants of the simulator")
         shadow = asyncio.create_task(self._follow(), name="shadow of what is real")
@@ -194,6 +218,28 @@ class AttachedRoom:
         if self._door is not None:
             await self._door.close()
         self._told()
+
+    def tripped(self) -> tuple[str, ...] | None:
+        """Over the wire only the first-out is seen."""
+        return None
+
+    async def give_plan(self, plan: Path, sha256: str) -> None:
+        """Name the plan to the interlock system, which reads it by itself. Raises CommandRejected with its reasons."""
+        if reason := await entrust_plan(self._buttons.path, plan, sha256, self.room, self.bus):
+            raise CommandRejected(reason, code=4435, device=self.room)
+
+    async def take_plan_back(self) -> None:
+        """No plan is treated any more."""
+        if self._buttons.path:
+            await take_back(Path(self._buttons.path), self.room)
+
+    async def bypass(self, interlock: str, owner: str, approver: str, duration_s: float, reason: str) -> None:
+        """Hand a bypass over. Raises CommandRejected when nobody takes it, or with the interlock system's own reason."""
+        await self._buttons.ask(bypass_line(interlock, owner, approver, duration_s, reason))
+
+    async def end_bypass(self, interlock: str) -> None:
+        """End a bypass early."""
+        await self._buttons.ask(f"end-bypass {interlock}")
 
     def show(self, view: Mapping[str, Any]) -> None:
         """What the room shows its consoles, decoded: for those who listen to the broker, where there is one."""

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -62,6 +63,99 @@ class Surroundings(Protocol):
     async def stop(self) -> None:
         """Take everything down; no task is left."""
         ...
+
+
+class Bodies(Protocol):
+    """People beside the console: what only a body in the plant can do.
+
+    In a simulated plant its staff; where a room is real, people, whom the program only waits for.
+    """
+
+    async def attend(self, kind: str) -> None:
+        """Do what follows when the console has said yes to a question; see `simulators.staff.Staff.attend`.
+
+        Raises BeamlineError: it could not be done.
+        """
+        ...
+
+    async def turn_key(self, service: bool) -> None:
+        """Turn the mode key. Raises CommandRejected where a person has to."""
+        ...
+
+    async def press(self, role: str) -> None:
+        """Press and release the reset button of the interlock system of a role (``key``: turn the reset key).
+
+        Raises CommandRejected where a person has to, or nobody can.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InterlockRow:
+    """What a console has to know of a row of the interlock matrix.
+
+    Attributes:
+        reset_role: who resets what latched on a value; ``key``: a person at the key switch.
+        invalid_reset_role: who resets what latched on missing or stale inputs alone.
+        longest_bypass_s: of one bypass, s.
+    """
+
+    id: str
+    code: int
+    what: str
+    advice: str
+    latches: bool
+    reset_role: str
+    invalid_reset_role: str
+    bypassable: bool
+    longest_bypass_s: float
+
+
+class ServedSurroundings(Surroundings, Protocol):
+    """A room that stands by for a console: many treatments in one world, and people who leave the deciding to the console."""
+
+    @property
+    def bodies(self) -> Bodies:
+        """Who does what a console cannot."""
+        ...
+
+    @property
+    def rows(self) -> Mapping[str, InterlockRow]:
+        """The interlock matrix, by id."""
+        ...
+
+    def tripped(self) -> tuple[str, ...] | None:
+        """Ids of the interlocks that stand now; None where only the first-out can be seen."""
+        ...
+
+    async def give_plan(self, plan: Path, sha256: str) -> None:
+        """Let the interlock system hold grants against another plan, which it reads by itself. Raises CommandRejected."""
+        ...
+
+    async def take_plan_back(self) -> None:
+        """No plan is treated any more."""
+        ...
+
+    async def bypass(self, interlock: str, owner: str, approver: str, duration_s: float, reason: str) -> None:
+        """Hand a bypass that two persons agreed on to the interlock system. Raises CommandRejected with its reason."""
+        ...
+
+    async def end_bypass(self, interlock: str) -> None:
+        """End a bypass early."""
+        ...
+
+
+def served_surroundings(
+    facility: Facility, where: Whereabouts | None, seed: int, bus: EventBus, room: str, staff: str = "real"
+) -> ServedSurroundings:
+    """The world of a room that stands by. `staff`: pace of the people of a world in this process."""
+    if where is None:
+        from controller.assembly import SimulatedWorld
+
+        return SimulatedWorld(facility, seed, bus, room, breathing=True, staff=staff)
+    from controller.attached import AttachedRoom
+
+    return AttachedRoom(where, bus, room)
 
 
 def surroundings(

@@ -222,8 +222,13 @@ class Backdoor:
                 await staff.lay_patient()
             elif deed == "secure-room":
                 await staff.secure_room()
+            elif deed == "attend":
+                await staff.attend(_word(body, "kind"))
+            elif deed == "turn-key":
+                await staff.turn_key(_word(body, "mode") == "service")
             else:
-                raise Refusal("expected confirm, answer, press, stop, lay-patient or secure-room", UNKNOWN)
+                known = "confirm, answer, press, stop, lay-patient, secure-room, attend or turn-key"
+                raise Refusal(f"expected {known}", UNKNOWN)
             return {"done": True}
 
         try:

@@ -250,7 +250,7 @@ class InvariantMonitor:
                 line.watch(lambda _t_ns, _value, name=name: self._own(ELEMENT, name))  # type: ignore[misc]
         plant.kernel.observe(self._take)
 
-    def begin(self, prescription: Prescription) -> None:
+    def begin(self, prescription: Prescription, record: RecordProbe | None = None) -> None:
         """A session begins in the room of a prescription: it is judged by that from now on, and by no earlier one.
 
         For a plant that outlives its sessions: what the room has had so far counts no longer, and a violation is forgotten.
@@ -267,6 +267,7 @@ class InvariantMonitor:
             moving=known.moving, open_grant=known.open_grant, consumed=known.consumed, counts1_base=base
         )
         self._sessions[name] = prescription
+        self._truth.record = record
         self.violation = None
 
     def _own(self, kind: str, room_name: str) -> None:

@@ -77,6 +77,30 @@ class Staff:
                 self._start(self._mind_interlocks())
             return answer, "" if answer else f"the operator answers no to {kind}"
 
+    async def attend(self, kind: str) -> None:
+        """Do what bodies do once a person at a console has said yes to a prompt; answers and resets are left to that one.
+
+        The next patient is brought in at ``identify_next``, the same one at ``identify`` if the room is open. The room is
+        searched and closed after ``positioned``, again whenever the search is lost, until ``beam_on``; nobody waits for the
+        search here. Raises OperatorFailed, ValueError.
+        """
+        async with self._one_at_a_time:
+            if kind.startswith("identify"):
+                await self.stop()
+                if kind == "identify_next" and self.script.room.patient.on_couch:
+                    await self.script.fetch_patient()
+                if kind == "identify_next" or not self.script.secured:
+                    await self.script.lay_patient()
+            elif kind == "positioned":
+                await self.stop()
+                self._closing = self._start(self._keep_closed())
+            elif kind == "beam_on":
+                await self._stop_closing()
+
+    async def turn_key(self, service: bool) -> None:
+        """Turn the mode key."""
+        await self.script.turn_key(service)
+
     async def lay_patient(self) -> None:
         """Bring the patient in."""
         await self.script.lay_patient()
@@ -118,6 +142,13 @@ class Staff:
             if first or not self.script.secured:
                 await self._search_and_reset()
             first = False
+            await asyncio.sleep(LOOK_S)
+
+    async def _keep_closed(self) -> None:
+        while True:
+            if not self.script.secured:
+                with contextlib.suppress(OperatorFailed, ValueError):  # the room sees by itself that it is not secured
+                    await self.script.secure_room()
             await asyncio.sleep(LOOK_S)
 
     async def _search_and_reset(self) -> None:

@@ -395,6 +395,10 @@ class DoseMonitor(Connectable, Protocol):
         """Test both dose channels; raises DeviceError when either fails."""
         ...
 
+    async def acknowledge(self) -> None:
+        """Clear a trip whose dose was accounted for; beam needs a new field."""
+        ...
+
 
 # --- room ---------------------------------------------------------------------------------------------------------
 
