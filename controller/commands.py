@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -23,6 +24,8 @@ from drivers.hal.errors import BeamlineError, CommandRejected
 AGE_MAX_NS = 200 * NS_PER_MS  # hazard C3: an old command is dropped, whatever held it up
 CONSOLE_LOST_NS = NS_PER_S  # design: no commanding console for 1 s means pause
 ANSWERS_KEPT = 256  # per console, for repeated sends of one command
+CONSOLES_KEPT = 256  # whose last sequence is remembered; those of 20 browsers and their predecessors of days
+TOKEN_BITS = 52  # a number that JavaScript keeps, and nobody guesses
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,14 @@ class _Console:
     answers: OrderedDict[int, tuple[str, asyncio.Future[Answer]]] = field(default_factory=OrderedDict)
 
 
+class StorageFailed(Exception):
+    """The journal did not take an entry."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 Handler = Callable[[Command], Any | Awaitable[Any]]
 Journal = Callable[[str, Mapping[str, Any]], None]
 
@@ -103,6 +114,8 @@ class CommandDesk:
         state, mode: how the room stands when a command is judged.
         journal: told before a command is executed; when it raises, the command is not executed.
         handlers: what each command does; `view`, `take_control` and `give_control` are the desk's own.
+        mode_for: the mode that a command is judged in where it is not `mode`'s, for example loading a plan for QA.
+        clock_ns: by which a console is alive: the wall's, where the room's time runs faster.
     """
 
     def __init__(
@@ -113,6 +126,9 @@ class CommandDesk:
         mode: Callable[[], Mode],
         journal: Journal,
         handlers: Mapping[str, Handler],
+        *,
+        mode_for: Callable[[Command], Mode | None] = lambda _command: None,
+        clock_ns: Callable[[], int] = now_ns,
     ) -> None:
         if unknown := [name for name in handlers if name not in RULES]:
             raise ValueError(f"handlers for unknown commands: {', '.join(unknown)}")
@@ -127,26 +143,44 @@ class CommandDesk:
             "view": lambda _command: None,
             **handlers,
         }
-        self._consoles: dict[str, _Console] = {}
+        self._mode_for = mode_for
+        self._clock_ns = clock_ns
+        self._consoles: OrderedDict[str, _Console] = OrderedDict()
         self._control: Control | None = None
         self._heard_ns = 0
-        self._last_token = 0
+
+    def offer(self, handlers: Mapping[str, Handler]) -> None:
+        """Take more commands than at the start. Raises ValueError for one that is not in the table."""
+        if unknown := [name for name in handlers if name not in RULES]:
+            raise ValueError(f"handlers for unknown commands: {', '.join(unknown)}")
+        self._handlers |= handlers
 
     @property
     def control(self) -> Control | None:
         """Who commands the room."""
         return self._control
 
+    @property
+    def heard_ns(self) -> int:
+        """Since the commanding console was last heard, ns by the desk's clock."""
+        return self._clock_ns() - self._heard_ns
+
     def heartbeat(self, console: str, token: int) -> bool:
         """The commanding console is alive. False when it does not command (any more)."""
         if self._control is None or (self._control.console, self._control.token) != (console, token):
             return False
-        self._heard_ns = now_ns()
+        self._heard_ns = self._clock_ns()
         return True
 
     def console_alive(self) -> bool:
         """Whether a commanding console was heard within the last second."""
-        return self._control is not None and now_ns() - self._heard_ns <= CONSOLE_LOST_NS
+        return self._control is not None and self.heard_ns <= CONSOLE_LOST_NS
+
+    def entrust(self, console: str, actor: Actor) -> int:
+        """Give the control of the room to a console, and make its token; for handlers that let somebody in."""
+        self._control = Control(console, actor, secrets.randbits(TOKEN_BITS) | 1)
+        self._heard_ns = self._clock_ns()
+        return self._control.token
 
     async def submit(self, command: Command) -> Answer:
         """Judge, journal, execute once, answer. Never raises a `BeamlineError`: a refusal is an answer.
@@ -155,14 +189,14 @@ class CommandDesk:
         """
         if command.name == "stop":
             return await self._execute(command)  # no token, no age, no sequence: executed every time it comes
-        console = self._consoles.setdefault(command.console, _Console())
+        console = self._console(command.console)
         earlier = console.answers.get(command.sequence)
         if earlier is not None and earlier[0] == command.fingerprint:
             first = await asyncio.shield(earlier[1])
             return Answer(first.accepted, first.value, first.rejection, repeated=True)
         rejection = self._refuse(command, console)
         if rejection is not None:
-            with suppress(OSError):  # refused all the same
+            with suppress(StorageFailed):  # refused all the same
                 self._note("command.refused", command, reason=str(rejection))
             return Answer(False, rejection=rejection)
         console.last_sequence = command.sequence
@@ -177,6 +211,15 @@ class CommandDesk:
             promise.set_result(answer)
         return answer
 
+    def _console(self, name: str) -> _Console:
+        """What is known of a console; those that were silent longest are forgotten, the commanding one never."""
+        console = self._consoles.setdefault(name, _Console())
+        self._consoles.move_to_end(name)
+        if len(self._consoles) > CONSOLES_KEPT:
+            commanding = self._control.console if self._control is not None else ""
+            self._consoles.pop(next(known for known in self._consoles if known not in (name, commanding)))
+        return console
+
     def _refuse(self, command: Command, console: _Console) -> CommandRejected | None:
         """Why a command is not taken, most basic reason first."""
         if command.boot_id != self.boot_id:
@@ -189,7 +232,7 @@ class CommandDesk:
             return self._no(
                 4413, f"sequence {command.sequence} from {command.console} came after {last}", "a replay is not obeyed"
             )
-        refused = judge(command.name, command.actor.role, self._mode(), self._state())
+        refused = judge(command.name, command.actor.role, self._mode_for(command) or self._mode(), self._state())
         if refused is not None:
             return refused
         control = self._control
@@ -216,35 +259,43 @@ class CommandDesk:
             if stop:
                 self._note("command", command)  # afterwards: nothing, not even a full disk, comes before a stop
             value = await result if isawaitable(result) else result
+        except StorageFailed as error:
+            return Answer(
+                stop, rejection=self._no(4415, f"the command could not be journalled: {error.cause}", "free the disk")
+            )
         except BeamlineError as error:
+            self._tell(command, str(error))
             return Answer(False, rejection=error)
-        except OSError as error:
-            return Answer(stop, rejection=self._no(4415, f"the command could not be journalled: {error}", "free the disk"))
+        self._tell(command, "")
         return Answer(True, value)
 
+    def _tell(self, command: Command, reason: str) -> None:
+        """Note what became of a command that was executed; one that cannot be noted was executed all the same."""
+        with suppress(StorageFailed):
+            self._note("command.failed" if reason else "command.done", command, **({"reason": reason} if reason else {}))
+
     def _note(self, kind: str, command: Command, **more: Any) -> None:
-        self._journal(
-            kind,
-            {
-                "name": command.name,
-                "arguments": dict(command.arguments),
-                "actor": command.actor.name,
-                "role": command.actor.role.value,
-                "console": command.console,
-                "sequence": command.sequence,
-                "age_ns": command.age_ns,
-                **more,
-            },
-        )
+        """Raises StorageFailed, whatever the journal raised."""
+        entry = {
+            "name": command.name,
+            "arguments": dict(command.arguments),
+            "actor": command.actor.name,
+            "role": command.actor.role.value,
+            "console": command.console,
+            "sequence": command.sequence,
+            "age_ns": command.age_ns,
+            **more,
+        }
+        try:
+            self._journal(kind, entry)
+        except (OSError, BeamlineError) as error:
+            raise StorageFailed(error) from error
 
     def _take_control(self, command: Command) -> int:
         holder = self._control
         if holder is not None and holder.console != command.console and self.console_alive():
             raise self._no(4418, f"{holder.console} ({holder.actor.name}) commands this room", "ask there to give it back")
-        self._last_token += 1
-        self._control = Control(command.console, command.actor, self._last_token)
-        self._heard_ns = now_ns()
-        return self._last_token
+        return self.entrust(command.console, command.actor)
 
     def _give_control(self, _command: Command) -> None:
         self._control = None

@@ -58,6 +58,7 @@ _OPERATOR = frozenset({Role.OPERATOR})
 _PHYSICIST = frozenset({Role.PHYSICIST})
 _SERVICE = frozenset({Role.SERVICE})
 _CLINICAL = _OPERATOR | _PHYSICIST
+_STAFF = _CLINICAL | _SERVICE
 _TREATING: Mapping[Mode, frozenset[Role]] = {
     Mode.TREAT: _OPERATOR,
     Mode.QA: _PHYSICIST,
@@ -85,10 +86,12 @@ _ROWS: tuple[Rule, ...] = (
     Rule(
         "give_control",
         "give the room's control back",
-        {Mode.TREAT: _CLINICAL, Mode.QA: _CLINICAL, Mode.SERVICE: _SERVICE},
+        _in_all(_STAFF),
         EVERYWHERE - _IN_BEAM,
     ),
+    Rule("import_plan", "file a plan that was received", _in_all(_CLINICAL), EVERYWHERE, needs_control=False),
     Rule("load_plan", "select an approved plan", _TREATING, frozenset({State.STANDBY})),
+    Rule("unload_plan", "put the loaded plan back", _TREATING, frozenset({State.STANDBY})),
     Rule("identify", "confirm patient, plan, fraction, room", _TREATING, frozenset({State.STANDBY, State.IDENTIFIED})),
     Rule("accept_position", "accept the imaged position", _TREATING, frozenset({State.IMAGING})),
     Rule("edit", "change plan, beam, set-up or tolerances", _TREATING, frozenset({State.STANDBY}) | _BEFORE_BEAM),
@@ -100,11 +103,27 @@ _ROWS: tuple[Rule, ...] = (
         frozenset(IRRADIATING),
         needs_control=False,
     ),
+    Rule(
+        "decline",
+        "answer no to the room's question",
+        _TREATING,
+        frozenset({State.STANDBY, State.IDENTIFIED, State.IMAGING, State.ARMED, State.INTERRUPTED}),
+    ),
     Rule("resume", "a fresh beam-on after an interruption", _TREATING, frozenset({State.INTERRUPTED})),
     Rule("cancel", "give up before beam", _TREATING, _BEFORE_BEAM),
     Rule("terminate", "end the field and record it", _TREATING, _IN_BEAM),
     Rule("acknowledge", "leave fault when every cause is gone", _in_all(_CLINICAL), frozenset({State.FAULT})),
     Rule("reconcile", "sign what an open grant delivered", {Mode.TREAT: _PHYSICIST, Mode.QA: _PHYSICIST}, _ENDED),
+    Rule(
+        "reset_interlock",
+        "press the interlock system's reset button of one's own role",
+        _in_all(_STAFF),
+        EVERYWHERE - frozenset(IRRADIATING),
+        needs_control=False,
+    ),
+    Rule("acknowledge_alarm", "take notice of an alarm", _in_all(_STAFF), EVERYWHERE, needs_control=False),
+    Rule("shelve_alarm", "put an alarm aside for a while", _in_all(_STAFF), EVERYWHERE, needs_control=False),
+    Rule("self_test", "test both dose channels", {**_in_all(_CLINICAL), Mode.SERVICE: _SERVICE}, _IDLE),
     Rule("reset_dose_trip", "reset a latched dose unit", {Mode.TREAT: _PHYSICIST, Mode.QA: _PHYSICIST}, _ENDED),
     Rule("approve_plan", "approve a plan for treatment", _in_all(_PHYSICIST), _IDLE, needs_control=False),
     Rule(
@@ -118,10 +137,12 @@ _ROWS: tuple[Rule, ...] = (
         "leave treatment, with the key",
         {Mode.TREAT: _SERVICE | _PHYSICIST, Mode.QA: _SERVICE | _PHYSICIST, Mode.SERVICE: _SERVICE},
         _IDLE,
+        needs_control=False,  # the handler wants it free, or in the same hands, and gives it to who enters
     ),
     Rule("leave_service", "back to treatment", _in_all(_SERVICE | _PHYSICIST), frozenset(SERVICE)),
     Rule("request_bypass", "ask to bypass one input", {Mode.QA: _SERVICE, Mode.SERVICE: _SERVICE}, frozenset(SERVICE)),
     Rule("approve_bypass", "approve a bypass", {Mode.QA: _PHYSICIST, Mode.SERVICE: _PHYSICIST}, frozenset(SERVICE), False),
+    Rule("end_bypass", "end a bypass early", _in_all(_SERVICE | _PHYSICIST), EVERYWHERE, needs_control=False),
     Rule("edit_config", "change the facility file", {Mode.SERVICE: _SERVICE}, frozenset(SERVICE)),
     Rule("sign_config", "sign the facility file", _in_all(_PHYSICIST), _IDLE, needs_control=False),
     Rule("manage_users", "users and keys", _in_all(frozenset({Role.SECURITY_ADMIN})), _IDLE, needs_control=False),
