@@ -18,6 +18,7 @@ demo: $(VENV)/.ready
 	rm -rf $(RUN)
 	$(BIN)/iongantry treat examples/carbon_sphere.dcm --facility asan --room G1 --output $(RUN)
 
+# Every behaviour once, in less than five minutes on two cores. What repeats it at length: test-slow (CONTRIBUTING.md).
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow"
 
@@ -39,7 +40,7 @@ check: lint types contracts test
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench
 
-# Plants faults in the interlock system; every one must be noticed by a test. About three minutes on two cores.
+# Plants faults in the interlock system; every one must be noticed by a test. About a minute and a half on two cores.
 mutants: $(VENV)/.ready
 	$(BIN)/python tests/interlocks/mutants.py
 
