@@ -19,7 +19,9 @@ from controller.cli_common import (
     EndpointsOption,
     FacilityOption,
     JsonOption,
+    collected,
     refuse,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
     from drivers.hal.facility import Facility
 
 RoomOf = Annotated[str | None, typer.Option(help="Room; default: the first of the facility, or of the endpoints.")]
+PORT = 8437  # of nobody else's, as far as IANA's list goes; assumed
+StateOption = Annotated[Path, typer.Option(help="The facility's state: plans, treatments, ledger, users.")]
+PortOption = Annotated[int, typer.Option(help="Where the console answers; 0: any free port, told when it stands.")]
+HostOption = Annotated[str, typer.Option(help="Address of the console; anything but the loopback needs TLS.")]
+CertOption = Annotated[Path | None, typer.Option(help="Certificate of the console, PEM.")]
+KeyOption = Annotated[Path | None, typer.Option(help="Its private key, PEM.")]
+NoConsoleOption = Annotated[bool, typer.Option("--no-console", help="Keep no console process; the room's socket stands.")]
 NeededEndpoints = Annotated[Path, typer.Option(help="Where the devices answer: what `simulate` wrote, or a rig's overlay.")]
 
 
@@ -109,31 +118,65 @@ def interlock(
 
 
 def serve(
-    endpoints: NeededEndpoints,
     facility: FacilityOption = "asan",
     room: RoomOf = None,
+    endpoints: EndpointsOption = None,
+    state: StateOption = Path("run/state"),
+    port: PortOption = PORT,
+    host: HostOption = "127.0.0.1",
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    speed: Annotated[str, typer.Option(help="Of a simulated room: real, or seconds per second.")] = "real",
+    seed: Annotated[int, typer.Option(help="Root of every random stream of the simulated plant.")] = 0,
+    staff: Annotated[str, typer.Option(help="Of a simulated room: real, or quick: people who walk 20 times faster.")] = "real",
+    no_console: NoConsoleOption = False,
 ) -> None:
-    """A room that stands by: keeps its devices connected, says when one is lost or back, publishes what they read.
+    """A room that stands by for its console, in the browser and over the API: load, treat, pause, resume, read the report.
 
-    Ends with Ctrl-C. Exit codes: 0 ended, 2 refused.
+    Without --endpoints in a simulated world of its own. Ends with Ctrl-C; what is under way then ends with a record.
+    Exit codes: 0 ended, 2 refused.
     """
-    import asyncio
+    from controller.admission import VIRTUAL, parse_speed
+    from controller.standby import Serving, serve_room
+    from simulators.staff import pace_of
 
-    from controller.assembly import loop_factory
-    from controller.standby import stand_by
-
-    _, where, name = _located(facility, room, endpoints, as_json=False)
-    if where is None:
-        refuse(["--endpoints: needed"])
-    with asyncio.Runner(loop_factory=loop_factory(where.endpoints.speed)) as runner:
-        reason = runner.run(stand_by(where, name, typer.echo))
-    if reason:
-        refuse([reason])
+    installed, where, name = _located(facility, room, endpoints, as_json=False)
+    reasons: list[str] = []
+    factor = collected(reasons, parse_speed, speed, 1.0)
+    collected(reasons, pace_of, staff, None)
+    if factor == VIRTUAL:
+        reasons.append("--speed max: people at a console need time; give real or a factor, 10 for example")
+    if where is not None and speed != "real":
+        reasons.append(f"--speed {speed}: the devices at these endpoints keep their own pace")
+    if seed < 0:
+        reasons.append(f"--seed {seed}: expected 0 or more")
+    if (tls_cert is None) is not (tls_key is None):
+        reasons.append("--tls-cert and --tls-key belong together")
+    if reasons:
+        refuse(reasons)
+    asked = Serving(
+        called=facility,
+        facility=installed,
+        room=name,
+        state=state,
+        where=where,
+        endpoints=endpoints,
+        speed=factor,
+        seed=seed,
+        staff=staff,
+        console=not no_console,
+        host=host,
+        port=port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+    )
+    if reasons := serve_room(asked, say):
+        refuse(reasons)
 
 
 def up(
     plan: Annotated[
-        Path | None, typer.Argument(metavar="[PLAN]", help="Plan to treat; without one the room stands by.")
+        Path | None, typer.Argument(metavar="[PLAN]", help="Plan to treat; without one the room stands by for its console.")
     ] = None,
     facility: FacilityOption = "asan",
     room: RoomOf = None,
@@ -144,15 +187,28 @@ def up(
     directory: Annotated[Path, typer.Option(help="Where endpoints, journals and logs of the processes go.")] = Path("run/up"),
     state: Annotated[Path | None, typer.Option(help="Facility state that outlives a treatment.")] = None,
     output: Annotated[Path | None, typer.Option(help="Directory for the outputs of the treatment.")] = None,
+    port: PortOption = PORT,
+    host: HostOption = "127.0.0.1",
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    no_console: NoConsoleOption = False,
 ) -> None:
     """Simulators, interlock system and controller, each in a process of its own, under one supervisor, until Ctrl-C.
 
+    Without a plan: the room stands by for its console, see `serve`; the line `console: ...` says where.
     With a plan: treats it over the real wires between these processes, then stops them; exit codes as of `treat`.
-    Without: the room stands by. 4: one of the processes died.
+    4: one of the processes died.
     """
+    from controller.admission import library_in
+    from controller.intake import Refused, take_in
     from controller.supervise import Household, run_site
 
-    installed, _, name = _located(facility, room, None, as_json=False)
+    _, _, name = _located(facility, room, None, as_json=False)
+    if plan is not None:
+        try:
+            take_in(plan, facility, name, (), {}, *library_in(state))
+        except Refused as refused:
+            refuse(refused.reasons)
     site = Household(
         facility=facility,
         room=name,
@@ -164,9 +220,23 @@ def up(
         plan=plan,
         state=state,
         output=output,
+        console=_console_options(port, host, tls_cert, tls_key, no_console=no_console),
     )
-    del installed
     raise typer.Exit(run_site(site, typer.echo))
+
+
+def _console_options(port: int, host: str, cert: Path | None, key: Path | None, *, no_console: bool) -> tuple[str, ...]:
+    """What `serve` is told of its console."""
+    if no_console:
+        return ("--no-console",)
+    tls = [("--tls-cert", cert), ("--tls-key", key)]
+    return (
+        "--port",
+        str(port),
+        "--host",
+        host,
+        *(word for name, path in tls if path is not None for word in (name, str(path))),
+    )
 
 
 def _located(

@@ -1,72 +1,210 @@
-"""A room that stands by: every device kept connected, what is lost and found said once, what is read published.
+"""The room process: one room that stands by for its consoles, in a world of its own or on real wires, until it is ended.
 
-No treatment begins here. Not responsible for opening wires (`attached`) or for what a device says of itself.
+It holds the room (one process per room and state), keeps its devices connected, serves the line to the consoles, and keeps the
+console process running. Not responsible for what the room does (`controller.serving`), nor for what consoles show.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from controller.attached import AttachedRoom
+from controller.console_keeper import ConsoleKeeper
 from controller.endpoints import Whereabouts
-from drivers.hal.capabilities import Connectable
+from controller.record.store import Busy, DiskStore, Lock
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import Event, EventBus
+from drivers.hal.facility import Facility
 
-RETRY_S = 2.0  # between tries to connect a device that never answered; assumed
-TOLD = ("device.up", "device.down", "device.fault", "interlock.trip", "interlock.reset")
+if TYPE_CHECKING:
+    from controller.console.link import LinkServer
+    from controller.serving.desk import ServedRoom
+    from controller.surroundings import ServedSurroundings
+
+TOLD = ("device.up", "device.down", "device.fault", "interlock.trip", "interlock.reset", "treatment.ended", "program.exception")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+EXAMPLE = Path(__file__).parents[1] / "examples" / "carbon_sphere.dcm"
+EXAMPLE_FACILITY = "asan"
 
 
-async def stand_by(where: Whereabouts, room: str, say: Callable[[str], None]) -> str:
-    """Stand by until interrupted. Returns why it could not, or an empty text."""
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What `serve` was asked.
+
+    Attributes:
+        called: facility, as on the command line; `facility` as it was read, `where` as it was found.
+        where, endpoints: the room on real wires; None: a simulated world in this process.
+        speed: of that world, seconds per second.
+        staff: pace of its people.
+        state: directory of the facility's state.
+        console: whether a console process is kept; with `host`, `port` and a certificate of it.
+    """
+
+    called: str
+    facility: Facility
+    room: str
+    state: Path
+    where: Whereabouts | None = None
+    endpoints: Path | None = None
+    speed: float = 1.0
+    seed: int = 0
+    staff: str = "real"
+    console: bool = True
+    host: str = "127.0.0.1"
+    port: int = 0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @property
+    def pace(self) -> float:
+        """Seconds of the room per second of a wall clock."""
+        return self.where.endpoints.speed if self.where is not None else self.speed
+
+
+def serve_room(asked: Serving, say: Callable[[str], None]) -> list[str]:
+    """Serve until interrupted. Returns why it could not; empty when it did."""
+    from controller.assembly import loop_factory, unhurried_loop
+
+    made = loop_factory(asked.pace) if asked.where is not None else unhurried_loop(asked.speed)
+    try:
+        lock = _hold(asked)
+    except BeamlineError as error:
+        return [str(error)]
+    except OSError as error:
+        return [f"--state {asked.state}: {error.strerror or error}"]
+    try:
+        with asyncio.Runner(loop_factory=made) as runner:
+            return runner.run(_serve(asked, say))
+    finally:
+        lock.release()
+
+
+def _hold(asked: Serving) -> Lock:
+    """One process per room of a state. Raises Busy with words, OSError."""
+    run = asked.state / "run"
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = run / f"{asked.room}.lock"
+    try:
+        lock = DiskStore().lock(path)
+    except Busy:
+        raise Busy(
+            f"room {asked.room} of {asked.state} is served already by {_holder(path)}",
+            code=4193,
+            device=asked.room,
+            hint="one process serves a room; end the other one first",
+        ) from None
+    path.write_text(f"process {os.getpid()}\n", encoding="ascii")
+    return lock
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="ascii").strip() or "another process"
+    return "another process"
+
+
+async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
+    from controller.console.link import LinkServer
+    from controller.serving.desk import ServedRoom, ground_of
+    from controller.serving.plan_inspection import inspect_apart
+    from controller.surroundings import served_surroundings
+
     bus = EventBus()
     bus.subscribe(lambda event: _tell(event, say))
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    world = AttachedRoom(where, bus, room)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, ended.set)
+    world: ServedSurroundings = served_surroundings(asked.facility, asked.where, asked.seed, bus, asked.room, asked.staff)
+    room: ServedRoom | None = None
+    link: LinkServer | None = None
+    keeper: asyncio.Task[None] | None = None
     try:
         await world.start()
-    except BeamlineError as error:
-        await world.stop()
-        return str(error)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
-    devices = world.devices().all()
-    keepers = [asyncio.create_task(_keep(device, say), name=f"{device.name}-keeper") for device in devices]
-    say(f"{room} of {where.facility.name} stands by: {len(devices)} devices; Ctrl-C ends it")
-    try:
+        facility = asked.where.facility if asked.where is not None else asked.facility
+        more: dict[str, Any] = {
+            "where": asked.where,
+            "endpoints": asked.endpoints,
+            "seed": asked.seed,
+            "speed": asked.pace,
+            "virtual": asked.where is None,
+        }
+        ground = ground_of(world, asked.called, facility, asked.room, bus, asked.state.resolve(), **more)
+        room = ServedRoom(ground, inspect_apart, say)
+        room.open()
+        _watch_failures(loop, room)
+        link = LinkServer(asked.state.resolve() / "run" / f"{asked.room}.sock", room, speed=asked.pace)
+        await link.start()
+        room.publish_event, room.publish_spots = link.publish_event, link.publish_spots
+        gc.collect()
+        gc.freeze()  # what stands now stands until the end: no need to look at it again and again
+        room.start()
+        kind = "SIMULATED, " if ground.simulated else ""
+        say(f"{asked.room} of {facility.name} stands by: {kind}{len(ground.devices.all())} devices; Ctrl-C ends it")
+        if ground.simulated:
+            await _example(asked, room, say)
+        if asked.console:
+            keeper = asyncio.create_task(ConsoleKeeper(asked, say).run(), name="console process")
         await ended.wait()
+    except BeamlineError as error:
+        return error.as_reasons
+    except OSError as error:
+        return [f"{error.filename or asked.state}: {error.strerror or error}"]
     finally:
-        for task in keepers:
-            task.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
-        for device in devices:
-            try:
-                await device.close()
-            except BeamlineError as error:
-                say(str(error))
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+        if room is not None:
+            await room.close()
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+        if link is not None:
+            await link.close()
         await world.stop()
-    return ""
+    return []
 
 
-async def _keep(device: Connectable, say: Callable[[str], None]) -> None:
-    """Connect a device; once it was connected, its driver keeps it."""
-    told = ""
-    while True:
-        try:
-            await device.connect()
-        except BeamlineError as error:
-            if str(error) != told:
-                told = str(error)
-                say(f"{device.name}: {error}")
-            await asyncio.sleep(RETRY_S)
-        else:
-            return
+async def _example(asked: Serving, room: ServedRoom, say: Callable[[str], None]) -> None:
+    """A new state of a simulated facility gets a plan that can be treated at once."""
+    try:
+        data, name = await asyncio.to_thread(_example_file, asked)
+        view = await room.plans.add_example(data, name)
+    except (BeamlineError, OSError) as error:
+        say(f"no example plan: {error}")
+        return
+    if view is not None:
+        say(f"example plan {view.id} ({view.label}) is in the store, approved for this simulated room")
+
+
+def _example_file(asked: Serving) -> tuple[bytes, str]:
+    """The shipped plan where it fits; elsewhere one that is made for the facility."""
+    if asked.called == EXAMPLE_FACILITY and EXAMPLE.is_file():
+        return EXAMPLE.read_bytes(), EXAMPLE.name
+    from controller.plan.make import PlanSpec, make_plan
+
+    return make_plan(PlanSpec(), asked.facility), "example.dcm"
+
+
+def _watch_failures(loop: asyncio.AbstractEventLoop, room: ServedRoom) -> None:
+    """What nobody awaits has failed: it is told, and a treatment ends."""
+    listening = loop.get_exception_handler()
+
+    def unforeseen(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if listening is not None:
+            listening(loop, context)
+        room.treating.unforeseen(context.get("exception") or RuntimeError(str(context.get("message"))))
+
+    loop.set_exception_handler(unforeseen)
 
 
 def _tell(event: Event, say: Callable[[str], None]) -> None:
     if event.kind in TOLD:
-        details = ", ".join(f"{name} {value}" for name, value in event.data.items() if value not in ("", None, []))
+        shown = {name: value for name, value in event.data.items() if value not in ("", None, []) and name != "trace"}
+        details = ", ".join(f"{name} {value}" for name, value in shown.items())
         say(f"{event.t_ns / 1e9:10.1f} s  {event.source}  {event.kind}{f'  {details}' if details else ''}")

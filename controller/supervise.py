@@ -29,7 +29,7 @@ SIMULATORS, INTERLOCK, CONTROLLER = "simulators", "interlock", "controller"
 
 @dataclass(frozen=True, slots=True)
 class Household:
-    """What `up` was asked. `plan`: to treat; None lets the room stand by."""
+    """What `up` was asked. `plan`: to treat; None lets the room stand by. `console`: what `serve` is told of its console."""
 
     facility: str
     room: str
@@ -41,6 +41,7 @@ class Household:
     plan: Path | None
     state: Path | None
     output: Path | None
+    console: tuple[str, ...] = ()
 
     @property
     def endpoints(self) -> Path:
@@ -72,7 +73,8 @@ class Household:
     def controller(self) -> list[str]:
         """Command of the controller."""
         if self.plan is None:
-            return ["serve", *self._room()]
+            state = self.state or self.directory / "state"
+            return ["serve", *self._room(), "--state", str(state), *self.console]
         command = ["treat", str(self.plan), *self._room()]
         for option, path in (("--state", self.state), ("--output", self.output)):
             command += [option, str(path)] if path is not None else []

@@ -1,0 +1,1 @@
+"""The room process: a room that stands by, takes commands, treats, and stands by again."""

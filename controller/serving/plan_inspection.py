@@ -1,0 +1,113 @@
+"""Reads a plan file that was received and holds it against every room, in a process of its own.
+
+`python -m controller.serving.plan_inspection FILE FACILITY [LIBRARY KEYS]` prints one JSON object. A room that treats must not
+share its time with the parser of whatever somebody sent. Not responsible for filing (`plans`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from controller.intake import Refused, take_in
+from drivers.hal.errors import BeamlineError, DataError
+from drivers.hal.facility import Facility, load_facility
+
+READ_S = 120.0  # wall time for the largest plan on a loaded computer; assumed
+
+
+def inspect(path: Path, facility: str, library: Path | None = None, keys: Path | None = None) -> dict[str, Any]:
+    """What is in a plan file, and by room why it cannot be treated there; ``{"reasons": [...]}`` when it cannot be read.
+
+    Approval is not among the objections of a room: who approves here is another question, and asked for by the store.
+    """
+    from controller.plan.errors import PlanRefused
+    from controller.plan.reading import read_plan
+
+    try:
+        installed = load_facility(facility)
+        plan = read_plan(path)
+    except PlanRefused as refused:
+        return {"reasons": [str(reason) for reason in refused.reasons]}
+    except BeamlineError as error:
+        return {"reasons": error.as_reasons}
+    return {
+        "reasons": [],
+        "sha256": plan.sha256,
+        "kind": plan.kind,
+        "uid": plan.uid,
+        "label": plan.label,
+        "intent": plan.intent,
+        "approval": plan.approval,
+        "patient_id": plan.patient.id,
+        "patient_name": str(getattr(plan.patient, "name", "")),
+        "species": ", ".join(ion.symbol for ion in plan.ions),
+        "machine": ", ".join(sorted({beam.machine_name for beam in plan.beams})),
+        "fractions": max(plan.fractions_planned, 1),
+        "notes": list(plan.notes),
+        "beams": [
+            {
+                "number": beam.number,
+                "name": beam.name,
+                "species": beam.ion.symbol,
+                "gantry_angle_deg": beam.gantry_angle_deg,
+                "meterset": beam.meterset,
+                "unit": beam.meterset_unit,
+                "layers": len(beam.layers),
+                "spots": beam.spots,
+                "machine": beam.machine_name,
+            }
+            for beam in plan.beams
+        ],
+        "objections": {room: _objections(path, facility, installed, room, library, keys) for room in installed.rooms},
+    }
+
+
+def _objections(
+    path: Path, facility: str, installed: Facility, room: str, library: Path | None, keys: Path | None
+) -> list[str]:
+    try:
+        take_in(path, facility, room, (), {}, library, keys)
+    except Refused as refused:
+        return list(refused.reasons)
+    return []
+
+
+async def inspect_apart(path: Path, facility: str, library: Path | None = None, keys: Path | None = None) -> dict[str, Any]:
+    """`inspect` in another process, ended when it takes too long. Raises DataError when it dies."""
+    arguments = [str(path), facility, *([str(library), str(keys)] if library is not None else [])]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "controller.serving.plan_inspection", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(READ_S):
+            said, words = await process.communicate()
+    except TimeoutError:
+        raise DataError("the plan takes too long to read", code=5161, hint="is it a plan at all?") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        last = words.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+        raise DataError(f"the plan could not be read: {last[0][:300]}", code=5162, hint="this is a fault of the program")
+    return dict(json.loads(said))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process."""
+    path, facility, *rest = arguments
+    library, keys = (Path(rest[0]), Path(rest[1])) if rest else (None, None)
+    sys.stdout.write(json.dumps(inspect(Path(path), facility, library, keys)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

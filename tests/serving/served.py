@@ -1,0 +1,199 @@
+"""A room that is served in virtual time, with its plant, its staff and consoles that command it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+from controller.commands import Actor, Command
+from controller.roles import Role
+from controller.room.states import State
+from controller.serving.desk import ServedRoom, ground_of
+from controller.serving.plan_inspection import inspect
+from controller.surroundings import served_surroundings
+from drivers.hal.events import EventBus
+from drivers.hal.facility import load_facility
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "carbon_sphere.dcm"
+
+
+async def inspected(path, facility, library=None, keys=None):
+    """In this process: virtual time waits for no other."""
+    return inspect(path, facility, library, keys)
+
+
+class Console:
+    """Somebody at a console: commands with the boot id, token and sequence that a console process would send."""
+
+    def __init__(self, served, name="console-1", actor="Olga", role=Role.OPERATOR):
+        self.served = served
+        self.name = name
+        self.actor = Actor(actor, role)
+        self.token = 0
+        self._numbers = itertools.count(1)
+        self._beat: asyncio.Task | None = None
+
+    async def send(self, command, **more):
+        fields = {
+            "arguments": {},
+            "actor": self.actor,
+            "console": self.name,
+            "token": self.token,
+            "boot_id": self.served.room.ground.boot_id,
+            "sequence": next(self._numbers),
+            "age_ns": 1_000_000,
+        }
+        arguments = {key: value for key, value in more.items() if key not in fields}
+        return await self.served.room.submit(
+            Command(command, **(fields | {k: v for k, v in more.items() if k in fields} | ({"arguments": arguments} if arguments else {})))
+        )
+
+    async def do(self, command, **arguments):
+        """A command that has to be accepted; its value."""
+        answer = await self.send(command, **arguments)
+        assert answer.accepted, f"{command}: {answer.rejection}"
+        return answer.value
+
+    async def refused(self, command, **arguments):
+        """A command that has to be refused; its words."""
+        answer = await self.send(command, **arguments)
+        assert not answer.accepted, f"{command} was accepted: {answer.value}"
+        return str(answer.rejection)
+
+    async def control(self):
+        """Take control, and stay alive."""
+        self.token = await self.do("take_control")
+        self.beat()
+
+    def beat(self):
+        """Heartbeats, as a console process sends them."""
+        self._beat = asyncio.create_task(self._live())
+
+    async def fall_silent(self):
+        """The console is lost."""
+        if self._beat is not None:
+            self._beat.cancel()
+            await asyncio.gather(self._beat, return_exceptions=True)
+            self._beat = None
+
+    async def _live(self):
+        while True:
+            self.served.room.heartbeat(self.name, self.token)
+            await asyncio.sleep(0.3)
+
+    async def answer(self, yes=True, **more):
+        """Answer the question that stands."""
+        question = self.served.room.view().question
+        assert question is not None, "nothing is asked"
+        return await self.do(question.command if yes else "decline", challenge=question.challenge, **more)
+
+
+class Served:
+    """One room, while it is served."""
+
+    def __init__(self, state: Path, room="G1", facility="asan", seed=3, staff="quick", virtual=True):
+        self.bus = EventBus()
+        self.events = []
+        self.bus.subscribe(self.events.append)
+        self.said = []
+        self.world = served_surroundings(load_facility(facility), None, seed, self.bus, room, staff)
+        self._more = (facility, room, state, virtual)
+        self.room: ServedRoom | None = None
+        self.spots = []
+        self.consoles = []
+
+    async def start(self, store=None):
+        await self.world.start()
+        called, room, state, virtual = self._more
+        yard = self.world.plant.switchyard
+        yard.route = yard._target = room
+        ground = ground_of(self.world, called, load_facility(called), room, self.bus, state, seed=3, virtual=virtual)
+        self.room = ServedRoom(ground, inspected, self.said.append, store)
+        self.room.publish_spots = self.spots.append
+        self.room.open()
+        self.room.start()
+        await self.until(lambda: not self.room.devices.missing(), 30.0, "devices are connected")
+
+    async def stop(self):
+        for console in self.consoles:
+            await console.fall_silent()
+        await self.room.close()
+        await self.world.stop()
+
+    def console(self, *args, **kwargs):
+        self.consoles.append(Console(self, *args, **kwargs))
+        return self.consoles[-1]
+
+    def physicist(self, name="console-2"):
+        return self.console(name, "Petra", Role.PHYSICIST)
+
+    @property
+    def state(self):
+        return self.room.ground.machine.state
+
+    async def until(self, true, seconds=900.0, what="it"):
+        """Wait, in loop time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not true():
+            assert loop.time() < deadline, f"{what} did not come within {seconds} s; state {self.room and self.state}: {self.last()}"
+            await asyncio.sleep(0.05)
+
+    async def asked(self, kind, seconds=900.0):
+        await self.until(lambda: (q := self.room.view().question) is not None and q.kind == kind, seconds, f"question {kind}")
+        return self.room.view().question
+
+    async def in_state(self, state, seconds=900.0):
+        await self.until(lambda: self.state is state, seconds, str(state))
+
+    def last(self):
+        return [f"{e.t_ns / 1e9:.1f} {e.source} {e.kind} {dict(e.data)}"[:300] for e in self.events[-12:]]
+
+    def said_of(self, kind):
+        return [event for event in self.events if event.kind == kind]
+
+    async def example(self):
+        """The shipped plan in the store; its id."""
+        view = await self.room.plans.add_example(EXAMPLE.read_bytes(), EXAMPLE.name)
+        return view.id if view is not None else self.room.plans.plans()[0].id
+
+    async def to_armed(self, console, plan_id=None, **more):
+        """From standby to the question for beam."""
+        plan_id = plan_id or await self.example()
+        value = await console.do("load_plan", plan_id=plan_id, fraction=1, **more)
+        await self.asked("identify")
+        await console.answer()
+        await self.asked("positioned")
+        await console.answer()
+        await self.until(lambda: self.world.plant.rooms["G1"].access.state.name == "SECURED", 900, "the room is closed")
+        if not self.room.view().interlocks.relay_closed:
+            with contextlib.suppress(AssertionError):
+                await console.do("reset_interlock")
+        await self.asked("beam_on")
+        return value["treatment"]
+
+    async def ended(self, seconds=3000.0):
+        await self.until(lambda: not self.room.treating.under_way, seconds, "the end of the treatment")
+        return self.room.treating.loaded
+
+    async def treat(self, console, plan_id=None, **more):
+        treatment = await self.to_armed(console, plan_id, **more)
+        await console.answer()
+        await self.ended()
+        return treatment
+
+
+@contextlib.asynccontextmanager
+async def serving(state: Path, **more: Any):
+    served = Served(state, **more)
+    await served.start()
+    try:
+        yield served
+    finally:
+        await served.stop()
+
+
+__all__ = ["EXAMPLE", "Console", "Served", "State", "serving"]
