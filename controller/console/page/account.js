@@ -1,6 +1,6 @@
 /** One's own password: the first one, which somebody else has seen, is to be changed. */
 
-import { h, mark, put } from "./dom.js";
+import { beside, h, mark, put } from "./dom.js";
 import { label } from "./interlocks.js";
 
 export function accountDialog(desk) {
@@ -25,13 +25,13 @@ export function accountDialog(desk) {
     form.reset();
   });
   return {
-    element: dialog,
+    element: beside(dialog),
     open() {
       const person = desk.person();
       if (!person || dialog.open) return;
       put(why, person.first ? "This is still the first password, which stands in a file. Choose one of your own." : `Signed in as ${person.name}.`);
       mark(form, "data-first", person.first);
-      dialog.showModal();
+      dialog.show();
     },
   };
 }

@@ -7,6 +7,7 @@ const KEPT = "iongantry.session"; // per tab: a reload keeps the person signed i
 const STOP_AGAIN_MS = 300;
 const STOP_LATE_MS = 1500;
 const STOP_GIVE_UP_MS = 60000;
+const TAKING_MS = 2000;
 const COMMAND_TIMEOUT_MS = 8000;
 const READ_TIMEOUT_MS = 15000;
 
@@ -20,6 +21,7 @@ export class Refused extends Error {
 
 export class Connection extends EventTarget {
   #renewal = 0;
+  #taken = -Infinity;
 
   constructor() {
     super();
@@ -141,13 +143,13 @@ export class Connection extends EventTarget {
     return Boolean(this.control[room]);
   }
 
-  /** The room says that somebody else commands it. */
+  /** The room says that somebody else commands it. What it says just after the taking may be from before. */
   lost(room) {
-    if (this.control[room]) this.#hold(room, null);
+    if (this.control[room] && performance.now() - this.#taken > TAKING_MS) this.#hold(room, null);
   }
 
   #hold(room, token) {
-    if (token) this.control[room] = token;
+    if (token) [this.control[room], this.#taken] = [token, performance.now()];
     else delete this.control[room];
     this.#keep();
   }

@@ -81,6 +81,12 @@ export function panel(title, properties, ...children) {
   return h("section", { ...properties, class: `panel ${properties?.class ?? ""}`, "aria-labelledby": id }, h("h2", { id }, title), ...children);
 }
 
+/** A dialog that never stands between a person and STOP: nothing behind it is locked, and a touch of Esc closes it. */
+export function beside(dialog) {
+  dialog.addEventListener("keydown", (event) => event.key === "Escape" && dialog.close());
+  return dialog;
+}
+
 /** A small picture of signs.js's shapes. */
 export function sign(name) {
   const use = s("use", { href: `#sign-${name}` });

@@ -1,6 +1,6 @@
 /** Keys, signs and words of the console. */
 
-import { h, sign } from "./dom.js";
+import { beside, h, sign } from "./dom.js";
 import { KEYS } from "./keys.js";
 
 const SIGNS = [
@@ -21,9 +21,9 @@ export function helpDialog() {
     "dialog", { class: "help", "aria-label": "Help" },
     h("h2", {}, "Keys"), h("dl", { class: "keys" }, ...KEYS.map(([key, does]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, does)))),
     h("h2", {}, "Signs"), h("ul", { class: "legend wide" }, ...SIGNS.map(([name, words]) => h("li", {}, sign(name), words))),
-    h("h2", {}, "Words"), h("dl", { class: "facts wide" }, ...WORDS.map(([word, means]) => h("div", {}, h("dt", {}, word), h("dd", {}, means)))),
+    h("h2", {}, "Words"), h("dl", { class: "keys" }, ...WORDS.map(([word, means]) => h("div", {}, h("dt", {}, word), h("dd", {}, means)))),
     close,
   );
   close.addEventListener("click", () => dialog.close());
-  return { element: dialog, open: () => (dialog.open ? dialog.close() : dialog.showModal()) };
+  return { element: beside(dialog), open: () => (dialog.open ? dialog.close() : dialog.show()) };
 }

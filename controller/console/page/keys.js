@@ -7,7 +7,7 @@ export const KEYS = [
   ["Ctrl + Shift + X", "STOP at once"],
   ["F8", "pause the beam"],
   ["F9", "held for one second: beam on, resume; pressed: answer the question that is asked"],
-  ["1 … 8", "the pages above"],
+  ["1 … 9", "the pages above"],
   ["?", "this list"],
   ["Tab, Enter, Space", "go from button to button, press"],
 ];

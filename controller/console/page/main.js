@@ -40,7 +40,7 @@ const desk = {
   room,
   person: () => connection.person,
   signed: () => connection.signedIn,
-  facility: () => facility?.title ?? facility?.name ?? "",
+  facility: () => facility?.name ?? "",
   species: () => facility?.species ?? [],
   holds: () => room() !== null && connection.holds(room()),
   may: (name) => why(name) === "",
@@ -54,7 +54,7 @@ const desk = {
   ask: (path) => quietly(() => connection.get(path)),
   file: (path, kind) => quietly(() => connection.file(path, kind)),
   upload: (path, file) => quietly(() => connection.upload(path, file)),
-  change: async (method, path, body) => (await quietly(async () => (method === "DELETE" ? await connection.delete(path) : await connection.post(path, body)) ?? true)) !== null,
+  change: (method, path, body) => quietly(async () => (await (method === "DELETE" ? connection.delete(path) : connection.post(path, body))) ?? true),
   async send(name, args, acted) {
     const view = store()?.view;
     if (!view) return false;
@@ -207,13 +207,21 @@ let due = 0;
 setInterval(() => {
   if (!connection.signedIn || document.hidden) return;
   if (performance.now() - looked > LOOK_MS) look();
-  const { every, enter } = pages[page];
+  const { every, enter, refresh } = pages[page];
   due += 500;
-  if (every && enter && due >= every) {
+  if (every && due >= every) {
     due = 0;
-    if (page !== "treatments") enter();
+    (refresh ?? enter)();
   }
 }, 500);
+
+// A screen of a control room does not go dark, and is not left by mistake while beam is on.
+const stayAwake = () => document.hidden || navigator.wakeLock?.request("screen").catch(() => null);
+document.addEventListener("visibilitychange", stayAwake);
+stayAwake();
+window.addEventListener("beforeunload", (event) => {
+  if (desk.holds() && store()?.view?.state.startsWith("irradiating")) event.preventDefault();
+});
 
 window.addEventListener("hashchange", route);
 connection.addEventListener("signed", signed);

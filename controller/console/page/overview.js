@@ -5,7 +5,7 @@ import { currentBeam } from "./store.js";
 import { count, figure, percent, person, stateOf } from "./words.js";
 
 const COLUMN = 250; // of the picture; the cards below have the same columns
-const LINE_Y = 78, MOUTH_Y = 168, HEIGHT = 215;
+const LINE_Y = 84, MOUTH_Y = 212, HEIGHT = 290, R = 48, BEND = 32;
 
 export function overviewPage(desk) {
   const picture = s("svg", { class: "site", role: "img" });
@@ -22,18 +22,19 @@ export function overviewPage(desk) {
     const middle = (column) => COLUMN * (column + 0.5);
     mark(picture, "viewBox", `0 0 ${COLUMN * (rooms.length + 1)} ${HEIGHT}`);
     row.style.gridTemplateColumns = `repeat(${rooms.length + 1}, minmax(0, 1fr))`;
-    ring = s("g", { class: "accelerator" }, s("circle", { cx: middle(0), cy: LINE_Y + 22, r: 62, class: "synchrotron" }), s("circle", { cx: middle(0), cy: LINE_Y + 22, r: 50, class: "synchrotron-in" }),
-      s("text", { x: middle(0), y: LINE_Y + 19, class: "site-name" }, "Synchrotron"), s("text", { x: middle(0), y: LINE_Y + 38, class: "site-note" }));
-    const start = `M ${middle(0) + 60} ${LINE_Y}`;
-    const children = [ring, s("path", { class: "line", d: `${start} H ${middle(rooms.length) - 24}` })];
+    ring = s("g", { class: "accelerator" }, s("circle", { cx: middle(0), cy: LINE_Y + 46, r: 80, class: "synchrotron" }), s("circle", { cx: middle(0), cy: LINE_Y + 46, r: 66, class: "synchrotron-in" }),
+      s("text", { x: middle(0), y: LINE_Y + 42, class: "site-name" }, "Synchrotron"), s("text", { x: middle(0), y: LINE_Y + 62, class: "site-note" }));
+    const start = `M ${middle(0) + 66} ${LINE_Y}`;
+    const children = [ring, s("path", { class: "line", d: `${start} H ${middle(rooms.length) - BEND}` })];
     rooms.forEach((room, index) => {
       const x = middle(index + 1);
-      const path = s("path", { class: "line", d: `${start} H ${x - 24} Q ${x} ${LINE_Y} ${x} ${LINE_Y + 24} V ${MOUTH_Y - 27}` });
-      const mouth = room.kind === "gantry" ? s("circle", { cx: x, cy: MOUTH_Y, r: 27, class: "mouth" }) : s("rect", { x: x - 27, y: MOUTH_Y - 27, width: 54, height: 54, rx: 5, class: "mouth" });
-      const nozzle = s("path", { d: `M ${x - 7} ${MOUTH_Y - 25} h 14 l -4 13 h -6 Z M ${x - 0.8} ${MOUTH_Y - 11} h 1.6 v 9 h -1.6 Z`, class: "mouth-nozzle" });
-      const name = s("text", { x: x + 46, y: MOUTH_Y + 5, class: "site-name" }, room.room);
+      const path = s("path", { class: "line", d: `${start} H ${x - BEND} Q ${x} ${LINE_Y} ${x} ${LINE_Y + BEND} V ${MOUTH_Y - R}` });
+      const mouth = room.kind === "gantry" ? s("circle", { cx: x, cy: MOUTH_Y, r: R, class: "mouth" }) : s("rect", { x: x - R, y: MOUTH_Y - R, width: 2 * R, height: 2 * R, rx: 6, class: "mouth" });
+      const nozzle = s("path", { d: `M ${x - 11} ${MOUTH_Y - R + 3} h 22 l -6 17 h -10 Z M ${x - 0.8} ${MOUTH_Y - R + 22} h 1.6 v ${R - 26} h -1.6 Z`, class: "mouth-nozzle" });
+      const name = s("text", { x: x + R + 24, y: MOUTH_Y + 5, class: "site-name" }, room.room);
+      const body = s("g", { class: "lying" }, s("ellipse", { cx: x, cy: MOUTH_Y + 2, rx: 17, ry: 5.5 }), s("path", { d: `M ${x - 21} ${MOUTH_Y + 8} h 42` }));
       stations.set(room.room, { path, mouth, nozzle, x });
-      children.push(path, mouth, nozzle, s("circle", { cx: x, cy: MOUTH_Y, r: 3, class: "mouth-nozzle" }), name);
+      children.push(path, mouth, body, nozzle, name);
     });
     picture.replaceChildren(...children);
   }
@@ -74,7 +75,7 @@ export function overviewPage(desk) {
 function sourceCard() {
   const where = h("strong", { class: "state-word" });
   const ion = h("dd"), energy = h("dd"), spill = h("dd"), ions = h("dd");
-  const facts = h("dl", { class: "facts wide" }, ...[["Ion", ion], ["Energy", energy], ["Spill", spill], ["Ions here", ions]].map(([name, value]) => h("div", {}, h("dt", {}, name), value)));
+  const facts = h("dl", { class: "facts wide" }, ...[["Ion", ion], ["Energy", energy], ["Spill", spill], ["Ions to choose", ions]].map(([name, value]) => h("div", {}, h("dt", {}, name), value)));
   const element = h("section", { class: "panel card source" }, h("h2", {}, "Accelerator and line"), where, facts);
   return {
     element,

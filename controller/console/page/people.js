@@ -11,13 +11,14 @@ export function peoplePage(desk) {
   const list = h("ul", { class: "choices people" });
   const name = h("input", { required: true, maxlength: "64", autocomplete: "off", spellcheck: "false" });
   const boxes = ROLES.map((role) => h("input", { type: "checkbox", value: role }));
-  const password = h("input", { type: "password", required: true, minlength: "12", maxlength: "256", autocomplete: "new-password" });
+  const password = h("input", { type: "password", minlength: "12", maxlength: "256", autocomplete: "new-password" });
   const form = h(
     "form", { class: "form" }, label("Name", name), h("fieldset", {}, h("legend", {}, "May sign in as"), ...boxes.map((box) => h("label", { class: "check" }, box, h("span", {}, roleOf(box.value))))),
-    label("Password, 12 characters or more", password), h("button", { type: "submit", class: "act main" }, "Add person"),
+    label("First password; empty: one is made", password), h("button", { type: "submit", class: "act main" }, "Add person"),
   );
+  const made = h("p", { role: "status" });
   const none = h("p", { class: "soft" }, "For the security administrator.");
-  const element = h("div", { class: "page two" }, panel("People", { class: "scrolling" }, h("div", { class: "scroll" }, none, list)), panel("Add a person", {}, form));
+  const element = h("div", { class: "page two" }, panel("People", { class: "scrolling" }, h("div", { class: "scroll" }, none, list)), panel("Add a person", {}, form, made));
 
   async function load() {
     const answer = desk.person()?.role === "security_admin" ? await desk.ask("/api/users") : null;
@@ -32,8 +33,11 @@ export function peoplePage(desk) {
     event.preventDefault();
     const roles = boxes.filter((box) => box.checked).map((box) => box.value);
     if (!roles.length) return desk.say("Choose at least one role", "bad");
-    if (await desk.change("POST", "/api/users", { name: name.value.trim(), roles, password: password.value })) {
-      desk.say(`${name.value.trim()} may sign in`);
+    const body = { name: name.value.trim(), roles, ...(password.value ? { password: password.value } : {}) };
+    const answer = await desk.change("POST", "/api/users", body);
+    if (answer) {
+      put(made, answer.password ? `First password of ${answer.name}: ${answer.password}  It is shown only now.` : "");
+      desk.say(`${body.name} may sign in`);
       form.reset();
     }
     load();

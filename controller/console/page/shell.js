@@ -65,7 +65,8 @@ export function makeShell(desk) {
       show(out, me !== null);
       if (view) {
         const { word, meaning } = stateOf(view.state);
-        put(state, store.stale ? "No fresh view of the room" : `${view.room}: ${word}, ${meaning}${view.why ? `, ${view.why}` : ""}`);
+        // Between beam on and held it goes many times a minute: said once.
+        put(state, store.stale ? "No fresh view of the room" : view.state.startsWith("irradiating") ? `${view.room}: irradiating` : `${view.room}: ${word}, ${meaning}`);
         const cause = firstOut(view);
         put(first, cause && !store.stale ? `First out: ${cause.cause}. ${cause.advice}` : "");
         document.title = `${store.stale ? "STALE" : word} · ${view.room} · iongantry`;
@@ -96,7 +97,7 @@ function makeBanner(name) {
   item.update = (_, store) => {
     const age = Math.max(1, Math.round(store.ageMs(performance.now()) / 1000));
     const [, meaning] = BANNERS[name] ?? ["", ""];
-    if (name === "STALE" && store?.stale) put(words, store.view ? `no view of ${store.room} for ${age} s; values are crossed out` : `waiting for ${store.room}`);
+    if (name === "STALE" && store?.stale) put(words, store.view ? `no view of ${store.room} for ${age} s; values are crossed out${store.trouble ? ` (${store.trouble})` : ""}` : `waiting for ${store.room}`);
     else if (name === "SIMULATED") put(words, store.view?.speed !== 1 ? `${meaning}; time runs ${store.view?.speed ?? "–"} times as fast` : meaning);
     else put(words, meaning);
   };

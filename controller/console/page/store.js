@@ -8,6 +8,7 @@ export class RoomStore {
     this.room = room;
     this.view = null;
     this.stale = true;
+    this.trouble = ""; // why the room cannot show itself
     this.link = "opening";
     this.events = [];
     this.breath = []; // {t, value, gate}
@@ -33,6 +34,7 @@ export class RoomStore {
     this.#seq = view.seq;
     this.#seen = now;
     this.stale = false;
+    this.trouble = "";
     this.link = "open";
     this.view = view;
     const treatment = view.treatment?.id ?? null;

@@ -66,8 +66,17 @@ export class Stream {
       if (this.connection.holds(this.room) && control?.console !== this.connection.console) this.connection.lost(this.room);
     } else if (message.kind === "spots") store.takeSpots(message.spots);
     else if (message.kind === "event") store.takeEvent(message.event);
+    else if (message.kind === "trouble") store.trouble = message.reason;
+    else if (message.kind === "lost") this.#spotsAgain();
     else return;
     this.changed(store);
+  }
+
+  /** Lines were lost on the way here: a view comes again by itself, a layer of spots does not. */
+  async #spotsAgain() {
+    const layers = await this.connection.get(`/api/rooms/${encodeURIComponent(this.room)}/spots`).catch(() => []);
+    for (const layer of layers) this.store.takeSpots(layer);
+    this.changed(this.store);
   }
 
   #tick() {

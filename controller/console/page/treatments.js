@@ -59,6 +59,7 @@ export function treatmentPage(desk) {
   return {
     element,
     every: AGAIN_MS,
+    refresh: load,
     async enter(wanted) {
       show(sheet, false);
       await load();
