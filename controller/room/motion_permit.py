@@ -7,13 +7,15 @@ the beam.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 from drivers.hal.capabilities import InterlockView
 from drivers.hal.errors import CommandRejected, DeviceError
 
 MOTION_WITHHELD = 4309
+AGAIN = 2  # assumed: a relay that falls three times in one motion is a fault of its own
+# Codes of a motion that the drives' safety functions ended: not enabled, set-point not taken, stopped on the way.
+ENDED_BY_SAFETY_FUNCTION = frozenset({3307, 3308, 3313})
 
 
 async def require_motion_permit(view: InterlockView | None, room: str) -> None:
@@ -37,22 +39,27 @@ async def require_motion_permit(view: InterlockView | None, room: str) -> None:
     raise CommandRejected(f"the motion permit is withheld {why}", code=MOTION_WITHHELD, device=f"{room}-interlock", hint=what)
 
 
-@asynccontextmanager
-async def permitted_motion(view: InterlockView | None, room: str) -> AsyncIterator[None]:
+async def move_permitted(view: InterlockView | None, room: str, motion: Callable[[], Awaitable[object]]) -> None:
     """One motion: refused while the permit is withheld, and with the row named where one stopped it on the way.
 
+    A pulse that comes late stops the drives without a row. Where they are at rest and the interlock system gives motion again,
+    with nothing tripped that asks for a stop, the motion is asked for anew, `AGAIN` times: no person has to look at nothing.
+
     Raises:
-        CommandRejected: 4309, see `require_motion_permit`; nothing has moved.
+        CommandRejected: 4309, see `require_motion_permit`; nothing has moved, or it has stopped.
         DeviceError: of the motion; where the permit is withheld now, that is said beside it, with what to do.
     """
-    await require_motion_permit(view, room)
-    try:
-        yield
-    except DeviceError as stopped:
+    for left in reversed(range(AGAIN + 1)):
+        await require_motion_permit(view, room)
         try:
-            await require_motion_permit(view, room)
-        except CommandRejected as why:
-            raise DeviceError(
-                f"{stopped.message}; {why.message}", code=stopped.code, device=stopped.device, hint=why.hint
-            ) from stopped
-        raise
+            await motion()
+            return
+        except DeviceError as stopped:
+            try:
+                await require_motion_permit(view, room)
+            except CommandRejected as why:
+                raise DeviceError(
+                    f"{stopped.message}; {why.message}", code=stopped.code, device=stopped.device, hint=why.hint
+                ) from stopped
+            if view is None or not left or stopped.code not in ENDED_BY_SAFETY_FUNCTION:
+                raise

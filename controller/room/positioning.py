@@ -6,15 +6,16 @@ Targets and the order of motions are pure; `Positioner` carries them out through
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
 from controller.plan.model import Beam, ToleranceTable
 from controller.room import collision
-from controller.room.motion_permit import permitted_motion
+from controller.room.motion_permit import move_permitted
 from drivers.hal.capabilities import COUCH_AXES, Axis, AxisGroup, InterlockView, RingState, Snout
 from drivers.hal.errors import CommandRejected, CommunicationError, DataError, DeviceError
 from drivers.hal.facility import Room as RoomBelief
@@ -381,16 +382,17 @@ class Positioner:
         motions = plan_motions(before, targets, self._room)
         places = iter(motions.couch)
         for part in motions.order:
-            async with permitted_motion(self._interlock, self._room.name):
-                match part:
-                    case "retract":
-                        await self._snout.set_up(self._room.nozzle.snout_mm.maximum, targets.range_shifters)
-                    case "couch":
-                        await self._couch.move_to(next(places))
-                    case "gantry":
-                        await self._gantry.move_to(motions.gantry_deg)
-                    case _:
-                        await self._snout.set_up(targets.snout_mm, targets.range_shifters)
+            motion: Callable[[], Awaitable[object]]
+            match part:
+                case "retract":
+                    motion = partial(self._snout.set_up, self._room.nozzle.snout_mm.maximum, targets.range_shifters)
+                case "couch":
+                    motion = partial(self._couch.move_to, next(places))
+                case "gantry":
+                    motion = partial(self._gantry.move_to, motions.gantry_deg)
+                case _:
+                    motion = partial(self._snout.set_up, targets.snout_mm, targets.range_shifters)
+            await move_permitted(self._interlock, self._room.name, motion)
         return await self.verify(targets)
 
     async def correct_couch(self, targets: Targets) -> Placement:
@@ -409,8 +411,7 @@ class Positioner:
         self._refuse_unreadable(before)
         angle = targets.gantry_deg if targets.port_deg is not None else before.ring.angle.value
         collision.check_couch_path(before.couch_values(), targets.couch, angle, before.snout.value, room=self._room.name)
-        async with permitted_motion(self._interlock, self._room.name):
-            await self._couch.move_to(targets.couch)
+        await move_permitted(self._interlock, self._room.name, partial(self._couch.move_to, targets.couch))
         return await self.verify(targets)
 
     async def verify(self, targets: Targets, *, with_gantry: bool | None = None) -> Placement:

@@ -34,6 +34,7 @@ STALE = 3306
 STUCK = 3303
 NOT_BRAKED = 3305
 READ_BACK = 3309
+STOPPED_SAFELY = 3313
 OUT_OF_LIMITS = 4001
 BUSY = 4002
 NOT_AT_STANDSTILL = 4003
@@ -213,6 +214,13 @@ class SixAxisCouch:
                 )
             if any(abs(axes[axis] - before[axis]) > RESOLUTION for axis in COUCH_AXES):
                 last_moved_ns, before = at_ns, axes
+            if view.at_rest and view.state is DriveState.SWITCH_ON_DISABLED:
+                raise DeviceError(
+                    f"stopped on the way by a safety function of the drives: {self._far(axes, wanted) or 'at its target'}",
+                    code=STOPPED_SAFELY,
+                    device=self._name,
+                    hint="see whether the motion permit is withheld or an emergency stop was pressed",
+                )
             if view.statusword & Status.TARGET_REACHED and not self._far(axes, wanted):
                 inside_since_ns = at_ns if inside_since_ns is None else inside_since_ns
                 if at_ns - inside_since_ns >= IN_POSITION_S * 1e9:
