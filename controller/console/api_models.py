@@ -7,13 +7,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from controller.console.archive_query import SignalInfo
+from controller.console.users import PASSWORD_MAX, PASSWORD_MIN
 from controller.console.views import RoleName, View
 
 CONSOLE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 ConsoleName = Annotated[str, StringConstraints(pattern=CONSOLE_PATTERN)]
 UserName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-Password = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Password = Annotated[str, StringConstraints(min_length=1, max_length=PASSWORD_MAX)]
+NewPassword = Annotated[str, StringConstraints(min_length=PASSWORD_MIN, max_length=PASSWORD_MAX)]
 
 
 class Body(BaseModel):
@@ -66,15 +68,17 @@ class PasswordBody(Body):
     """A change of one's own password."""
 
     old: Password = Field(repr=False)
-    new: Password = Field(repr=False)
+    new: NewPassword = Field(repr=False)
 
 
 class NewUserBody(Body):
     """Somebody new."""
 
     name: UserName
-    roles: list[RoleName] = Field(min_length=1, max_length=5)
-    password: Password | None = Field(default=None, repr=False, description="to be changed by its owner; absent: one is made")
+    roles: list[RoleName] = Field(min_length=1, max_length=5, json_schema_extra={"uniqueItems": True})
+    password: NewPassword | None = Field(
+        default=None, repr=False, description="to be changed by its owner; absent: one is made"
+    )
 
 
 class UserView(View):

@@ -81,7 +81,7 @@ async def me(session: Reader, hub: HubOf) -> MeView:
     )
 
 
-@router.post("/api/me/password", responses=errors(400, 401, 403, 404, 503), summary="Change one's own password")
+@router.post("/api/me/password", responses=errors(400, 401, 403, 404, 409, 503), summary="Change one's own password")
 async def change_password(body: PasswordBody, session: Doer, hub: HubOf) -> Changed:
     """Other sign-ins of the same person end."""
     wait_s = hub.failures.wait_s(session.name, session.peer)

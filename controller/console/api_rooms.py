@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from controller.console.api_models import FacilityView, RoomSummary, RuleView
+from controller.console.api_models import ErrorView, FacilityView, RoomSummary, RuleView
 from controller.console.api_parts import WORDS, Doer, HubOf, Reader, RoomName, errors, shown
 from controller.console.dispatch import Dispatch, finite, status_of
 from controller.console.hub import Hub
@@ -34,7 +34,7 @@ Key = Annotated[
 FileName = Annotated[str | None, Header(alias="X-File-Name", max_length=1024, description="a label; percent-encoded")]
 PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$", description="first 12 hexadecimal digits of the file's SHA-256")]
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    status: {"model": AnswerView, "description": WORDS[status]} for status in (403, 409, 425, 503, 504)
+    status: {"model": AnswerView | ErrorView, "description": WORDS[status]} for status in (403, 409, 422, 425, 429, 503, 504)
 }
 
 

@@ -122,7 +122,7 @@ class Users:
         if not chosen:
             raise Refused(422, "a user has at least one role", f"roles: {', '.join(Role)}")
         if {Role.SERVICE, Role.PHYSICIST} <= set(chosen):
-            raise Refused(422, "nobody holds the roles service and physicist at once", "make two users, for two people")
+            raise Refused(409, "nobody holds the roles service and physicist at once", "make two users, for two people")
         if name in self._users:
             raise Refused(409, f"there is a user {name} already", "choose another name")
         if len(self._users) >= USERS_MAX:
@@ -138,7 +138,7 @@ class Users:
         return password
 
     async def change_password(self, user: User, password: str) -> None:
-        """Raises Refused 422."""
+        """Raises Refused 404, 409, 422."""
         _judge_password(user.name, password)
         made = await self._hashed(password)
         if self._users.get(user.name) is None:
@@ -208,7 +208,7 @@ def _judge_password(name: str, password: str) -> None:
         hint = "four words that do not belong together"
         raise Refused(422, f"a password has {PASSWORD_MIN} to {PASSWORD_MAX} characters", hint)
     if name.lower() in password.lower():
-        raise Refused(422, "the password has the name in it", "choose another")
+        raise Refused(409, "the password has the name in it", "choose another")
 
 
 def _made_password() -> str:
