@@ -17,9 +17,6 @@ from controller.surroundings import served_surroundings
 from drivers.hal.events import EventBus
 from drivers.hal.facility import load_facility
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "carbon_sphere.dcm"
-
-
 async def inspected(path, facility, library=None, keys=None):
     """In this process: virtual time waits for no other."""
     return inspect(path, facility, library, keys)
@@ -28,10 +25,10 @@ async def inspected(path, facility, library=None, keys=None):
 class Console:
     """Somebody at a console: commands with the boot id, token and sequence that a console process would send."""
 
-    def __init__(self, served, name="console-1", actor="Olga", role=Role.OPERATOR):
+    def __init__(self, served, name):
         self.served = served
         self.name = name
-        self.actor = Actor(actor, role)
+        self.actor = Actor("Olga", Role.OPERATOR)
         self.token = 0
         self._numbers = itertools.count(1)
         self._beat: asyncio.Task | None = None
@@ -47,9 +44,8 @@ class Console:
             "age_ns": 1_000_000,
         }
         arguments = {key: value for key, value in more.items() if key not in fields}
-        return await self.served.room.submit(
-            Command(command, **(fields | {k: v for k, v in more.items() if k in fields} | ({"arguments": arguments} if arguments else {})))
-        )
+        fields |= {key: value for key, value in more.items() if key in fields}
+        return await self.served.room.submit(Command(command, **{**fields, "arguments": arguments or fields["arguments"]}))
 
     async def do(self, command, **arguments):
         """A command that has to be accepted; its value."""
@@ -86,7 +82,7 @@ class Console:
 
     async def answer(self, yes=True, **more):
         """Answer the question that stands."""
-        question = self.served.room.view().question
+        question = self.served.room.questions.view()
         assert question is not None, "nothing is asked"
         return await self.do(question.command if yes else "decline", challenge=question.challenge, **more)
 
@@ -103,7 +99,7 @@ class Served:
         self._more = (facility, room, state, virtual)
         self.room: ServedRoom | None = None
         self.spots = []
-        self.consoles = []
+        self.consoles = {}
 
     async def start(self, store=None):
         await self.world.start()
@@ -118,17 +114,22 @@ class Served:
         await self.until(lambda: not self.room.devices.missing(), 30.0, "devices are connected")
 
     async def stop(self):
-        for console in self.consoles:
+        for console in self.consoles.values():
             await console.fall_silent()
         await self.room.close()
         await self.world.stop()
 
-    def console(self, *args, **kwargs):
-        self.consoles.append(Console(self, *args, **kwargs))
-        return self.consoles[-1]
+    def console(self, name="console-1", actor="Olga", role=Role.OPERATOR):
+        """One of a name, whoever sits there."""
+        console = self.consoles.setdefault(name, Console(self, name))
+        console.actor = Actor(actor, role)
+        return console
 
     def physicist(self, name="console-2"):
         return self.console(name, "Petra", Role.PHYSICIST)
+
+    def service(self, name="console-3"):
+        return self.console(name, "Sven", Role.SERVICE)
 
     @property
     def state(self):
@@ -143,8 +144,9 @@ class Served:
             await asyncio.sleep(0.05)
 
     async def asked(self, kind, seconds=900.0):
-        await self.until(lambda: (q := self.room.view().question) is not None and q.kind == kind, seconds, f"question {kind}")
-        return self.room.view().question
+        questions = self.room.questions
+        await self.until(lambda: (q := questions.view()) is not None and q.kind == kind, seconds, f"question {kind}")
+        return questions.view()
 
     async def in_state(self, state, seconds=900.0):
         await self.until(lambda: self.state is state, seconds, str(state))
@@ -155,23 +157,24 @@ class Served:
     def said_of(self, kind):
         return [event for event in self.events if event.kind == kind]
 
-    async def example(self):
-        """The shipped plan in the store; its id."""
-        view = await self.room.plans.add_example(EXAMPLE.read_bytes(), EXAMPLE.name)
-        return view.id if view is not None else self.room.plans.plans()[0].id
+    async def file(self, data, name="plan.dcm", approved=True):
+        """Put a plan into the store as a console process would, and have it approved; its id."""
+        (self.room.plans.incoming / "received-1").write_bytes(data)
+        view = await self.console("upload").do("import_plan", file="received-1", name=name)
+        if approved and not view["approved_by"]:
+            await self.physicist("approval").do("approve_plan", plan_id=view["id"])
+        return view["id"]
 
-    async def to_armed(self, console, plan_id=None, **more):
+    async def to_armed(self, console, plan_id, fraction=1, **more):
         """From standby to the question for beam."""
-        plan_id = plan_id or await self.example()
-        value = await console.do("load_plan", plan_id=plan_id, fraction=1, **more)
+        value = await console.do("load_plan", plan_id=plan_id, fraction=fraction, **more)
         await self.asked("identify")
         await console.answer()
         await self.asked("positioned")
         await console.answer()
         await self.until(lambda: self.world.plant.rooms["G1"].access.state.name == "SECURED", 900, "the room is closed")
-        if not self.room.view().interlocks.relay_closed:
-            with contextlib.suppress(AssertionError):
-                await console.do("reset_interlock")
+        if self.room.interlocks.roles():
+            await console.do("reset_interlock")
         await self.asked("beam_on")
         return value["treatment"]
 
@@ -179,7 +182,7 @@ class Served:
         await self.until(lambda: not self.room.treating.under_way, seconds, "the end of the treatment")
         return self.room.treating.loaded
 
-    async def treat(self, console, plan_id=None, **more):
+    async def treat(self, console, plan_id, **more):
         treatment = await self.to_armed(console, plan_id, **more)
         await console.answer()
         await self.ended()
@@ -196,4 +199,4 @@ async def serving(state: Path, **more: Any):
         await served.stop()
 
 
-__all__ = ["EXAMPLE", "Console", "Served", "State", "serving"]
+__all__ = ["Console", "Served", "State", "serving"]
