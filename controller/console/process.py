@@ -37,6 +37,7 @@ EXIT_REFUSED = 2
 BACKLOG = 2048
 FILES_MAX = 8192  # connections are files
 GRACE_S = 2
+SEND_BUFFER_BYTES = 256 * 1024
 MESSAGE_BYTES_MAX = 64 * 1024
 PING_S = 20.0
 
@@ -67,13 +68,14 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 when it was told to end, 2 when it refused to start."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    options = _options(arguments)
+    _may_open_files()
+    _end_in_order()
     try:
-        asyncio.run(run(_options(arguments)))
+        asyncio.run(run(options))
     except BeamlineError as error:
         sys.stderr.write(f"the console does not start: {error}\n")
         return EXIT_REFUSED
-    except KeyboardInterrupt:
-        pass
     return 0
 
 
@@ -85,12 +87,6 @@ async def run(options: Options) -> None:
 
 @contextlib.asynccontextmanager
 async def _started(options: Options) -> AsyncIterator[asyncio.Task[None]]:
-    import uvicorn
-
-    from controller.console.api import make_app
-    from controller.console.hub import Exposure, Hub
-    from controller.console.room_link import RoomLink
-    from controller.console.users import Users
     from drivers.hal.facility import load_facility
 
     remote = check_exposure(options.host, options.tls_cert, options.tls_key)
@@ -98,8 +94,13 @@ async def _started(options: Options) -> AsyncIterator[asyncio.Task[None]]:
     if unknown := [room for room in options.rooms if room not in facility.rooms]:
         hint = f"rooms: {', '.join(facility.rooms)}"
         raise ConfigError(f"{facility.name} has no room {', '.join(unknown)}", code=1081, hint=hint)
-    _may_open_files()
-    _end_in_order()
+    import uvicorn  # what follows takes a second: first it is known whether anything is served at all
+
+    from controller.console.api import make_app
+    from controller.console.hub import Exposure, Hub
+    from controller.console.room_link import RoomLink
+    from controller.console.users import Users
+
     users = Users(options.state)
     links = {room: RoomLink(room, options.state / "run" / f"{room}.sock") for room in options.rooms}
     hub = Hub(options.state, facility, links, users, Exposure(remote, options.host))
@@ -171,7 +172,10 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ConfigError: the address is taken or not ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        # Every connection inherits it: what waits in the system's own buffer can no longer be replaced by a newer view.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        return listening
     except OSError as error:
         hint = "choose another --port, or 0 for any"
         raise ConfigError(f"cannot listen at {host}:{port}: {error.strerror or error}", code=1084, hint=hint) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from standin_room import StandinRoom, served
 
 from controller.console.api import make_app
 from controller.console.hub import Exposure, Hub
+from controller.console.process import MESSAGE_BYTES_MAX, listen
 from controller.console.room_link import RoomLink
 from controller.console.users import Users
 from drivers.hal.clock import NS_PER_S
@@ -115,13 +115,14 @@ async def console_site(
 @contextlib.asynccontextmanager
 async def real_server(app: Any) -> AsyncIterator[int]:
     """The application on a real port of the loopback, as the process serves it."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listen("127.0.0.1", 0)
     config = uvicorn.Config(
         app,
         loop="asyncio",
         http="h11",
         ws="websockets-sansio",
         ws_per_message_deflate=False,
+        ws_max_size=MESSAGE_BYTES_MAX,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -148,3 +149,13 @@ async def until(what: Any, limit_s: float = 10.0) -> None:
         if asyncio.get_running_loop().time() > end_s:
             raise TimeoutError(f"not within {limit_s:g} s")
         await asyncio.sleep(0.005)
+
+
+async def until_answer(ask: Any, good: int = 200, limit_s: float = 20.0) -> httpx.Response:
+    """Ask again and again until the status is `good`."""
+    end_s = asyncio.get_running_loop().time() + limit_s
+    while (answer := await ask()).status_code != good:
+        if asyncio.get_running_loop().time() > end_s:
+            raise TimeoutError(f"{answer.status_code}: {answer.text}")
+        await asyncio.sleep(0.02)
+    return answer
