@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from interlocks import conditions, inputs, matrix
-from interlocks.engine import Engine
-from interlocks.matrix import Interlock, Limits
+from interlocks.engine import STOPS, Engine
+from interlocks.matrix import Action, Interlock, Limits
+from interlocks.plan_watch import PlanWatch
+from interlocks.proof import ProofTest
 
 PACKAGE = Path(matrix.__file__).parent
 WHEN = {
@@ -79,8 +81,20 @@ def register_words(name: str) -> str:
     what = f"register {signal.register}" + (f" to {signal.register + signal.words - 1}" if signal.words > 1 else "")
     bit = f", bit {signal.mask.bit_length() - 1}" if signal.mask else ""
     sign = ", signed" if signal.signed else ""
-    node = "worked out by the interlock system itself, as " if own else "room safety node 1, "
+    worker = ProofTest.age_s if name == "proof_age_s" else PlanWatch.registers
+    node = f"worked out by the interlock system itself in {place(worker)}, as " if own else "room safety node 1, "
     return f"{name}: {node}{what}{bit}{sign} ({where})"
+
+
+def motion_words(row: Interlock) -> str:
+    """What the row does to the motion permit."""
+    if not STOPS.isdisjoint(row.actions):
+        return "withheld until the row is reset: gantry and couch stop, brakes, torque off"
+    if Action.INHIBIT_MOTION in row.actions:
+        if row.kind in ("boot", "stall"):
+            return "gone while this lasts, because no pulse comes; not withheld afterwards"
+        return "withheld while the cause is there: gantry and couch stop, brakes, torque off; given back without a reset"
+    return "not withheld"
 
 
 def explain(limits: Limits, wanted: str) -> str:
@@ -91,7 +105,8 @@ def explain(limits: Limits, wanted: str) -> str:
         f"{row.id}, first-out code {row.code}, class {row.klass}: {row.what}",
         f"row       {line_of('limits.toml', re.escape(f'[interlock.{row.id}]'))}",
     ]
-    if row.acts != "software":
+    software = row.acts == "software"
+    if not software:
         acted = f"by {row.by}, within {row.deadline_ms:g} ms; no program of the interlock system decides it"
         lines += [f"decided   {acted}", f"figures   {figures}"]
     else:
@@ -111,7 +126,8 @@ def explain(limits: Limits, wanted: str) -> str:
     )
     asked = f"; {limits.invalid_reset_role}, if inputs were only not believed" if row.latch and row.inputs else ""
     lines += [
-        f"actions   {', '.join(action.name for action in row.actions)}; the permit B is withheld for every one",
+        f"actions   {', '.join(action.name for action in row.actions)}{'; the permit B is withheld for every one' * software}",
+        *([f"motion    {motion_words(row)} ({line_of('engine.py', 'def stops_motion')})"] if software else []),
         f"reset     {back}{asked} ({place(Engine.resettable)})",
         f"bypass    {'in service mode, by two people' if row.bypassable_in else 'never'}",
         f"source    {row.source}",

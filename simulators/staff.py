@@ -56,9 +56,10 @@ class Staff:
     async def confirm(self, kind: str) -> tuple[bool, str]:
         """Answer a prompt, with the reason when the answer is no.
 
-        Identifying brings the patient in; accepting the position means leaving and searching the room, and searching it again
-        whenever the search is lost until beam is asked for. From then on the person minds the interlock panel: where the
-        permit of a secured room is gone, the reset buttons are tried (the interlock system refuses while the cause is there).
+        Identifying brings the patient in, and tries the operator's reset where motion is withheld; accepting the position
+        means leaving and searching the room, and searching it again whenever the search is lost until beam is asked for. From
+        then on the person minds the interlock panel: where the permit of a secured room is gone, the reset buttons are tried
+        (the interlock system refuses while the cause is there).
         """
         async with self._one_at_a_time:
             try:
@@ -66,6 +67,8 @@ class Staff:
                     await self.stop()  # of a session that was lost: nobody closes the room on this one
                     if not self.script.secured:
                         await self.script.lay_patient()
+                    if not self.script.room.chain.motion_permit.value:  # who looks at the panel sees why nothing will move
+                        await self.press("operator")
                 if kind == "beam_on":
                     await self._stop_closing()
                 answer = await self.script.answer(kind)

@@ -48,6 +48,31 @@ def test_the_function_named_is_the_one_that_judges():
     assert explain(LIMITS, "21") == text
 
 
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("RING_ENCODERS", "motion    withheld until the row is reset"),
+        ("COLLISION", "motion    withheld until the row is reset"),
+        ("DOOR", "motion    withheld while the cause is there"),
+        ("LOOP_STALL", "motion    gone while this lasts"),
+        ("POWER_UP", "motion    not withheld"),
+        ("PLAN_SPOT", "motion    not withheld"),
+    ],
+)
+def test_what_a_row_does_to_motion_is_told_with_the_line_that_decides_it(row, words):
+    text = explain(LIMITS, row)
+    assert words in text
+    number = int(re.search(r"motion .*interlocks/engine.py:(\d+)", text)[1])
+    assert "def stops_motion" in (ROOT / "interlocks/engine.py").read_text(encoding="utf-8").splitlines()[number - 1]
+
+
+def test_what_this_system_works_out_itself_leads_to_the_code_that_does():
+    told = re.search(r"plan_row_ceiling: worked out .* in (interlocks/plan_watch.py):(\d+)", explain(LIMITS, "PLAN_SPOT"))
+    assert "def registers(" in (ROOT / told[1]).read_text(encoding="utf-8").splitlines()[int(told[2]) - 1]
+    assert "interlocks/proof.py" in explain(LIMITS, "PROOF_TEST")
+    assert "permit B" not in explain(LIMITS, "HW_MOTION_RELAY"), "what hardware does is not the permit's affair"
+
+
 def test_a_name_nearly_right_is_told_which_come_near():
     with pytest.raises(NoSuchRow, match="RING_ANGLE"):
         explain(LIMITS, "RING_ANGEL")

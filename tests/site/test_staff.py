@@ -18,6 +18,7 @@ from simulators.world import World
 def staff_of(answers=None, pace="real"):
     plant = FacilityPlant.shipped(Kernel(3), "asan")
     world = World(plant.kernel)
+    plant.rooms["G1"].chain.motion_permit.set(True)  # an interlock system that gives motion; its panel shows nothing to reset
     pressed = []
     script = ScriptedOperator(plant.rooms["G1"], world.sync, pace=pace_of(pace), answers=answers)
     return plant.rooms["G1"], world, Staff(script, lambda role, down: pressed.append((role, down))), pressed
@@ -190,3 +191,18 @@ def test_a_secured_room_whose_permit_is_gone_is_reset_also_after_beam_was_asked_
         world.stop()
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("withheld", [True, False])
+def test_who_finds_motion_withheld_tries_the_operators_reset_before_the_patient_is_moved(run_virtual, withheld):
+    room, world, staff, pressed = staff_of(pace="quick")
+    room.chain.motion_permit.set(not withheld)
+
+    async def main():
+        world.start()
+        assert await staff.confirm("identify") == (True, "")
+        await staff.stop()
+        world.stop()
+
+    run_virtual(main())
+    assert pressed == ([("operator", True), ("operator", False)] if withheld else [])
