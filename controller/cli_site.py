@@ -27,6 +27,7 @@ from controller.cli_common import (
 if TYPE_CHECKING:
     from controller.endpoints import Whereabouts
     from drivers.hal.facility import Facility
+    from simulators.faults import TimedFault
 
 RoomOf = Annotated[str | None, typer.Option(help="Room; default: the first of the facility, or of the endpoints.")]
 PORT = 8437  # of nobody else's, as far as IANA's list goes; assumed
@@ -129,6 +130,10 @@ def serve(
     speed: Annotated[str, typer.Option(help="Of a simulated room: real, or seconds per second.")] = "real",
     seed: Annotated[int, typer.Option(help="Root of every random stream of the simulated plant.")] = 0,
     staff: Annotated[str, typer.Option(help="Of a simulated room: real, or quick: people who walk 20 times faster.")] = "real",
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a simulated room: NAME[:VALUE][@WHEN] to plant, see `iongantry faults`; may be repeated."),
+    ] = None,
     no_console: NoConsoleOption = False,
 ) -> None:
     """A room that stands by for its console, in the browser and over the API: load, treat, pause, resume, read the report.
@@ -150,6 +155,14 @@ def serve(
         reasons.append(f"--speed {speed}: the devices at these endpoints keep their own pace")
     if seed < 0:
         reasons.append(f"--seed {seed}: expected 0 or more")
+    faults: list[TimedFault] = []
+    if fault and where is not None:
+        reasons.append("--fault: these endpoints answer in other processes; a simulator takes a fault by iongantry backdoor")
+    elif fault:
+        from controller.assembly import read_faults, unsuited_faults
+
+        faults = collected(reasons, lambda specs: read_faults(specs, None), fault, [])
+        reasons += unsuited_faults(faults, installed.name, name)
     if (tls_cert is None) is not (tls_key is None):
         reasons.append("--tls-cert and --tls-key belong together")
     if reasons:
@@ -164,6 +177,7 @@ def serve(
         speed=factor,
         seed=seed,
         staff=staff,
+        faults=tuple(faults),
         console=not no_console,
         host=host,
         port=port,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from controller.console.link import LinkServer
     from controller.serving.desk import ServedRoom
     from controller.surroundings import ServedSurroundings
+    from simulators.faults import TimedFault
 
 TOLD = ("device.up", "device.down", "device.fault", "interlock.trip", "interlock.reset", "treatment.ended", "program.exception")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -43,6 +44,7 @@ class Serving:
         where, endpoints: the room on real wires; None: a simulated world in this process.
         speed: of that world, seconds per second.
         staff: pace of its people.
+        faults: planted in it, each at its time; checked before.
         state: directory of the facility's state.
         console: whether a console process is kept; with `host`, `port` and a certificate of it.
     """
@@ -56,6 +58,7 @@ class Serving:
     speed: float = 1.0
     seed: int = 0
     staff: str = "real"
+    faults: tuple[TimedFault, ...] = ()
     console: bool = True
     host: str = "127.0.0.1"
     port: int = 0
@@ -127,6 +130,8 @@ async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
     keeper: asyncio.Task[None] | None = None
     try:
         await world.start()
+        if asked.faults:
+            await world.inject(asked.faults)
         facility = asked.where.facility if asked.where is not None else asked.facility
         more: dict[str, Any] = {
             "where": asked.where,

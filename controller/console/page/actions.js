@@ -5,7 +5,7 @@
 
 import { enable, h, keyed, mark, put, show, sign } from "./dom.js";
 import { holdButton } from "./hold.js";
-import { ACTS, factsOf, roleOf } from "./words.js";
+import { ACTS, factsOf, questionOf, roleOf } from "./words.js";
 
 const DELIBERATE = new Set(["beam_on", "resume"]);
 const HOLD_MS = 1000;
@@ -31,16 +31,15 @@ export function actionRail(desk) {
       question.update(store);
       enable(pause, desk.may("pause"), desk.why("pause"));
       enable(end.trigger, desk.may("terminate"), desk.why("terminate"));
-      const possible = Object.keys(ACTS).filter((name) => desk.may(name));
-      keyed(others, possible, (name) => name, (name) => makeAct(desk, name), () => {});
+      const possible = ACTS.filter(({ name, only, when }) => desk.may(name) && (!only || desk.person()?.role === only) && (!when || when(store.view)));
+      keyed(others, possible, (act) => act.label, (act) => makeAct(desk, act), () => {});
       stop.update(store);
     },
   };
 }
 
-function makeAct(desk, name) {
-  const { label, ask } = ACTS[name];
-  const send = () => desk.send(name, {}, performance.now());
+function makeAct(desk, { name, label, ask, args }) {
+  const send = () => desk.send(name, args ?? {}, performance.now());
   const button = h("button", { type: "button", class: "act" }, h("span", {}, label));
   if (ask) return asked(button, ask, send);
   button.addEventListener("click", send);
@@ -122,7 +121,7 @@ function makeQuestion(desk) {
         put(idle, desk.idle());
         return;
       }
-      put(text, asks.text);
+      put(text, questionOf(asks));
       const pairs = factsOf(asks.facts);
       const now = JSON.stringify(pairs);
       if (now !== shape) {
@@ -199,4 +198,4 @@ export function whyNot(view, person, holds, name, stale) {
 }
 
 // commands that need no control of the room (the room judges it again)
-const FREE = new Set(["stop", "pause", "take_control", "import_plan", "approve_plan", "acknowledge_alarm", "shelve_alarm", "approve_bypass", "sign_config", "manage_users"]);
+const FREE = new Set(["stop", "pause", "take_control", "import_plan", "approve_plan", "acknowledge_alarm", "shelve_alarm", "approve_bypass", "end_bypass", "enter_service", "reset_interlock", "sign_config", "manage_users"]);

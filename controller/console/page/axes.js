@@ -1,7 +1,7 @@
 /** Couch and nozzle: where each axis is on its way between its limits, and where it should be. */
 
 import { h, keyed, mark, panel, put, s, show } from "./dom.js";
-import { axisOf, figure, spaced, unitOf } from "./words.js";
+import { axisOf, figure, settingOf, spaced, unitOf } from "./words.js";
 
 const IN_PLACE = { deg: 0.1, mm: 0.5 }; // for the sign only: the room itself judges what is in place
 
@@ -14,7 +14,7 @@ export function couchPanel(jog) {
     element,
     update(view, good) {
       keyed(rows, view.couch, (axis) => axis.name, makeAxis, (row, axis) => row.update(axis, good));
-      keyed(nozzle, Object.entries(view.nozzle), ([name]) => name, makeFact, (row, [, value]) => put(row.value, good ? value : "–"));
+      keyed(nozzle, Object.entries(view.nozzle), ([name]) => name, makeFact, (row, [, value]) => put(row.value, good ? settingOf(row.setting, value) : "–"));
       handle.update(view, good);
     },
   };
@@ -53,5 +53,6 @@ function makeFact([name]) {
   const value = h("dd");
   const row = h("div", {}, h("dt", {}, spaced(name)), value);
   row.value = value;
+  row.setting = name;
   return row;
 }

@@ -100,7 +100,8 @@ export class Connection extends EventTarget {
           body, headers: { "Idempotency-Key": key }, timeout: COMMAND_TIMEOUT_MS,
         });
         if (!answer.accepted) throw new Refused(answer.reason || "refused", { status: 409, hint: answer.hint, code: answer.code });
-        if (name === "take_control") this.#hold(room, answer.value?.control_token ?? answer.value?.token ?? answer.value);
+        if (name === "take_control") this.#hold(room, answer.value);
+        if (name === "enter_service") this.#hold(room, answer.value.token); // whoever enters commands the room
         if (name === "give_control") this.#hold(room, null);
         return answer;
       } catch (error) {

@@ -18,7 +18,7 @@ export function dosePanel() {
       const beam = currentBeam(view.treatment);
       put(given, beam && good ? figure(beam.meterset_delivered, 2) : "–");
       put(planned, beam ? `of ${figure(beam.meterset_planned, 2)} ${beam.unit}` : "no beam selected");
-      put(part, beam && good ? percent(beam.meterset_delivered, beam.meterset_planned) : "");
+      put(part, beam && good ? percent(beam.meterset_delivered, beam.meterset_planned, beam.status === "complete") : "");
       meter.update(beam && good ? beam.meterset_delivered : null, beam?.meterset_planned ?? 0, null);
       const { counts1, counts2, counts2_max: top } = view.delivery;
       const full = top ? top * 1.08 : Math.max(counts1 ?? 0, counts2 ?? 0, 1) * 1.25;

@@ -1,7 +1,7 @@
 /** The interlocks: what tripped first on top, with value, limit and what to do; reset by its role; bypass by two people. */
 
 import { enable, h, keyed, mark, panel, put, show, sign } from "./dom.js";
-import { clock, roleOf } from "./words.js";
+import { clock, roleOf, sentence } from "./words.js";
 
 /** The panel of the room's screen: the first-out and what stands besides. */
 export function interlockPanel(desk) {
@@ -48,6 +48,7 @@ export function tripsOf({ first_out: first, trips, room_causes: causes }) {
   const all = [...trips];
   if (first && !all.some((trip) => trip.id === first.id)) all.unshift({ ...first, first_out: true });
   for (const cause of causes) if (!all.some((trip) => trip.id === cause.id)) all.push({ ...cause, first_out: all.length === 0 });
+  for (const trip of all) if (trip.id === first?.id && !trip.first_out) all[all.indexOf(trip)] = { ...trip, first_out: true };
   return all.sort((a, b) => Number(b.first_out) - Number(a.first_out));
 }
 
@@ -63,18 +64,19 @@ function makeTrip() {
   const row = h("li", { class: "trip" }, h("div", { class: "trip-head" }, sign("cross"), cause), h("div", { class: "trip-line" }, badge, id, value, who), advice);
   row.update = (trip) => {
     mark(row, "data-first", trip.first_out);
-    put(cause, trip.cause);
+    put(cause, sentence(trip.cause));
     put(badge, trip.first_out ? "first out" : trip.latched ? "latched" : "follows");
     put(id, trip.id);
     put(value, [trip.value && `value ${trip.value}`, trip.limit && `limit ${trip.limit}`].filter(Boolean).join(", "));
-    put(advice, trip.advice);
+    put(advice, sentence(trip.advice));
     put(who, trip.reset_role ? `reset: ${roleOf(trip.reset_role)}` : "");
   };
   return row;
 }
 
 function makeReset(desk) {
-  const button = h("button", { type: "button", class: "act", on: { click: () => desk.send("reset_interlock", {}, performance.now()) } }, h("span", {}, "Reset"));
+  const name = h("span", {});
+  const button = h("button", { type: "button", class: "act", on: { click: () => desk.send("reset_interlock", {}, performance.now()) } }, name);
   const words = h("span", { class: "soft" });
   const element = h("div", { class: "row reset", hidden: true }, button, words);
   return {
@@ -82,7 +84,8 @@ function makeReset(desk) {
     update(view, good) {
       const roles = [...new Set(tripsOf(view.interlocks).filter((trip) => trip.reset_role).map((trip) => trip.reset_role))];
       show(element, good && roles.length > 0);
-      put(words, roles.length ? `needs ${roles.map(roleOf).join(", then ")}` : "");
+      put(name, roles.length === 1 && roles[0] === "key" ? "Have the key turned" : "Reset");
+      put(words, roles.length === 1 && roles[0] === "key" ? "at the key switch" : `by ${roles.map(roleOf).join(", then by ")}`);
       enable(button, desk.may("reset_interlock"), desk.why("reset_interlock"));
     },
   };

@@ -53,7 +53,7 @@ export function layerLadder(choose) {
       put(now, total ? `${good ? Math.min(beam.layer, total) : "–"} of ${total}` : "–");
       mark(list, "aria-valuemax", String(total || 1));
       mark(list, "aria-valuenow", String((shown ?? 0) + 1));
-      mark(list, "aria-valuetext", layer ? `layer ${layer.index + 1}, ${figure(layer.energy, 1)} MeV/u, ${percent(layer.delivered, layer.planned)} delivered` : "no layer yet");
+      mark(list, "aria-valuetext", layer ? `layer ${layer.index + 1}, ${figure(layer.energy, 1)} MeV/u, ${percent(layer.delivered, layer.planned, layer.complete)} delivered` : "no layer yet");
       mark(follow, "aria-pressed", String(chosen === null));
       mark(all, "aria-pressed", String(chosen === "all"));
       show(element.lastChild, total > 0);

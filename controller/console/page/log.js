@@ -1,24 +1,26 @@
 /** The log of commands: who asked for what, from where, and what became of it; the newest first. */
 
 import { h, keyed, mark, panel, put } from "./dom.js";
-import { moment, roleOf } from "./words.js";
+import { moment, roleOf, sentence, spaced } from "./words.js";
 
 const AGAIN_MS = 3000;
 
 export function logPage(desk) {
   const filter = h("input", { type: "search", placeholder: "Filter: a person, a command, refused …", "aria-label": "Filter", spellcheck: "false", autocomplete: "off" });
   const tally = h("span", { class: "soft" });
+  const source = h("select", { "aria-label": "Which log" }, h("option", { value: "room" }, "Commands"), h("option", { value: "" }, "Sign-ins and people"));
+  source.addEventListener("change", () => load());
   const body = h("tbody", {});
   const table = h("table", { class: "table" }, h("thead", {}, h("tr", {}, ...["Time UTC", "Who", "From", "Command", "Outcome", "Why"].map((name) => h("th", { scope: "col" }, name)))), body);
-  const element = h("div", { class: "page" }, panel("Log", { class: "scrolling" }, h("div", { class: "row" }, filter, tally), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Log of commands" }, table)));
+  const element = h("div", { class: "page" }, panel("Log", { class: "scrolling" }, h("div", { class: "row" }, source, filter, tally), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Log of commands" }, table)));
   let entries = [];
 
   async function load() {
     const room = desk.room();
     if (room === null) return;
-    const answer = await desk.ask(`/api/audit?room=${encodeURIComponent(room)}&limit=500`);
+    const answer = await desk.ask(source.value ? `/api/audit?room=${encodeURIComponent(room)}&limit=500` : "/api/audit?limit=500");
     if (answer === null) return;
-    entries = (Array.isArray(answer) ? answer : answer.entries).map(readEntry).sort((a, b) => b.order - a.order);
+    entries = joined([...answer.entries].sort((a, b) => a.seq - b.seq));
     draw();
   }
   function draw() {
@@ -31,14 +33,25 @@ export function logPage(desk) {
   return { element, enter: load, every: AGAIN_MS, update() {} };
 }
 
-function readEntry(entry, index) {
-  const data = entry.data ?? entry;
-  const accepted = data.accepted ?? entry.accepted;
-  const cells = [
-    moment(entry.utc ?? data.utc), [data.actor, data.role && roleOf(data.role)].filter(Boolean).join(", "), data.console ?? "", data.name ?? data.command ?? entry.kind ?? "",
-    accepted === undefined ? (data.outcome ?? entry.kind ?? "") : accepted ? "✓ done" : "✕ refused", data.reason ?? data.why ?? "",
-  ].map((cell) => String(cell ?? ""));
-  return { key: `${entry.seq ?? index} ${entry.kind ?? ""}`, order: entry.seq ?? -index, cells, refused: accepted === false, search: cells.join(" ").toLowerCase() };
+/** A command and what became of it are two entries of the log; here they are one line. */
+function joined(entries) {
+  const lines = new Map();
+  for (const entry of entries) {
+    const key = entry.sequence === undefined ? `${entry.seq} ${entry.kind} ${lines.size}` : `${entry.console} ${entry.sequence} ${entry.name}`;
+    lines.set(key, { ...lines.get(key), ...entry, key });
+  }
+  return [...lines.values()].map(readEntry).sort((a, b) => b.order - a.order || (a.cells[0] < b.cells[0] ? 1 : -1));
+}
+
+function readEntry(entry) {
+  const refused = /refused|failed/.test(entry.kind ?? "");
+  const ours = entry.sequence === undefined; // of the console itself: sign-ins, people
+  const who = ours ? (entry.by ?? entry.name ?? "") : entry.actor;
+  const what = ours ? spaced(entry.kind.replaceAll(".", " ")) : spaced(entry.name);
+  const outcome = refused ? "✕ refused" : entry.kind === "command" ? "under way" : "✓ done";
+  const why = entry.reason ?? (entry.by ? entry.name : "");
+  const cells = [moment(entry.utc), [who, entry.role !== who ? roleOf(entry.role) : ""].filter(Boolean).join(", "), entry.console ?? "", what, outcome, sentence(why)].map(String);
+  return { key: entry.key, order: entry.seq ?? 0, cells, refused, search: `${cells.join(" ")} ${entry.name ?? ""}`.toLowerCase() };
 }
 
 function makeRow() {

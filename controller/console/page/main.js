@@ -88,7 +88,7 @@ const desk = {
 
 function idleWords({ state, treatment, interlocks }) {
   if (state.startsWith("irradiating")) return "Nothing to answer. F8 pauses the beam, STOP ends it.";
-  if (interlocks.active_trips) return "An interlock stands: see its advice.";
+  if (interlocks.active_trips) return "An interlock stands: its advice says what to do.";
   if (state === "interrupted") return "The room waits until every condition holds again.";
   if (state === "standby" && !["loaded", "running"].includes(treatment?.status)) return "Choose a plan to begin.";
   if (state === "fault") return "Causes have to go; then acknowledge the fault.";

@@ -115,7 +115,7 @@ function makeCard() {
     const treatment = good ? view.treatment : null;
     put(patient, treatment ? `${person(treatment.patient_name)}, ${treatment.plan_label}, fraction ${treatment.fraction}` : good ? "no plan loaded" : "");
     const current = currentBeam(treatment);
-    put(beam, current ? `beam ${current.number} at ${figure(current.gantry_angle_deg, 0)}°, ${percent(current.meterset_delivered, current.meterset_planned)}` : "");
+    put(beam, current ? `beam ${current.number} at ${figure(current.gantry_angle_deg, 0)}°, ${percent(current.meterset_delivered, current.meterset_planned, current.status === "complete")}` : "");
     show(meter, Boolean(current));
     if (current) fill.style.transform = `scaleX(${current.meterset_planned > 0 ? Math.min(1, current.meterset_delivered / current.meterset_planned).toFixed(4) : 0})`;
     const alarms = good ? view.alarms.filter((alarm) => !alarm.acknowledged_by && !alarm.shelved_s).length : 0;

@@ -8,7 +8,7 @@ import { interlockPanel } from "./interlocks.js";
 import { h, keyed, mark, panel, put, show, sign } from "./dom.js";
 import { jogHandle } from "./jog.js";
 import { spotMap } from "./spots.js";
-import { LAPSES, clock, figure, percent, person, stateOf, statusOf } from "./words.js";
+import { LAPSES, clock, figure, percent, person, sentence, stateOf, statusOf } from "./words.js";
 
 export function roomPage(desk) {
   const jog = (what) => jogHandle(desk, what);
@@ -52,12 +52,13 @@ function statePanel() {
       mark(element, "data-tone", good ? state.tone : "unknown");
       picture.as(good ? state.shape : "unknown");
       put(word, good ? state.word : "Not known");
-      put(meaning, good ? view.why || state.meaning : `last seen: ${state.word}`);
+      put(meaning, good ? sentence(view.why || state.meaning) : `last seen: ${state.word}`);
       show(lapse, good && view.deadline_s !== null);
       if (view.deadline_s !== null) {
         put(what, LAPSES[view.state] ?? "ends in");
-        put(left, clock(view.deadline_s));
-        mark(lapse, "data-tone", view.deadline_s < 15 ? "warn" : null);
+        const seconds = view.deadline_s / view.speed; // by the clock of the person who waits
+        put(left, clock(seconds));
+        mark(lapse, "data-tone", seconds < 15 ? "warn" : null);
       }
     },
   };
@@ -83,7 +84,7 @@ function treatmentPanel(desk) {
       put(name, person(treatment.patient_name));
       put(id, treatment.patient_id);
       put(plan, `${treatment.plan_label}, fraction ${treatment.fraction}${treatment.remainder ? ", what is left of it" : ""}`);
-      put(status, good ? `${statusOf(treatment.status)}${treatment.reason ? `: ${treatment.reason}` : ""}` : "–");
+      put(status, good ? `${statusOf(treatment.status)}${treatment.reason ? `: ${sentence(treatment.reason)}` : ""}` : "–");
       show(status, !good || !["loaded", "running"].includes(treatment.status));
       mark(status, "data-tone", { complete: "ready", partial: "warn", refused: "bad", fault: "bad" }[treatment.status] ?? null);
       keyed(beams, treatment.beams, (beam) => beam.number, makeBeam, (row, beam) => row.update(beam, good, treatment.current === beam.number));
@@ -101,7 +102,7 @@ function makeBeam() {
   row.update = (beam, good, current) => {
     put(name, `${beam.number}  ${beam.name}`);
     put(angle, `${figure(beam.gantry_angle_deg, 0)}°`);
-    put(part, good ? percent(beam.meterset_delivered, beam.meterset_planned) : "–");
+    put(part, good ? percent(beam.meterset_delivered, beam.meterset_planned, beam.status === "complete") : "–");
     put(status, statusOf(beam.status));
     mark(row, "aria-current", current ? "true" : null);
     fill.style.transform = `scaleX(${beam.meterset_planned > 0 && good ? Math.min(1, beam.meterset_delivered / beam.meterset_planned).toFixed(4) : 0})`;
@@ -119,7 +120,8 @@ function checklistPanel() {
     update(view, good) {
       const done = view.checklist.filter((item) => item.done).length;
       put(tally, good ? `${done} of ${view.checklist.length}` : "–");
-      keyed(list, view.checklist, (item) => item.name, makeCheck, (row, item) => row.update(item, good));
+      const next = good && view.state !== "standby" ? view.checklist.find((item) => !item.done) : null; // the others follow from it
+      keyed(list, view.checklist, (item) => item.name, makeCheck, (row, item) => row.update(item, good, item === next));
     },
   };
 }
@@ -130,12 +132,13 @@ function makeCheck() {
   const detail = h("span", { class: "check-detail" });
   const word = h("span", { class: "unseen" });
   const row = h("li", {}, picture, label, word, detail);
-  row.update = (item, good) => {
+  row.update = (item, good, next) => {
     picture.as(!good ? "unknown" : item.done ? "ticked" : "box");
     mark(row, "data-done", good && item.done);
-    put(label, item.label);
+    put(label, sentence(item.label));
     put(word, !good ? ", not known" : item.done ? ", done" : ", open");
-    put(detail, !item.done && item.detail !== item.label ? item.detail : "");
+    put(detail, next ? sentence(item.detail) : "");
+    mark(row, "data-next", next);
     mark(row, "title", item.detail || null);
   };
   return row;

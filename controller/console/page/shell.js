@@ -1,7 +1,7 @@
 /** What frames every page: the name of the place, the way from page to page, banners, who commands, who is signed in, messages. */
 
 import { enable, h, keyed, mark, put, s, show, sign } from "./dom.js";
-import { BANNERS, roleOf, stateOf } from "./words.js";
+import { BANNERS, roleOf, sentence, stateOf } from "./words.js";
 
 export const PAGES = [
   ["facility", "Facility"],
@@ -113,7 +113,7 @@ function firstOutStrip(desk) {
     if (cause === null) return;
     mark(element, "href", `#/interlocks/${desk.room()}`);
     mark(element, "data-stale", store.stale);
-    put(words, `${store.stale ? "last seen: " : ""}${cause.cause}${cause.advice ? ` ${cause.advice}` : ""}`);
+    put(words, `${store.stale ? "last seen: " : ""}${[cause.cause, cause.advice].filter(Boolean).map((said) => sentence(said).replace(/\.$/, "")).join(". ")}`);
   };
   return element;
 }

@@ -77,7 +77,7 @@ function makeTreatment(choose) {
   row.update = (one, chosen) => {
     picture.as({ complete: "tick", partial: "part" }[one.status] ?? "cross");
     put(name, `${one.plan_label}, fraction ${one.fraction}`);
-    put(part, percent(one.meterset_delivered, one.meterset_planned));
+    put(part, percent(one.meterset_delivered, one.meterset_planned, one.status === "complete"));
     const words = [one.room, one.patient_id, moment(one.started_utc), statusOf(one.status), one.termination && one.termination !== "normal" ? one.termination.replaceAll("_", " ").toLowerCase() : "",
       `${figure(one.meterset_delivered, 2)} of ${figure(one.meterset_planned, 2)} ${one.unit}`, one.simulated ? "SIMULATED" : ""];
     put(about, words.filter(Boolean).join(", "));

@@ -37,17 +37,21 @@ export const LAPSES = {
   interrupted: "field ends in",
 };
 
-/** Commands with a button that is not a place of its own. `ask`: what is asked before it is sent. */
-export const ACTS = {
-  cancel: { label: "Cancel preparation", ask: "Give this preparation up?", tone: "plain" },
-  unload_plan: { label: "Unload plan", ask: "Take the plan off this room?", tone: "plain" },
-  acknowledge: { label: "Acknowledge fault", ask: "Every cause is gone and understood?", tone: "plain" },
-  reconcile: { label: "Reconcile dose", ask: "Sign what the open grant delivered?", tone: "plain" },
-  reset_dose_trip: { label: "Reset dose trip", ask: "Reset the dose unit that tripped?", tone: "plain" },
-  self_test: { label: "Dose self-test", tone: "plain" },
-  enter_service: { label: "Enter service", ask: "Leave treatment and enter service?", tone: "plain" },
-  leave_service: { label: "Leave service", tone: "plain" },
-};
+/**
+ * Commands with a button that is not a place of its own. `ask`: what is asked before it is sent; `only`: for one role; `when`: what
+ * has to stand for it to make sense, where the room's list of commands goes by its state alone.
+ */
+export const ACTS = [
+  { name: "cancel", label: "Cancel preparation", ask: "Give this preparation up?" },
+  { name: "unload_plan", label: "Unload plan", ask: "Take the plan off this room?", when: (view) => view.treatment?.status === "loaded" },
+  { name: "acknowledge", label: "Acknowledge fault", ask: "Every cause is gone and understood?" },
+  { name: "reconcile", label: "Reconcile dose", ask: "Sign what the open grant delivered?" },
+  { name: "reset_dose_trip", label: "Reset dose trip", ask: "Reset the dose unit that tripped?" },
+  { name: "self_test", label: "Dose self-test" },
+  { name: "enter_service", label: "Service: QA", args: { mode: "qa" }, ask: "Leave treatment for quality assurance?", only: "physicist" },
+  { name: "enter_service", label: "Service: beam tuning", args: { mode: "beam_tuning" }, ask: "Leave treatment for beam tuning?", only: "service" },
+  { name: "leave_service", label: "Leave service" },
+];
 
 export const BANNERS = {
   SIMULATED: ["screen", "no beam, no patient"],
@@ -67,9 +71,18 @@ const STATUS = { waiting: "to come", current: "now", complete: "complete", parti
 export const statusOf = (status) => STATUS[status] ?? status ?? "";
 
 const FACTS = {
-  plan_uid: null, version: null, room: "Room", plan_label: "Plan", patient_id: "Patient ID", patient_name: "Patient", fraction: "Fraction", beam_number: "Beam", beam_name: "Name",
-  meterset: "Meterset", meterset_unit: null, gantry_deg: "Gantry", correction: "Correction", residual: "Residual", images: "Images", dose_gy: "Dose",
+  plan_uid: null, version: null, room: "Room", plan_label: "Plan", patient_id: "Patient ID", patient_name: "Patient", fraction: "Fraction", beam_number: null, beam_name: "Beam",
+  meterset: "Meterset", meterset_unit: null, gantry_deg: "Gantry", correction: "Correction up to", residual: "Left up to", images: "Images", dose_gy: "Dose",
 };
+
+/** What is asked, in the console's own words; the numbers stand beside it. */
+const QUESTIONS = {
+  identify: "Right patient, plan, fraction and room?",
+  positioned: "Is the position accepted?",
+  beam_on: "Beam on?",
+  resume: "Beam on again?",
+};
+export const questionOf = ({ kind, text }) => QUESTIONS[kind] ?? text;
 
 /** The facts of a question as [name, value] pairs in words; nested values are spread, identifiers of the program are left out. */
 export function factsOf(facts) {
@@ -78,13 +91,19 @@ export function factsOf(facts) {
     if (FACTS[name] === null || value === "" || value === null || value === undefined) continue;
     const label = FACTS[name] ?? spaced(name);
     if (typeof value === "object" && !Array.isArray(value)) {
-      const parts = Object.entries(value).map(([axis, amount]) => `${axisOf(axis)} ${amount_(axis, amount)}`);
-      pairs.push([label, parts.join("  ") || "none"]);
+      pairs.push([label, largest(value)]);
     } else if (name === "patient_name") pairs.push([label, person(value)]);
     else if (name === "meterset") pairs.push([label, `${figure(value, 2)} ${facts.meterset_unit ?? ""}`.trim()]);
     else pairs.push([label, typeof value === "number" && !Number.isInteger(value) ? amount_(name, value) : `${value}${name.endsWith("_deg") ? "°" : ""}`]);
   }
   return pairs;
+}
+
+/** Of several axes the largest length and the largest angle; each of them is in the log. */
+function largest(axes) {
+  const of = (ending) => Object.entries(axes).filter(([name]) => name.endsWith(ending)).reduce((most, [, value]) => Math.max(most, Math.abs(value)), -1);
+  const [mm, deg] = [of("_mm"), of("_deg")];
+  return [mm >= 0 && `${figure(mm, 2)} mm`, deg >= 0 && `${figure(deg, 2)}°`].filter(Boolean).join(", ") || "none";
 }
 
 function amount_(name, value) {
@@ -98,6 +117,15 @@ export const spaced = (name) => {
   return words.charAt(0).toUpperCase() + words.slice(1);
 };
 
+/** With a capital letter, and without numbers of the program in front. */
+export function sentence(words) {
+  const plain = String(words ?? "").replace(/^(error\.\d+|\[\d+\]):?\s*/, "");
+  return plain.charAt(0).toUpperCase() + plain.slice(1);
+}
+
+const SETTINGS = { snout: (value) => `${figure(Number(value), 0)} mm`, range_shifters: (value) => value || "none", ripple_filter: (value) => (value === "0" || value === "" ? "none" : value) };
+export const settingOf = (name, value) => SETTINGS[name]?.(value) ?? (value === "" ? "–" : value);
+
 /** A number as it is shown; a dash where nothing sound is known. */
 export function figure(value, digits = 1) {
   if (value === null || value === undefined || typeof value !== "number" || !Number.isFinite(value)) return "–";
@@ -108,7 +136,8 @@ export function figure(value, digits = 1) {
 /** A count with thin spaces between thousands. */
 export const count = (value) => (Number.isFinite(value) ? String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u202f") : "–");
 
-export const percent = (part, whole) => (whole > 0 ? `${Math.min(100, Math.floor((100 * part) / whole + 1e-9))} %` : "–");
+/** What is not complete is never called 100 %. */
+export const percent = (part, whole, complete = false) => (whole > 0 ? `${Math.min(complete ? 100 : 99, Math.round((100 * part) / whole))} %` : "–");
 
 /** Seconds as a clock: 0:42, 12:05. */
 export function clock(seconds) {
