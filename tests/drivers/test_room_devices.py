@@ -550,3 +550,19 @@ def test_a_dead_interlock_daemon_is_never_shown_as_fresh() -> None:
         assert room.interlock.readings()[0].quality is Quality.GOOD  # an open relay is the truth, whoever opened it
 
     in_a_room(body)
+
+
+def test_the_motion_relay_and_the_row_that_opens_it_are_shown() -> None:
+    async def body(room: Room) -> None:
+        room.relay.registers[26], room.relay.registers[33] = 20, 0
+        status = await room.interlock.refresh()
+        assert (status.motion_permitted, status.motion_code, status.motion_row) == (False, 20, "")
+        room.relay.registers[26], room.relay.registers[33] = 0, 1
+        status = await room.interlock.refresh()
+        assert (status.motion_permitted, status.motion_code) == (True, 0)
+        told = [event.data for event in room.events if event.kind == "interlock.status"]
+        assert told[-1]["motion_permitted"] is True
+        assert told[-2]["motion_code"] == 20
+        assert any(reading.name == "G1-interlock.motion_permitted" for reading in room.interlock.readings())
+
+    in_a_room(body)
