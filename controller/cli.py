@@ -30,6 +30,7 @@ from controller.cli_common import (
     refuse,
     say,
 )
+from controller.cli_console import register as register_console
 from controller.cli_explain import register as register_explain
 from controller.cli_hil import register as register_hil
 from controller.cli_limits import register as register_limits
@@ -466,6 +467,7 @@ register_explain(app)
 register_hil(app)
 register_simulate(app)
 register_tap(app)
+register_console(app)
 
 
 def main() -> None:
