@@ -19,7 +19,7 @@ from typing import Any
 from controller.roles import RULES, Mode, Role, judge
 from controller.room.states import State
 from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
-from drivers.hal.errors import BeamlineError, CommandRejected
+from drivers.hal.errors import BeamlineError, CommandRejected, DataError
 
 AGE_MAX_NS = 200 * NS_PER_MS  # hazard C3: an old command is dropped, whatever held it up
 CONSOLE_LOST_NS = NS_PER_S  # design: no commanding console for 1 s means pause
@@ -260,9 +260,12 @@ class CommandDesk:
                 self._note("command", command)  # afterwards: nothing, not even a full disk, comes before a stop
             value = await result if isawaitable(result) else result
         except StorageFailed as error:
-            return Answer(
-                stop, rejection=self._no(4415, f"the command could not be journalled: {error.cause}", "free the disk")
-            )
+            if isinstance(error.cause, DataError):
+                return Answer(
+                    stop, rejection=self._no(4419, f"its arguments cannot be recorded: {error.cause}", "no such numbers")
+                )
+            rejection = self._no(4415, f"the command could not be journalled: {error.cause}", "free the disk")
+            return Answer(stop, rejection=rejection)
         except BeamlineError as error:
             self._tell(command, str(error))
             return Answer(False, rejection=error)

@@ -59,6 +59,8 @@ class Audit:
         if not self._kept:
             for record in self._journal.history:
                 self._kept.extend(_entries(record))
+        head = self._journal.head
+        self._kept.append({"seq": head.seq, "kind": "opened", "t_ns": now_ns(), "boot_id": self._boot_id})
 
     def close(self) -> None:
         """Write what waits, and close."""

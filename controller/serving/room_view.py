@@ -142,7 +142,7 @@ class RoomViewer:
             banners=self._banners(state),
             mode=mode.value,
             state=state.value,
-            why=self._questions.doing or self._why,
+            why=self._questions.doing or self._waiting(state) or self._why,
             deadline_s=self._deadline_s(state, at_ns),
             control=ControlView(
                 console=control.console,
@@ -174,6 +174,16 @@ class RoomViewer:
         if self._ground.facility.purpose == "research":
             found.append("RESEARCH")
         return found
+
+    def _waiting(self, state: State) -> str:
+        """What a room that would arm waits for, where somebody has to do something about it."""
+        access = self._ground.devices.access.status
+        if state not in (State.TUNING, State.INTERRUPTED) or access.permit_b:
+            return ""
+        stands = [
+            f"{trip.id} (reset by: {trip.reset_role or 'nobody, it goes by itself'})" for trip in self._interlocks.standing()
+        ]
+        return f"waits for the interlock system: {', '.join(stands)}" if stands else ""
 
     def _deadline_s(self, state: State, at_ns: int) -> float | None:
         after_ns = STATE_DEADLINE_NS.get(state)

@@ -12,6 +12,7 @@ from typing import Any
 from controller.commands import Actor, Command, CommandDesk
 from controller.console.alarms import AlarmList
 from controller.roles import Role
+from controller.room.motion_permit import require_motion_permit
 from controller.room.states import SERVICE, State, Trigger
 from controller.serving.ground import Ground
 from controller.serving.interlock_book import KEY, Bypassed, InterlockBook
@@ -121,9 +122,11 @@ class Servicing:
                 if belief.gantry is None:
                     raise self._no(BAD_ARGUMENT, "this room has a fixed port", "choose a couch axis")
                 reach = belief.gantry.angle_deg
+                await require_motion_permit(devices.interlock, self._ground.room)
                 await devices.gantry.move_to(reach.maximum if direction > 0 else reach.minimum)
             else:
                 limits = getattr(belief.couch, axis)
+                await require_motion_permit(devices.interlock, self._ground.room)
                 await devices.couch.move_to({axis: limits.maximum if direction > 0 else limits.minimum})
         except BeamlineError as error:
             self._ground.bus.emit(f"room.{self._ground.room}", "jog.ended", axis=axis, reason=str(error))

@@ -50,6 +50,7 @@ PERMITS_S = 300.0  # for somebody at a console to reset what stands before the r
 LOADED, RUNNING, WRITING = "loaded", "running", "writing"
 QA_INTENTS = ("VERIFICATION", "MACHINE_QA")  # DICOM PlanIntent
 SLUG_MAX = 32
+DISARMED_S = 0.5  # for the interlock system to see that nothing is armed any more: it keeps its plan until then
 DOSE_TRIPPED = 2  # `DoseMonitorStatus.state`
 
 
@@ -399,6 +400,7 @@ class Treating:
             self._tell_failure(ran, error)
         finally:
             history.close()
+            await asyncio.sleep(DISARMED_S)
             await self._ground.world.take_plan_back()
         loaded.picture.settle()
         loaded.status, ran.stopped = WRITING, self._why_stopped

@@ -17,6 +17,7 @@ from controller.surroundings import served_surroundings
 from drivers.hal.events import EventBus
 from drivers.hal.facility import load_facility
 
+
 async def inspected(path, facility, library=None, keys=None):
     """In this process: virtual time waits for no other."""
     return inspect(path, facility, library, keys)
@@ -140,7 +141,9 @@ class Served:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while not true():
-            assert loop.time() < deadline, f"{what} did not come within {seconds} s; state {self.room and self.state}: {self.last()}"
+            assert loop.time() < deadline, (
+                f"{what} did not come within {seconds} s; state {self.room and self.state}: {self.last()}"
+            )
             await asyncio.sleep(0.05)
 
     async def asked(self, kind, seconds=900.0):
@@ -190,9 +193,9 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(state: Path, **more: Any):
+async def serving(state: Path, store=None, **more: Any):
     served = Served(state, **more)
-    await served.start()
+    await served.start(store)
     try:
         yield served
     finally:

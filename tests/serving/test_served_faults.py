@@ -1,0 +1,71 @@
+"""What goes wrong in a served room: an emergency stop, a dose unit that latched."""
+
+import asyncio
+
+from served import serving
+
+from controller.room.states import State
+from simulators.faults import parse_fault
+
+
+async def begun(room, plan_bytes):
+    operator = room.console()
+    await operator.control()
+    plan = await room.file(plan_bytes)
+    name = await room.to_armed(operator, plan)
+    await operator.answer()
+    await room.until(lambda: len(room.said_of("pass.ended")) >= 2, 60, "two layers")
+    return operator, plan, name
+
+
+def test_a_room_leaves_fault_when_every_cause_is_gone_and_the_rest_is_treated(made, state, virtually):
+    async def main():
+        async with serving(state) as room:
+            operator, plan, name = await begun(room, made(diameter_mm=24.0))
+            script = room.world.simulated.operator.script
+            await script.press_estop()
+            assert (await room.ended()).status == "partial"
+            assert room.state is State.FAULT
+            assert "a cause is still present" in await operator.refused("acknowledge")
+            assert "not possible in fault" in await operator.refused("load_plan", plan_id=plan, fraction=1)
+            await script.reset_estop()
+            await asyncio.sleep(2.0)
+            assert "ESTOP" in [trip.id for trip in room.room.view().interlocks.trips]
+            await operator.do("reset_interlock")
+            await operator.do("acknowledge")
+            assert room.state is State.STANDBY
+            assert await room.treat(operator, plan, remainder=True) == name
+            assert room.room.treating.loaded.status == "complete", room.room.treating.loaded.reason
+
+    virtually(main())
+
+
+def test_a_latched_dose_unit_waits_for_a_physicist_who_reconciles_first(made, state, virtually):
+    async def main():
+        async with serving(state) as room:
+            operator, _, name = await begun(room, made(diameter_mm=24.0))
+            physicist = room.physicist()
+            await room.world.inject([parse_fault("mu2-gain:0.5@start")])
+            loaded = await room.ended()
+            assert loaded.status in ("partial", "fault")
+            unit = room.room.ground.devices.unit
+            assert unit.status.latched
+            standing = (await room.room.ask("treatment", {"id": name}))["status"]
+            assert standing in ("partial", "fault")
+            assert "not for the role operator" in await operator.refused("reconcile", reason="mine")
+            await operator.do("give_control")
+            await physicist.control()
+            assert "reconcile the treatment first" in await physicist.refused("reset_dose_trip")
+            first = await physicist.do("reconcile")
+            assert first["status"] == "locked" and first["lines"]
+            signed = await physicist.do("reconcile", reason="phantom; both monitors compared by hand")
+            assert signed["status"] == "recovered"
+            said = await physicist.do("reset_dose_trip")
+            assert any("latch cleared" in line for line in said)
+            if room.state is State.FAULT:
+                await physicist.do("reset_interlock")
+                await physicist.do("acknowledge")
+            assert room.state is State.STANDBY
+            assert not unit.status.latched
+
+    virtually(main())

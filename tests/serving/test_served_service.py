@@ -1,0 +1,178 @@
+"""Service mode, jogging while a button is held, bypasses by two persons, plans that are received."""
+
+import asyncio
+
+from served import serving
+
+from controller.roles import Role
+from controller.room.states import State
+
+
+async def in_service(room, mode="physics"):
+    service = room.service()
+    value = await service.do("enter_service", mode=mode)
+    service.token = value["token"]
+    service.beat()
+    return service
+
+
+def test_service_is_entered_and_left_with_the_key_and_nothing_is_treated_meanwhile(made, state, virtually):
+    async def main():
+        async with serving(state) as room:
+            operator, service = room.console(), room.service()
+            await operator.control()
+            plan = await room.file(made())
+            assert "commands this room" in await service.refused("enter_service", mode="physics")
+            await operator.do("give_control")
+            assert "QA is a physicist's" in await service.refused("enter_service", mode="qa")
+            service = await in_service(room)
+            assert room.state is State.PHYSICS and room.world.plant.rooms["G1"].access.service_key
+            view = room.room.view()
+            assert view.mode == "service" and "SERVICE" in view.banners and view.control.actor == "Sven"
+            assert "not for the role operator" in await operator.refused("load_plan", plan_id=plan, fraction=1)
+            await service.do("leave_service")
+            await service.do("give_control")
+            assert room.state is State.STANDBY and not room.world.plant.rooms["G1"].access.service_key
+            await operator.control()
+            room.world.plant.rooms["G1"].access.turn_key(service=True)
+            await asyncio.sleep(1.0)
+            assert "mode key" in await operator.refused("load_plan", plan_id=plan, fraction=1)
+            room.world.plant.rooms["G1"].access.turn_key(service=False)
+            await asyncio.sleep(1.0)
+            assert (await operator.do("load_plan", plan_id=plan, fraction=1))["treatment"]
+
+    virtually(main())
+
+
+def test_a_key_that_is_turned_back_by_hand_ends_service(state, virtually):
+    async def main():
+        async with serving(state) as room:
+            await in_service(room, "beam_tuning")
+            room.world.plant.rooms["G1"].access.turn_key(service=False)
+            await room.in_state(State.STANDBY, 5.0)
+
+    virtually(main())
+
+
+def test_an_axis_is_jogged_while_the_button_is_held_and_stops_when_it_is_not(state, virtually):
+    async def main():
+        async with serving(state) as room:
+            service = await in_service(room)
+            gantry, loop = room.room.ground.devices.gantry, asyncio.get_running_loop()
+
+            async def hold(seconds, **what):
+                until = loop.time() + seconds
+                while loop.time() < until:
+                    await service.do("jog", **what)
+                    await asyncio.sleep(0.1)
+
+            begin = room.room.view().gantry.angle_deg
+            await hold(4.0, axis="gantry", direction=1)
+            assert room.room.servicing.jogging == "gantry"
+            moving = room.room.view().gantry
+            assert moving.moving and moving.angle_deg > begin
+            released = loop.time()
+            await room.until(lambda: room.said_of("motion.stop"), 5.0, "the stop")
+            assert loop.time() - released < 0.35, "200 ms without a fresh enable, and a look"
+            await room.until(lambda: not room.room.servicing.jogging, 10.0)
+            ring = await gantry.read_state()
+            assert ring.standstill and ring.brake_applied and not ring.enabled
+            assert "being jogged" not in await service.refused("jog", axis="gantry", direction=2)
+            await service.do("jog", axis="gantry", direction=1)
+            await asyncio.sleep(0.05)
+            assert "let it stop first" in await service.refused("jog", axis="gantry", direction=-1)
+            await room.until(lambda: not room.room.servicing.jogging, 10.0)
+            before = room.room.view().couch[2].value
+            await hold(1.0, axis="vertical_mm", direction=-1)
+            await room.console("wall", "Otto", Role.OBSERVER).do("stop")
+            await room.until(lambda: not room.room.servicing.jogging, 10.0)
+            await asyncio.sleep(1.0)
+            after = room.room.view().couch[2].value
+            assert after < before
+            said = [e for e in room.room.audit.query(limit=1000, name="jog") if e["kind"] == "command"]
+            assert len(said) > 30, "every repetition is told"
+            return after
+
+    virtually(main())
+
+
+def test_a_bypass_takes_two_persons_service_mode_and_runs_out(made, state, virtually):
+    async def main():
+        async with serving(state) as room:
+            operator, physicist = room.console(), room.physicist()
+            await operator.control()
+            assert "not for the role service" in await room.service().refused(
+                "request_bypass", interlock="VACUUM", reason="pump", duration_s=600
+            )
+            await operator.do("give_control")
+            service = await in_service(room)
+            ask = {"interlock": "VACUUM", "reason": "the pump is exchanged", "duration_s": 600}
+            assert "never bypassed" in await service.refused("request_bypass", **{**ask, "interlock": "DOOR"})
+            assert "no interlock" in await service.refused("request_bypass", **{**ask, "interlock": "NOTHING"})
+            assert "reason" in await service.refused("request_bypass", **{**ask, "reason": " "})
+            for wrong in (0, -1, 1e9, True, "600", None):
+                assert "duration_s" in await service.refused("request_bypass", **{**ask, "duration_s": wrong})
+            assert "cannot be recorded" in await service.refused("request_bypass", **{**ask, "duration_s": float("nan")})
+            await asyncio.sleep(0.2)  # the interlock system has seen the key
+            await service.do("request_bypass", **ask)
+            node = room.world.simulated.interlock
+            assert not node.engine.bypasses, "asked for is not given"
+            assert "not for the role service" in await service.refused("approve_bypass", interlock="VACUUM")
+            same = room.console("console-4", "sven ", Role.PHYSICIST)
+            assert "cannot approve" in await same.refused("approve_bypass", interlock="VACUUM")
+            await physicist.do("approve_bypass", interlock="VACUUM")
+            assert set(node.engine.bypasses) == {"VACUUM"}
+            view = room.room.view()
+            assert "BYPASS" in view.banners
+            assert view.interlocks.bypasses[0].remaining_s > 590 and view.interlocks.bypasses[0].approver == "Petra"
+            assert "end the bypasses first" in await service.refused("leave_service")
+            await asyncio.sleep(601.0)
+            assert not node.engine.bypasses and "BYPASS" not in room.room.view().banners
+            await service.do("request_bypass", **ask)
+            await physicist.do("approve_bypass", interlock="VACUUM")
+            room.world.plant.rooms["G1"].access.turn_key(service=False)
+            await room.in_state(State.STANDBY, 5.0)
+            await asyncio.sleep(1.0)
+            assert not room.room.ground.devices.interlock.status.relay_closed, "a bypass outside service withholds"
+            await service.fall_silent()
+            await asyncio.sleep(1.1)
+            await operator.control()
+            plan = await room.file(made())
+            assert "bypassed: VACUUM" in await operator.refused("load_plan", plan_id=plan, fraction=1)
+            await physicist.do("end_bypass", interlock="VACUUM")
+            assert not node.engine.bypasses
+            await operator.do("load_plan", plan_id=plan, fraction=1)
+
+    virtually(main())
+
+
+def test_what_is_received_is_filed_whole_or_refused_with_every_reason(made, state, virtually):
+    async def main():
+        async with serving(state) as room:
+            operator, incoming = room.console(), room.room.plans.incoming
+            outside = state / "outside.dcm"
+            outside.write_bytes(made())
+            (incoming / "link").symlink_to(outside)
+            (incoming / "junk").write_bytes(b"\x00" * 5000)
+            for name in ("../outside.dcm", "/etc/passwd", "link", "", None, 7, "missing", ".hidden", "a/b"):
+                assert await operator.refused("import_plan", file=name, name="plan.dcm")
+            assert "not" in await operator.refused("import_plan", file="junk", name="plan.dcm")
+            assert not (incoming / "junk").exists(), "what was refused is gone"
+            (incoming / "good").write_bytes(made())
+            view = await operator.do("import_plan", file="good", name="../../x y.dcm")
+            assert view["file"] == "x-y.dcm" and view["approved_by"] == "" and view["sha256"].startswith(view["id"])
+            assert view["objections"]["G1"] == []
+            assert all(view["objections"][other] for other in view["objections"] if other != "G1"), "its machine is G1"
+            (incoming / "again").write_bytes(made())
+            assert (await operator.do("import_plan", file="again", name="other.dcm"))["id"] == view["id"]
+            assert sorted(p.name for p in (state / "plans").iterdir()) == [".incoming", view["id"]]
+            assert [p["id"] for p in await room.room.ask("plans", {})] == [view["id"]]
+            return view["id"]
+
+    plan = virtually(main())
+
+    async def again():
+        async with serving(state) as room:
+            return [p["id"] for p in await room.room.ask("plans", {})]
+
+    assert virtually(again()) == [plan], "the store outlives the process"
