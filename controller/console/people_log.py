@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.record.journal import OPENED, Journal
-from controller.record.store import DiskStore
+from controller.record.store import DiskStore, ensure_directory
 
 ENTRY = 1
 KEPT = 5_000  # in memory, for questions
@@ -33,7 +33,9 @@ class PeopleLog:
 
     def open(self) -> None:
         """Verify the chain, and go on with it. Raises Busy, DataError, StorageError."""
-        self._journal = Journal.open(DiskStore(), self._path, boot_id=os.getpid(), clock=time.monotonic_ns)
+        store = DiskStore()
+        ensure_directory(store, self._path.parent)
+        self._journal = Journal.open(store, self._path, boot_id=os.getpid(), clock=time.monotonic_ns)
         for record in self._journal.history[-KEPT:]:
             if record.kind != OPENED:
                 self._recent.append({"seq": record.seq, **record.data})

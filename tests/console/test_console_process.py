@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from console_site import until, until_answer
+from console_site import CHEAP, until, until_answer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from standin_room import StandinRoom, served
 
 from controller.console.process import Options, check_exposure, listen, run
+from controller.console.users import Users
 from controller.record.store import Busy
 from drivers.hal.errors import ConfigError
 
@@ -48,6 +49,7 @@ def certificate(directory: Path, days: int = 1, name: str = "cert") -> tuple[Pat
 
 @contextlib.asynccontextmanager
 async def console(state, *more):
+    Users(state, CHEAP).open()  # their passwords cost a second otherwise
     command = [
         sys.executable,
         "-P",

@@ -158,7 +158,7 @@ async def test_a_room_that_is_lost_is_said_to_be_and_comes_back(tmp_path):
 
 async def test_a_client_that_never_reads_is_closed_and_delays_nobody(site, port, monkeypatch):
     monkeypatch.setattr(stream_module, "STUCK_S", 0.6)
-    site.room.channels = 800  # 100 kB a view: the system's buffers are full soon
+    site.room.channels = 600  # 75 kB a view: the system's buffers are full soon
     ann, bob = await site.sign_in("observer", "desk-1"), await site.sign_in("observer", "desk-2")
     deaf = socket.create_connection(("127.0.0.1", port))
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
