@@ -17,6 +17,7 @@ from rich.table import Table
 from bench import (
     campaign_field,
     cli_start,
+    console_stream,
     false_trips,
     interlock_matrix,
     interlock_reaction,
@@ -44,6 +45,7 @@ MEASURES: dict[str, Callable[[Bench], list[Figure]]] = {
     "message-round-trip": message_round_trip.measure,
     "real-wires": real_wires.measure,
     "record-cost": record_cost.measure,
+    "console-stream": console_stream.measure,
     "interlock-reaction": interlock_reaction.measure,
     "interlock-matrix": interlock_matrix.measure,
     "false-trips": false_trips.measure,

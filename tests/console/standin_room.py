@@ -12,7 +12,9 @@ import asyncio
 import contextlib
 import math
 import os
+import random
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -456,18 +458,26 @@ async def served(desk: StandinRoom, state: Path):
         await desk.end()
 
 
+async def _mark(desk: StandinRoom) -> None:
+    """Change one signal at times that have nothing to do with the views; its value is when, by the computer's clock, s."""
+    chance = random.Random(1)
+    while True:
+        await asyncio.sleep(chance.uniform(0.15, 0.35))
+        desk.marks["0.0"] = time.monotonic()
+
+
 async def _main(given: argparse.Namespace) -> None:
     rooms = given.rooms.split(",")
     given.state.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
-        for room in rooms:
-            await stack.enter_async_context(
-                served(StandinRoom(room, boot_id=os.getpid(), channels=given.channels), given.state)
-            )
+        desks = [StandinRoom(room, boot_id=os.getpid(), channels=given.channels) for room in rooms]
+        for desk in desks:
+            await stack.enter_async_context(served(desk, given.state))
+        marking = [asyncio.create_task(_mark(desk)) for desk in desks if given.marks]
         command = [sys.executable, "-P", "-m", "controller.console.process", "--state", str(given.state), "--facility", "asan"]
         command += ["--rooms", given.rooms, "--port", str(given.port)]
         if given.room_only:
-            await asyncio.Event().wait()
+            await asyncio.gather(asyncio.Event().wait(), *marking)
         console = await asyncio.create_subprocess_exec(*command)
         try:
             await console.wait()
@@ -483,6 +493,7 @@ if __name__ == "__main__":
     parser.add_argument("--rooms", default="G1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--channels", type=int, default=40)
+    parser.add_argument("--marks", action="store_true", help="one signal tells when it changed")
     parser.add_argument("--room-only", action="store_true", help="no console process")
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_main(parser.parse_args()))
