@@ -116,8 +116,8 @@ class InterlockNode:
             self._pulses_known = False
             beam = self._beam.next(decision.permit and not self._proof.withholds)
             motion = self._motion.next(decision.motion_code == 0 and not self._proof.withholds)
-            told = (code, len(decision.tripped), *evidence, index, motion.value, decision.motion_code)
-            self._write_permit(beam.value, beam.boot_id, *told)
+            told = code, len(decision.tripped), *evidence, index
+            self._write_permit(beam.value, beam.boot_id, *told, motion.value, decision.motion_code)
             self._pulses_known = True
         except OSError:
             self.link_faults += 1  # the relays fall by themselves
@@ -199,8 +199,9 @@ def latched_before(journal: Path, limits: Limits) -> tuple[str, ...]:
 def obey(node: InterlockNode, message: bytes, now_ns: int) -> bytes:
     """What came over the socket: `press ROLE`, `release ROLE`, `plan PATH SHA256`, `proof begin NAME`, `proof end`.
 
-    `plan back` takes the plan away: its rows sleep then, where no plan is required. Returns what is answered to whoever has an
-    address: what became of a plan.
+    `plan back` takes the plan away: its rows sleep then, where no plan is required. Two persons' bypass is `bypass ID OWNER
+    APPROVER DURATION_MS REASON`, names without spaces; `end-bypass ID` ends it. Returns what is answered to whoever has an
+    address: what became of a plan or a bypass.
     """
     verb, _, rest = message.decode("utf-8", "replace").strip().partition(" ")
     if verb in ("press", "release") and rest in ROLES:
@@ -215,23 +216,20 @@ def obey(node: InterlockNode, message: bytes, now_ns: int) -> bytes:
             data = b""
         taken = node.give_plan(now_ns, data, sha256 or "none told")
         return f"plan {'taken' if taken else 'refused'} {sha256} {'; '.join(node.plan_refused)}".encode()
-    return b""
+    elif verb == "bypass":
+        try:
+            interlock, owner, approver, duration_ms, reason = rest.split(" ", 4)
+            node.bypass(now_ns, interlock, owner, approver, reason, float(duration_ms))
+        except (ValueError, KeyError) as refused:
+            return f"bypass refused: {refused}".encode()
+    elif verb == "end-bypass":
+        node.engine.end_bypass(rest)
+    return f"{verb} taken".encode() if verb in ("bypass", "end-bypass") else b""
 
 
-def run(
-    link: ModbusTcp,
-    limits: Limits,
-    buttons: socket.socket,
-    journal: Callable[[Record], None],
-    latched: Iterable[str] = (),
-    speed: float = 1.0,
-    plan: bytes | None = None,
-) -> None:
-    """Run for ever against a room's Modbus TCP server, on the monotonic clock times `speed` (1 for anything but a simulation).
-
-    `buttons` is a datagram socket that takes `press ROLE` and `release ROLE`; who may write to it is the file system's affair.
-    """
-    node = InterlockNode(
+def wired(link: ModbusTcp, limits: Limits, journal: Callable[[Record], None], latched: Iterable[str]) -> InterlockNode:
+    """The interlock system of a room that answers on Modbus TCP."""
+    return InterlockNode(
         lambda: gather(lambda first, count: link.read(SAFETY_NODE, first, count)),
         lambda *values: link.write(RELAY_NODE, PULSE_REGISTER, values),
         limits,
@@ -240,6 +238,13 @@ def run(
         latched=latched,
         journal=journal,
     )
+
+
+def run(node: InterlockNode, buttons: socket.socket, speed: float, plan: bytes | None) -> None:
+    """Run for ever, on the monotonic clock times `speed` (1 for anything but a simulation).
+
+    `buttons` is a datagram socket that takes what `obey` obeys; who may write to it is the file system's affair.
+    """
 
     def now_ns() -> int:
         return round(time.monotonic_ns() * speed)
@@ -299,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file.write(json.dumps(record) + "\n")  # line by line to the system
             os.fsync(file.fileno())
 
-        run(ModbusTcp(given.host, given.port), limits, buttons, journal, latched, given.speed, plan)
+        run(wired(ModbusTcp(given.host, given.port), limits, journal, latched), buttons, given.speed, plan)
     return 0
 
 

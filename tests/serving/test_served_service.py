@@ -4,8 +4,11 @@ import asyncio
 
 from served import serving
 
+from controller.bodies import bypass_line
 from controller.roles import Role
 from controller.room.states import State
+from drivers.hal.clock import now_ns
+from interlocks.daemon import obey
 
 
 async def in_service(room, mode="physics"):
@@ -176,3 +179,34 @@ def test_what_is_received_is_filed_whole_or_refused_with_every_reason(made, stat
             return [p["id"] for p in await room.room.ask("plans", {})]
 
     assert virtually(again()) == [plan], "the store outlives the process"
+
+
+def test_the_interlock_system_takes_a_bypass_over_its_socket_and_says_why_not(state, virtually):
+    """The same words that a room on real wires sends."""
+
+    async def main():
+        async with serving(state) as room:
+            node = room.world.simulated.interlock
+            line = bypass_line("VACUUM", "Sven S.", "Petra P.", 600.0, "the pump\nis  exchanged")
+            assert line == "bypass VACUUM Sven_S. Petra_P. 600000 the pump is exchanged"
+            assert (
+                obey(node, line.encode(), now_ns())
+                == b"bypass refused: bypass of VACUUM refused: the room is not in service mode"
+            )
+            await in_service(room)
+            await asyncio.sleep(0.2)
+            for wrong in (
+                "bypass VACUUM a b",
+                "bypass VACUUM a b long why",
+                "bypass NOTHING a b 10 why",
+                "bypass DOOR a b 10 why",
+            ):
+                assert obey(node, wrong.encode(), now_ns()).startswith(b"bypass refused")
+            assert not node.engine.bypasses
+            assert obey(node, line.encode(), now_ns()) == b"bypass taken"
+            told = room.said_of("interlock.bypass")[-1].data
+            assert (told["owner"], told["approver"], told["reason"]) == ("Sven_S.", "Petra_P.", "the pump is exchanged")
+            assert obey(node, b"end-bypass VACUUM", now_ns()) == b"end-bypass taken"
+            assert not node.engine.bypasses
+
+    virtually(main())
