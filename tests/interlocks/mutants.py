@@ -28,7 +28,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 ROOT = TESTS.parents[1]
 PACKAGE = ROOT / "interlocks"
-LIMIT_S = 30  # of one test: a fault that makes it go on for ever was noticed by that
+LIMIT_S = 30  # of one test on a fault
 NOTICED = TESTS / "mutants_noticed.json"
 IMPORTED = (  # once, before any fault: what the tests use of others, and of ours what knows nothing of the package
     *("hypothesis.stateful", "_hypothesis_pytestplugin", "pytest_asyncio.plugin", "pytest_timeout"),
@@ -142,9 +142,10 @@ def _asked(files: Sequence[str], only: str = "", *, plainly: bool = True) -> tup
     """Run the tests of some files until the first fails; who noticed, and pytest's exit code."""
     import pytest
 
-    arguments = ["-x", "-q", "-m", "not slow", "-o", f"timeout={LIMIT_S}", "-W", "ignore:Module already imported"]
+    arguments = ["-x", "-q", "-m", "not slow", "-W", "ignore:Module already imported"]
     arguments += ["-p", "no:cacheprovider", *(word for name in PLUGINS for word in ("-p", name))]
-    arguments += ["--assert=plain"] * plainly  # nobody reads why a test failed on a fault
+    if plainly:  # on a fault: nobody reads why a test failed, and what goes on for ever was noticed by that
+        arguments += ["--assert=plain", "-o", f"timeout={LIMIT_S}"]
     noticed, code = _Noticed(only), 0
     try:
         code = int(pytest.main([*arguments, *(str(TESTS / name) for name in files)], plugins=[noticed]))
