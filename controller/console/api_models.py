@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from controller.console.archive_query import SignalInfo
 from controller.console.users import PASSWORD_MAX, PASSWORD_MIN
-from controller.console.views import RoleName, View
+from controller.console.views import RoleName, TreatmentSummary, View
 
 CONSOLE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -143,6 +143,13 @@ class HealthView(View):
     rooms: dict[str, bool]
     streams: int
     signed_in: int
+
+
+class TreatmentDetail(TreatmentSummary):
+    """One treatment with its summary file and those of later sessions."""
+
+    summary: dict[str, Any] = Field(description="the file summary.json; empty while there is none")
+    sessions: list[dict[str, Any]] = Field(description="later sessions of the same fraction: directory, files, summary")
 
 
 class AuditView(View):

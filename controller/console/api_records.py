@@ -9,12 +9,12 @@ import asyncio
 import re
 from importlib.metadata import version
 from pathlib import Path as FilePath
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
-from controller.console.api_models import AuditView, HealthView, SignalsView
+from controller.console.api_models import AuditView, HealthView, SignalsView, TreatmentDetail
 from controller.console.api_parts import HubOf, Reader, errors
 from controller.console.archive_query import HistoryView
 from controller.console.hub import Hub
@@ -39,20 +39,20 @@ RoomQuery = Annotated[str | None, Query(max_length=64)]
 
 
 @router.get("/api/treatments", responses=errors(401, 404, 409, 503, 504), summary="What was treated, the newest first")
-async def treatments(_session: Reader, hub: HubOf, room: RoomQuery = None) -> list[TreatmentSummary]:
+async def treatments(
+    _session: Reader, hub: HubOf, room: RoomQuery = None, limit: Annotated[int, Query(ge=1, le=500)] = 200
+) -> list[TreatmentSummary]:
     """Of all rooms, or of one."""
     link = hub.link(room) if room is not None else hub.any_link()
-    found = [TreatmentSummary.model_validate(one) for one in await hub.ask(link, "treatments")]
+    found = [TreatmentSummary.model_validate(one) for one in await hub.ask(link, "treatments", {"limit": limit})]
     return [one for one in found if room is None or one.room == room]
 
 
 @router.get("/api/treatments/{treatment_id}", responses=errors(401, 404, 409, 503, 504), summary="One treatment")
-async def treatment(treatment_id: TreatmentId, session: Reader, hub: HubOf) -> TreatmentSummary:
-    """By its id."""
-    for found in await treatments(session, hub):
-        if found.id == treatment_id:
-            return found
-    raise Refused(404, f"there is no treatment {treatment_id}", "see GET /api/treatments")
+async def treatment(treatment_id: TreatmentId, _session: Reader, hub: HubOf) -> TreatmentDetail:
+    """By its id, with all sessions of it."""
+    told = await hub.ask(hub.any_link(), "treatment", {"id": treatment_id})
+    return TreatmentDetail.model_validate({name: told[name] for name in TreatmentDetail.model_fields})
 
 
 @router.get(
@@ -65,11 +65,18 @@ async def treatment(treatment_id: TreatmentId, session: Reader, hub: HubOf) -> T
     summary="A file of a treatment",
 )
 async def treatment_file(
-    treatment_id: TreatmentId, name: Annotated[str, Path(max_length=64)], _session: Reader, hub: HubOf
+    treatment_id: TreatmentId,
+    name: Annotated[str, Path(max_length=64)],
+    _session: Reader,
+    hub: HubOf,
+    session: Annotated[
+        str | None, Query(pattern=r"^resume-[A-Za-z0-9_-]{1,80}$", description="directory of a later session")
+    ] = None,
 ) -> Response:
     """report.html, record.dcm (record-2.dcm ... for more), summary.json, spots.parquet, events.jsonl."""
     kind = FILES.get(name) or ("application/dicom" if _MORE_RECORDS.fullmatch(name) else None)
-    path = await asyncio.to_thread(_file_of, hub.state / "treatments" / treatment_id, name) if kind is not None else None
+    folders = [treatment_id] if session is None else [treatment_id, session]
+    path = await asyncio.to_thread(_file_of, hub.state / "treatments", folders, name) if kind is not None else None
     if path is None:
         raise Refused(404, f"treatment {treatment_id} has no file {name!r}", f"files: {', '.join(FILES)}")
     headers = {"Cache-Control": "no-store"}
@@ -114,8 +121,7 @@ async def audit(
     room: Annotated[str | None, Query(max_length=64, description="its commands; absent: sign-ins and users")] = None,
     name: Annotated[str | None, Query(max_length=64, description="of the command")] = None,
     actor: Annotated[str | None, Query(max_length=64)] = None,
-    from_utc: Annotated[str | None, Query(max_length=40)] = None,
-    to_utc: Annotated[str | None, Query(max_length=40)] = None,
+    from_seq: Annotated[int, Query(ge=0, description="from this entry on; 0: the latest")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> AuditView:
     """Every command and its outcome, from the room's own hash-chained journal."""
@@ -123,12 +129,14 @@ async def audit(
         found = [
             entry
             for entry in hub.people.recent(5000)
-            if (name is None or entry["kind"] == name) and (actor is None or actor in (entry.get("name"), entry.get("by")))
+            if entry["seq"] >= from_seq
+            and (name is None or entry["kind"] == name)
+            and (actor is None or actor in (entry.get("name"), entry.get("by")))
         ]
         return AuditView(source="console", entries=found[:limit])
-    wanted = {"name": name, "actor": actor, "from_utc": from_utc, "to_utc": to_utc}
-    arguments = {**{key: value for key, value in wanted.items() if value is not None}, "limit": limit}
-    return AuditView(source=room, entries=list(await hub.ask(hub.link(room), "audit", arguments)))
+    arguments = {"name": name or "", "actor": actor or "", "from_seq": from_seq, "limit": limit}
+    entries: list[dict[str, Any]] = await hub.ask(hub.link(room), "audit", arguments)
+    return AuditView(source=room, entries=sorted(entries, key=lambda entry: int(entry["seq"]), reverse=True))
 
 
 @router.get("/health", responses={503: {"model": HealthView, "description": "a room is not reached"}}, summary="Health")
@@ -161,9 +169,12 @@ def health_of(hub: Hub) -> HealthView:
     )
 
 
-def _file_of(directory: FilePath, name: str) -> FilePath | None:
+def _file_of(root: FilePath, folders: list[str], name: str) -> FilePath | None:
     """A plain file of that very directory; a link that leads elsewhere is none."""
+    directory = root
+    for folder in folders:
+        directory = directory / folder
+        if directory.is_symlink():
+            return None
     path = directory / name
-    if directory.is_symlink() or path.is_symlink() or not path.is_file():
-        return None
-    return path
+    return path if path.is_file() and not path.is_symlink() else None

@@ -34,7 +34,8 @@ Key = Annotated[
 FileName = Annotated[str | None, Header(alias="X-File-Name", max_length=1024, description="a label; percent-encoded")]
 PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$", description="first 12 hexadecimal digits of the file's SHA-256")]
 _ANSWERS: dict[int | str, dict[str, Any]] = {
-    status: {"model": AnswerView | ErrorView, "description": WORDS[status]} for status in (403, 409, 422, 425, 429, 503, 504)
+    status: {"model": AnswerView | ErrorView, "description": WORDS[status]}
+    for status in (403, 404, 409, 422, 425, 429, 503, 504)
 }
 
 
@@ -134,12 +135,9 @@ async def plans(_session: Reader, hub: HubOf) -> list[PlanView]:
 
 
 @router.get("/api/plans/{plan_id}", responses=errors(401, 404, 409, 503, 504), summary="One plan")
-async def plan(plan_id: PlanId, session: Reader, hub: HubOf) -> PlanView:
+async def plan(plan_id: PlanId, _session: Reader, hub: HubOf) -> PlanView:
     """By its id."""
-    for found in await plans(session, hub):
-        if found.id == plan_id:
-            return found
-    raise Refused(404, f"there is no plan {plan_id}", "see GET /api/plans")
+    return PlanView.model_validate(await hub.ask(hub.any_link(), "plan", {"id": plan_id}))
 
 
 @router.post(
@@ -165,7 +163,7 @@ async def bring_plan(
     link = hub.link(room) if room is not None else hub.any_link()
     uploads: Uploads = request.app.state.uploads
     async with uploads.receive(request.stream(), x_file_name or "", request.headers.get("content-length")) as upload:
-        arguments: dict[str, object] = {"file": str(upload.path), "name": upload.name}
+        arguments: dict[str, object] = {"file": upload.path.name, "name": upload.name}
         dispatch: Dispatch = request.app.state.dispatch[link.room]
         # The person acted when the file had come whole: sending it may take longer than a command may be old.
         answer = await dispatch.once(session, "import_plan", arguments)

@@ -29,6 +29,10 @@ STATUS_BY_CODE = {
     4402: 403,  # not for this role
     4404: 404,
     4412: 425,  # too old
+    4443: 404,  # no such plan
+    4446: 422,  # a plan that is refused, with every reason
+    4454: 422,  # arguments that cannot be
+    4463: 422,
     4415: 503,  # it could not be journalled
     4416: 503,
     4491: 429,

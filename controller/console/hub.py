@@ -32,6 +32,8 @@ from controller.console.views import AnswerView
 from drivers.hal.errors import CommunicationError
 from drivers.hal.facility import Facility
 
+NOT_THERE = frozenset({4404, 4443, 4482})  # a plan, a treatment that the room does not know
+
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
@@ -138,7 +140,7 @@ class Hub:
             status = 503 if error.retryable else 504
             raise Refused(status, error.message, error.hint, code=error.code) from None
         if not answer.accepted:
-            status = 404 if answer.code == 4404 else 409
+            status = 404 if answer.code in NOT_THERE else 409
             raise Refused(status, answer.reason, answer.hint, code=answer.code)
         return answer.value
 

@@ -100,11 +100,20 @@ class StandinRoom:
     async def ask(self, what: str, arguments: Mapping[str, Any]) -> Any:
         if what == "plans":
             return [plan.model_dump(mode="json") for plan in self.plans.values()]
+        if what == "plan":
+            if (plan := self.plans.get(str(arguments.get("id")))) is None:
+                raise CommandRejected("there is no such plan", code=4443, device=self.room, hint="see the list of plans")
+            return plan.model_dump(mode="json")
+        if what == "treatment":
+            for treatment in self.treatments:
+                if treatment.id == arguments.get("id"):
+                    return {**treatment.model_dump(mode="json"), "summary": {}, "sessions": [], "directory": "/"}
+            raise CommandRejected("there is no such treatment", code=4482, device=self.room, hint="see the list of treatments")
         if what == "treatments":
             return [treatment.model_dump(mode="json") for treatment in self.treatments]
         if what == "audit":
-            rows = [{"kind": kind, **data} for kind, data in reversed(self.journal)]
-            return rows[: int(arguments.get("limit", 100))]
+            rows = [{"seq": seq, "kind": kind, **data} for seq, (kind, data) in enumerate(self.journal, 1)]
+            return rows[-int(arguments.get("limit", 100)) :]
         raise CommandRejected(f"the room knows no question {what!r}", code=4401, device=self.room)
 
     def spots(self) -> Sequence[SpotsView]:
@@ -368,7 +377,7 @@ class StandinRoom:
     def _import_plan(self, command: Command) -> Any:
         plan_id = f"{len(self.plans):012x}"
         self.plans[plan_id] = _plan(plan_id, str(command.arguments["name"]))
-        return {"plan_id": plan_id, "bytes": Path(command.arguments["file"]).stat().st_size}
+        return {"id": plan_id, "file": command.arguments["file"]}
 
     def _finish(self, state: State, status: str) -> None:
         self._cancel_way()
