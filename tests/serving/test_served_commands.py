@@ -188,7 +188,8 @@ def test_stop_works_in_every_state(made, state, virtually, when):
         async with serving(state) as room:
             operator, observer = room.console(), room.console("wall", "Otto", Role.OBSERVER)
             await operator.control()
-            plan = await room.file(made(diameter_mm=24.0, angles_deg=(30.0,)))
+            far = {"angles_deg": (30.0,)} if when == "positioning" else {}
+            plan = await room.file(made(diameter_mm=24.0, **far))
             if when in ("asked", "positioning"):
                 await operator.do("load_plan", plan_id=plan, fraction=1)
                 await room.asked("identify")
