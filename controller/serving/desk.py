@@ -256,9 +256,12 @@ class ServedRoom:
         return self._proofs.facts(self._watch.seen(), self._watch.timing, lambda _lease: False, armed_or_later=False)
 
     async def _look_after(self) -> None:
+        show = getattr(self.ground.world, "show", None)
         while True:
             await asyncio.sleep(LOOK_S)
             self.servicing.look()
+            if show is not None:
+                show(self._viewer.view().model_dump(mode="json"))
 
     def _connected(self, device: Connectable) -> None:
         """A controller that died may have left the room armed; nothing armed may move."""
