@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 QUESTIONS: Mapping[str, str] = {
     "identify": "Is this the patient, plan, fraction, beam and room?",
+    "move_on": "A motion was stopped and nothing withholds it now. Is everything clear, and shall it go on?",
     "positioned": "Is the position accepted? (then leave, search the room and close the door)",
     "beam_on": "Beam on?",
     "resume": "Resume after the interruption, with a fresh beam-on?",

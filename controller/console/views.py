@@ -33,7 +33,7 @@ class ControlView(View):
 class QuestionView(View):
     """What the room waits for a person to say. `command` answers it and has to carry `challenge`."""
 
-    kind: Literal["identify", "positioned", "beam_on", "resume"]
+    kind: Literal["identify", "move_on", "positioned", "beam_on", "resume"]
     command: str = Field(description="name of the command that answers yes")
     text: str
     facts: dict[str, Any]

@@ -87,7 +87,9 @@ class Activities:
         self._watchdog = watchdog
         self._armings = 0
         self._self_tested = False
-        self.positioner = Positioner(belief, devices.gantry, devices.couch, devices.snout, devices.interlock)
+        self.positioner = Positioner(
+            belief, devices.gantry, devices.couch, devices.snout, devices.interlock, self._ask_to_move_on
+        )
         self.of_state: Mapping[State, tuple[str, ...]] = {
             State.STANDBY: ("identify",),
             State.IDENTIFIED: ("prepare",),
@@ -356,6 +358,9 @@ class Activities:
             raise CommandRejected(
                 f"the operator did not confirm {kind.value}", code=4307, device=self._belief.name, hint="start again when ready"
             )
+
+    async def _ask_to_move_on(self, facts: Mapping[str, object]) -> bool:
+        return await self._operator.confirm(Confirm.MOVE_ON, self._about(facts))
 
     def _about(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         job = self._job()

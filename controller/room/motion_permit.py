@@ -7,15 +7,18 @@ the beam.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from drivers.hal.capabilities import InterlockView
 from drivers.hal.errors import CommandRejected, DeviceError
 
 MOTION_WITHHELD = 4309
-AGAIN = 2  # assumed: a relay that falls three times in one motion is a fault of its own
+AGAIN = 2  # assumed: what stops three times in one motion is a fault of its own
 # Codes of a motion that the drives' safety functions ended: not enabled, set-point not taken, stopped on the way.
 ENDED_BY_SAFETY_FUNCTION = frozenset({3307, 3308, 3313})
+
+
+MoveOn = Callable[[Mapping[str, object]], Awaitable[bool]]
 
 
 async def require_motion_permit(view: InterlockView | None, room: str) -> None:
@@ -39,11 +42,19 @@ async def require_motion_permit(view: InterlockView | None, room: str) -> None:
     raise CommandRejected(f"the motion permit is withheld {why}", code=MOTION_WITHHELD, device=f"{room}-interlock", hint=what)
 
 
-async def move_permitted(view: InterlockView | None, room: str, motion: Callable[[], Awaitable[object]]) -> None:
+async def move_permitted(
+    view: InterlockView | None, room: str, motion: Callable[[], Awaitable[object]], move_on: MoveOn | None = None
+) -> None:
     """One motion: refused while the permit is withheld, and with the row named where one stopped it on the way.
 
-    A pulse that comes late stops the drives without a row. Where they are at rest and the interlock system gives motion again,
-    with nothing tripped that asks for a stop, the motion is asked for anew, `AGAIN` times: no person has to look at nothing.
+    A pulse that comes late, or an enabling switch let go, stops the drives without a row. Nothing moves again by itself then:
+    where the interlock system gives motion, a person is asked whether to move on, at most `AGAIN` times in one motion.
+
+    Args:
+        view: the interlock system's status line; None: there is nobody to ask.
+        room: its name.
+        motion: asks the drives; called once, and once more for each yes.
+        move_on: asks a person, given what stopped; None: nobody is asked, and the motion has failed.
 
     Raises:
         CommandRejected: 4309, see `require_motion_permit`; nothing has moved, or it has stopped.
@@ -61,5 +72,6 @@ async def move_permitted(view: InterlockView | None, room: str, motion: Callable
                 raise DeviceError(
                     f"{stopped.message}; {why.message}", code=stopped.code, device=stopped.device, hint=why.hint
                 ) from stopped
-            if view is None or not left or stopped.code not in ENDED_BY_SAFETY_FUNCTION:
+            asked = view is not None and move_on is not None and left and stopped.code in ENDED_BY_SAFETY_FUNCTION
+            if not (asked and move_on is not None and await move_on({"device": stopped.device, "stopped": stopped.message})):
                 raise

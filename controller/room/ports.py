@@ -39,6 +39,7 @@ class Confirm(StrEnum):
     """What an operator is asked."""
 
     IDENTIFY = "identify"  # is this the patient, plan, fraction, beam and room?
+    MOVE_ON = "move_on"  # a motion was stopped without a standing cause: is everything clear, and shall it go on?
     POSITIONED = "positioned"  # is the position accepted? (then leave the room and search it)
     BEAM_ON = "beam_on"  # the one deliberate act
     RESUME = "resume"  # a fresh beam-on after an interruption

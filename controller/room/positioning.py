@@ -15,7 +15,7 @@ import numpy as np
 
 from controller.plan.model import Beam, ToleranceTable
 from controller.room import collision
-from controller.room.motion_permit import move_permitted
+from controller.room.motion_permit import MoveOn, move_permitted
 from drivers.hal.capabilities import COUCH_AXES, Axis, AxisGroup, InterlockView, RingState, Snout
 from drivers.hal.errors import CommandRejected, CommunicationError, DataError, DeviceError
 from drivers.hal.facility import Room as RoomBelief
@@ -350,16 +350,24 @@ class Positioner:
         room: what is believed of the room.
         gantry, couch, snout: its moving parts.
         interlock: whose motion permit is asked before each motion; None: there is nobody to ask.
+        move_on: asks a person whether to go on with a motion that was stopped; None: it has failed then.
     """
 
     def __init__(
-        self, room: RoomBelief, gantry: Axis, couch: AxisGroup, snout: Snout, interlock: InterlockView | None = None
+        self,
+        room: RoomBelief,
+        gantry: Axis,
+        couch: AxisGroup,
+        snout: Snout,
+        interlock: InterlockView | None = None,
+        move_on: MoveOn | None = None,
     ) -> None:
         self._room = room
         self._gantry = gantry
         self._couch = couch
         self._snout = snout
         self._interlock = interlock
+        self._move_on = move_on
 
     async def read(self) -> Placement:
         """Read everything now. Raises DataError (5301) when a device leaves an axis out."""
@@ -392,7 +400,7 @@ class Positioner:
                     motion = partial(self._gantry.move_to, motions.gantry_deg)
                 case _:
                     motion = partial(self._snout.set_up, targets.snout_mm, targets.range_shifters)
-            await move_permitted(self._interlock, self._room.name, motion)
+            await move_permitted(self._interlock, self._room.name, motion, self._move_on)
         return await self.verify(targets)
 
     async def correct_couch(self, targets: Targets) -> Placement:
@@ -411,7 +419,8 @@ class Positioner:
         self._refuse_unreadable(before)
         angle = targets.gantry_deg if targets.port_deg is not None else before.ring.angle.value
         collision.check_couch_path(before.couch_values(), targets.couch, angle, before.snout.value, room=self._room.name)
-        await move_permitted(self._interlock, self._room.name, partial(self._couch.move_to, targets.couch))
+        to_place = partial(self._couch.move_to, targets.couch)
+        await move_permitted(self._interlock, self._room.name, to_place, self._move_on)
         return await self.verify(targets)
 
     async def verify(self, targets: Targets, *, with_gantry: bool | None = None) -> Placement:

@@ -197,7 +197,7 @@ class ServedRoom:
         return {
             "stop": self._stop,
             "pause": treating.pause,
-            **dict.fromkeys(("identify", "accept_position", "beam_on", "resume", "decline"), self._answer),
+            **dict.fromkeys(("identify", "move_on", "accept_position", "beam_on", "resume", "decline"), self._answer),
             **dict.fromkeys(("terminate", "cancel"), treating.terminate),
             "import_plan": self._import_plan,
             "approve_plan": lambda c: self.plans.approve(c.arguments.get("plan_id"), c.actor.name).model_dump(mode="json"),

@@ -21,6 +21,7 @@ from drivers.hal.errors import CommandRejected
 NOTHING_ASKED, OTHER_QUESTION, OLD_CHALLENGE = 4421, 4422, 4423
 COMMAND_OF = {
     Confirm.IDENTIFY: "identify",
+    Confirm.MOVE_ON: "move_on",
     Confirm.POSITIONED: "accept_position",
     Confirm.BEAM_ON: "beam_on",
     Confirm.RESUME: "resume",
@@ -153,6 +154,9 @@ def _text(kind: Confirm, facts: Mapping[str, Any]) -> str:
                 f"Is this patient {facts.get('patient_id') or '(no ID)'}, plan {facts.get('plan_label')}, fraction "
                 f"{facts.get('fraction')}, {beam} in room {facts.get('room')}?"
             )
+        case Confirm.MOVE_ON:
+            stopped = f"{facts.get('device')}: {facts.get('stopped')}"
+            return f"{stopped}. Nothing withholds motion now. Look into the room: is everything clear, and shall it go on?"
         case Confirm.POSITIONED:
             residual = facts.get("residual") or {}
             worst = ", ".join(f"{axis} {value:+.2f}" for axis, value in residual.items() if abs(value) >= 0.005)

@@ -174,7 +174,7 @@ class Treating:
         return {"treatment": loaded.id}
 
     def answer(self, command: Command) -> str:
-        """`identify`, `accept_position`, `beam_on`, `resume`, `decline`."""
+        """`identify`, `move_on`, `accept_position`, `beam_on`, `resume`, `decline`."""
         yes = command.name != "decline"
         return self._questions.answer(command.name, command.arguments.get("challenge"), yes, command.actor.name)
 

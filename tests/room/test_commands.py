@@ -25,13 +25,14 @@ give_control     ops   | ops   | ops   | standby {P} armed complete partial faul
 import_plan      op    | op    | op    | *
 load_plan        o     | p     |       | standby
 unload_plan      o     | p     |       | standby
-decline          o     | p     |       | standby identified imaging armed interrupted
+decline          o     | p     |       | standby identified positioning imaging armed interrupted
 reset_interlock  ops   | ops   | ops   | standby {P} armed interrupted complete partial fault qa beam_tuning physics
 acknowledge_alarm ops  | ops   | ops   | *
 shelve_alarm     ops   | ops   | ops   | *
 self_test        op    | op    | s     | standby qa beam_tuning physics
 end_bypass       ps    | ps    | ps    | *
 identify         o     | p     |       | standby identified
+move_on          o     | p     |       | positioning imaging
 accept_position  o     | p     |       | imaging
 edit             o     | p     |       | standby {P} armed
 beam_on          o     | p     |       | armed

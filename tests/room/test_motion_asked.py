@@ -1,4 +1,4 @@
-"""The motion permit is asked before each motion: refused with the row in words, told where it stopped one, begun anew else."""
+"""The motion permit is asked before each motion: refused with the row in words; what stopped without a row asks a person."""
 
 from dataclasses import dataclass, field
 
@@ -64,19 +64,39 @@ async def test_a_room_without_a_motion_relay_and_one_with_a_permit_move(view):
 async def test_a_row_that_stopped_a_motion_is_named_and_it_is_not_begun_again():
     motion = Motion([STOPPED])
     with pytest.raises(DeviceError, match="stopped on the way; the motion permit is withheld by COLLISION") as stopped:
-        await move_permitted(View([(True, 0), (False, 65)]), "G1", motion)
+        await move_permitted(View([(True, 0), (False, 65)]), "G1", motion, Person(True))
     assert (stopped.value.code, stopped.value.device) == (3313, "G1-gantry")
     assert stopped.value.hint == "See that nobody is caught."
     assert motion.begun == 1
 
 
-async def test_a_late_pulse_alone_costs_a_second_motion_and_a_relay_that_keeps_falling_ends_it():
-    motion = Motion([STOPPED, None])
-    await move_permitted(View(), "G1", motion)
+class Person:
+    """Answers yes or no, and remembers what was asked."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked = list(answers), []
+
+    async def __call__(self, facts):
+        self.asked.append(facts)
+        return self.answers.pop(0)
+
+
+async def test_a_motion_that_stopped_without_a_row_goes_on_only_when_a_person_says_so():
+    motion, person = Motion([STOPPED, None]), Person(True)
+    await move_permitted(View(), "G1", motion, person)
     assert motion.begun == 2
-    motion = Motion([STOPPED] * (AGAIN + 1))
+    assert person.asked == [{"device": "G1-gantry", "stopped": "stopped on the way"}]
+    for person in (Person(False), None):
+        motion = Motion([STOPPED, None])
+        with pytest.raises(DeviceError, match="stopped on the way"):
+            await move_permitted(View(), "G1", motion, person)
+        assert motion.begun == 1
+
+
+async def test_what_stops_again_and_again_ends_the_motion_whatever_a_person_says():
+    motion, person = Motion([STOPPED] * (AGAIN + 1)), Person(*[True] * (AGAIN + 1))
     with pytest.raises(DeviceError, match="stopped on the way"):
-        await move_permitted(View(), "G1", motion)
+        await move_permitted(View(), "G1", motion, person)
     assert motion.begun == AGAIN + 1
 
 
@@ -84,5 +104,5 @@ async def test_a_late_pulse_alone_costs_a_second_motion_and_a_relay_that_keeps_f
 async def test_any_other_fault_is_none_to_begin_again_after(view):
     motion = Motion([DeviceError("a drive is in fault", code=3301, device="G1-gantry")])
     with pytest.raises(DeviceError, match="in fault"):
-        await move_permitted(view, "G1", motion)
+        await move_permitted(view, "G1", motion, Person(True))
     assert motion.begun == 1
