@@ -34,10 +34,10 @@ def descendants(pid):
 
 
 def until(holds, seconds=10.0, what="in time"):
-    """Wait for something to become true; what it was."""
+    """Wait for something to become true; what it was. `what`: words, or a function that says them when it did not."""
     end = time.monotonic() + seconds
     while not (value := holds()):
-        assert time.monotonic() < end, what
+        assert time.monotonic() < end, what() if callable(what) else what
         time.sleep(0.02)
     return value
 

@@ -8,12 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from site_process import until
-from treating import Treating, command, quick_site, sphere
+from treating import MU_TOLERANCE, Treating, check_dark, check_whole, command, planned, quick_site, sphere
 from witness import system_program
 
 from drivers.hal.endpoints import parse_endpoint
@@ -22,7 +21,6 @@ pytestmark = [pytest.mark.xdist_group("wires"), pytest.mark.timeout(400)]
 
 SMALL_MM, LARGE_MM = 15, 30
 EPICS_TOOLS = Path(sys.executable).parent
-MU_TOLERANCE = 0.005  # of the prescribed meterset: a reaction quantum in the last spot of a layer
 
 
 @pytest.fixture(scope="module")
@@ -155,24 +153,6 @@ def in_beam(stage, plans, *arguments):
     run = treated(stage, site, plans[LARGE_MM])
     run.until_said("layer 3/")
     return site, run
-
-
-def check_dark(site, seconds=4.0):
-    """Beam is off, and nothing more is counted."""
-    until(lambda: not site.room()["beam"], seconds, "beam off")
-    before = site.room()["unit"]["total_counts1"]
-    time.sleep(0.3)
-    assert site.room()["unit"]["total_counts1"] == before
-
-
-def check_whole(site, run, plan_counts1):
-    """All sessions together gave the plan, and the unit counted what they say."""
-    assert site.room()["unit"]["total_counts1"] == run.counts1()
-    assert run.counts1() == pytest.approx(plan_counts1, rel=MU_TOLERANCE)
-
-
-def planned(run):
-    return run.summary()["beams"][0]["meterset_planned"] * 1000.0
 
 
 @pytest.mark.slow

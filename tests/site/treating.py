@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from site_process import SiteProcess, until
 
 COUNTS_PER_MU = 1000.0  # of the shipped facilities, both monitors' resolution
+MU_TOLERANCE = 0.005  # of the prescribed meterset: a reaction quantum in the last spot of a layer
 STATE_S = 90.0
 END_S = 120.0
 QUICK = ("--room", "G1", "--speed", "2", "--staff", "quick", "--route", "G1", "--at", "0")
@@ -49,6 +52,25 @@ def sphere(path, diameter_mm):
     )
     assert done.returncode == 0, done.stderr
     return path
+
+
+def check_dark(site, seconds=4.0):
+    """Beam is off, and nothing more is counted."""
+    until(lambda: not site.room()["beam"], seconds, "beam off")
+    before = site.room()["unit"]["total_counts1"]
+    time.sleep(0.3)
+    assert site.room()["unit"]["total_counts1"] == before
+
+
+def check_whole(site, run, plan_counts1):
+    """All sessions together gave the plan, and the unit counted what they say."""
+    assert site.room()["unit"]["total_counts1"] == run.counts1()
+    assert run.counts1() == pytest.approx(plan_counts1, rel=MU_TOLERANCE)
+
+
+def planned(run):
+    """Counts of monitor 1 of the first beam, as planned."""
+    return run.summary()["beams"][0]["meterset_planned"] * COUNTS_PER_MU
 
 
 def quick_site(directory, *arguments):
