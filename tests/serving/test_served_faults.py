@@ -2,9 +2,11 @@
 
 import asyncio
 
+import pytest
 from served import serving
 
 from controller.room.states import State
+from drivers.hal.clock import now_ns
 from simulators.faults import parse_fault
 
 
@@ -67,5 +69,38 @@ def test_a_latched_dose_unit_waits_for_a_physicist_who_reconciles_first(made, st
                 await physicist.do("acknowledge")
             assert room.state is State.STANDBY
             assert not unit.status.latched
+
+    virtually(main())
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_a_ring_that_a_hanging_interlock_system_stopped_turns_on_only_when_a_person_says_so(made, state, virtually, yes):
+    """The interlock system hangs for 300 ms while the ring turns: nothing is tripped, and nothing moves by itself."""
+
+    async def main():
+        async with serving(state) as room:
+            operator = room.console()
+            await operator.control()
+            ring = room.world.plant.rooms["G1"].gantry
+            await operator.do("load_plan", plan_id=await room.file(made(diameter_mm=24.0, angles_deg=(60.0,))), fraction=1)
+            await room.asked("identify")
+            await operator.answer()
+            await room.until(lambda: abs(ring.speed_deg_s(now_ns())) > 0.3, 600, "the ring turns")
+            room.world.world.suspend("G1-interlocks")
+            await asyncio.sleep(0.3)
+            room.world.world.resume("G1-interlocks")
+            question = await room.asked("move_on")
+            assert "shall it go on" in question.text and "G1-gantry" in question.text
+            stood_deg = ring.angle_deg(now_ns())
+            assert 0.0 < stood_deg < 59.0
+            await asyncio.sleep(20.0)
+            assert ring.angle_deg(now_ns()) == stood_deg and ring.brake_applied
+            await operator.answer(yes)
+            if yes:
+                await room.asked("positioned")
+                assert abs(ring.angle_deg(now_ns()) - 60.0) < 0.1
+            else:
+                assert (await room.ended()).status in ("refused", "partial", "fault")
+                assert ring.angle_deg(now_ns()) == stood_deg
 
     virtually(main())
