@@ -18,7 +18,7 @@ from typing import Any
 
 from controller.record.canonical import lenient_bytes
 from controller.record.journal import OPENED, Journal, Record
-from controller.record.store import StorageError, Store
+from controller.record.store import Busy, StorageError, Store
 from drivers.hal.clock import NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError
 
@@ -34,7 +34,7 @@ REPEATED = "jog"
 
 
 class Audit:
-    """`STATE/audit.bin` of one room process at a time.
+    """`STATE/audit.bin`, written by one process; a room that finds it in another's hands has `audit-ROOM.bin` from then on.
 
     Args:
         store: where.
@@ -55,7 +55,16 @@ class Audit:
 
     def open(self) -> None:
         """Verify the chain and go on with it. Raises Busy, DataError, StorageError."""
-        self._journal = Journal.open(self._store, self._path, boot_id=self._boot_id, identity={"room": self._room})
+        own, about = self._path.with_name(f"audit-{self._room}.bin"), {"room": self._room}
+        if self._store.exists(own):
+            self._path = own
+        try:
+            self._journal = Journal.open(self._store, self._path, boot_id=self._boot_id, identity=about)
+        except Busy:
+            if self._path == own:
+                raise
+            self._path = own
+            self._journal = Journal.open(self._store, own, boot_id=self._boot_id, identity=about)
         if not self._kept:
             for record in self._journal.history:
                 self._kept.extend(_entries(record))

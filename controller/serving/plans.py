@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import stat
@@ -92,6 +93,7 @@ class PlanStore:
         self._inspect = inspect
         self._store = DiskStore()
         self._held: dict[str, Held] = {}
+        self._looked_ns = 0
 
     @property
     def incoming(self) -> Path:
@@ -101,18 +103,29 @@ class PlanStore:
     def open(self) -> None:
         """Make the directories, look what is there. Raises OSError."""
         self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for directory in sorted((self._state / PLANS).iterdir()):
+        for directory in (self._state / PLANS).iterdir():
             if directory.name.startswith(".new-"):
                 shutil.rmtree(directory, ignore_errors=True)  # of a process that died while it filed a plan
-            elif (held := _read(directory)) is not None:
-                self._held[held.id] = held
+        self._look()
+
+    def _look(self) -> None:
+        """What other rooms of the facility have filed and approved meanwhile."""
+        plans = self._state / PLANS
+        changed_ns = plans.stat().st_mtime_ns
+        if changed_ns == self._looked_ns:
+            return
+        self._looked_ns = changed_ns
+        found = [_read(directory) for directory in sorted(plans.iterdir()) if not directory.name.startswith(".")]
+        self._held = {held.id: held for held in found if held is not None}
 
     def plans(self) -> list[PlanView]:
         """Every plan, the latest first."""
+        self._look()
         return [held.view() for held in sorted(self._held.values(), key=lambda h: h.received_utc, reverse=True)]
 
     def get(self, plan_id: object) -> Held:
         """A plan. Raises CommandRejected."""
+        self._look()
         held = self._held.get(plan_id) if isinstance(plan_id, str) else None
         if held is None:
             raise CommandRejected(f"the store holds no plan {str(plan_id)[:40]!r}", code=NOT_HELD, hint="see the list of plans")
@@ -168,6 +181,7 @@ class PlanStore:
     def _approve(self, held: Held, who: str) -> None:
         held.approved_by, held.approved_utc = who, _now()
         self._write(held, held.path.parent)
+        os.utime(self._state / PLANS)  # other rooms look again
 
     def _received(self, file: object) -> Path:
         """A plain file of ours in `incoming`: no path, no link, not too large. Raises CommandRejected."""

@@ -210,3 +210,19 @@ def test_the_interlock_system_takes_a_bypass_over_its_socket_and_says_why_not(st
             assert not node.engine.bypasses
 
     virtually(main())
+
+
+def test_two_rooms_of_a_facility_share_its_plans_and_each_keeps_its_audit(made, state, virtually):
+    async def main():
+        async with serving(state) as first, serving(state, room="G2") as second:
+            plan = await first.file(made())
+            view = second.room.plans.get(plan).view()
+            assert view.approved_by == "Petra" and view.objections["G2"]
+            operator = second.console()
+            await operator.control()
+            await operator.refused("load_plan", plan_id=plan, fraction=1)
+            await asyncio.sleep(0.5)
+            assert not [e for e in first.room.audit.query(limit=1000) if e.get("name") == "load_plan"]
+        assert sorted(path.name for path in state.glob("*.bin")) == ["audit-G2.bin", "audit.bin"]
+
+    virtually(main())
