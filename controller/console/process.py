@@ -68,6 +68,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 when it was told to end, 2 when it refused to start."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what strangers send is not worth a line each
     options = _options(arguments)
     _may_open_files()
     _end_in_order()
@@ -97,6 +98,7 @@ async def _started(options: Options) -> AsyncIterator[asyncio.Task[None]]:
     import uvicorn  # what follows takes a second: first it is known whether anything is served at all
 
     from controller.console.api import make_app
+    from controller.console.http_patience import PatientProtocol
     from controller.console.hub import Exposure, Hub
     from controller.console.room_link import RoomLink
     from controller.console.users import Users
@@ -114,7 +116,7 @@ async def _started(options: Options) -> AsyncIterator[asyncio.Task[None]]:
         config = uvicorn.Config(
             make_app(hub),
             loop="asyncio",
-            http="h11",
+            http=PatientProtocol,
             ws="websockets-sansio",
             ws_max_size=MESSAGE_BYTES_MAX,
             ws_per_message_deflate=False,

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from controller.console.refused import Refused
 
 BYTES_MAX = 64 * 1024 * 1024
-CHUNK_S = 10.0
+CHUNK_S, WHOLE_S = 10.0, 300.0
 BATCH_BYTES = 1024 * 1024
 AT_ONCE = 2
 NAME_MAX = 100
@@ -84,6 +84,7 @@ class Uploads:
 
     async def _write(self, path: Path, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
         digest, size, waiting = hashlib.sha256(), 0, bytearray()
+        last_s = asyncio.get_running_loop().time() + WHOLE_S
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             while True:
@@ -92,6 +93,8 @@ class Uploads:
                         chunk = await anext(chunks, None)
                 except TimeoutError:
                     raise Refused(408, f"nothing more of the plan came for {CHUNK_S:g} s", "send it again") from None
+                if asyncio.get_running_loop().time() > last_s:
+                    raise Refused(408, f"the plan did not come within {WHOLE_S:g} s", "send it over a faster line")
                 waiting += chunk or b""
                 if size == 0 and (len(waiting) >= 8 or chunk is None):
                     _refuse_packed(bytes(waiting[:8]))

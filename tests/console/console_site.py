@@ -15,6 +15,7 @@ from argon2 import PasswordHasher
 from standin_room import StandinRoom, served
 
 from controller.console.api import make_app
+from controller.console.http_patience import PatientProtocol
 from controller.console.hub import Exposure, Hub
 from controller.console.process import MESSAGE_BYTES_MAX, listen
 from controller.console.room_link import RoomLink
@@ -119,7 +120,7 @@ async def real_server(app: Any) -> AsyncIterator[int]:
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=PatientProtocol,
         ws="websockets-sansio",
         ws_per_message_deflate=False,
         ws_max_size=MESSAGE_BYTES_MAX,

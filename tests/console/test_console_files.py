@@ -108,6 +108,14 @@ async def test_an_empty_plan_and_one_that_does_not_come_are_refused(site, monkey
         await asyncio.sleep(1.0)
 
     assert (await upload(caller, stuck())).status_code == 408
+    monkeypatch.setattr(uploads, "WHOLE_S", 0.1)
+
+    async def dripping():
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.02)
+
+    assert (await upload(caller, dripping())).status_code == 408
     assert incoming(site) == [] and site.room.taken == []
 
 

@@ -14,6 +14,7 @@ from standin_room import StandinRoom, served
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from controller.console import http_patience
 from controller.console import stream as stream_module
 
 pytestmark = pytest.mark.xdist_group("wires")
@@ -191,6 +192,29 @@ async def test_streams_are_counted_and_bounded(site, port, monkeypatch):
         metrics = (await ann.get("/metrics")).text
         assert "iongantry" in metrics
     await until(lambda: site.hub.streams["G1"] == 0)
+
+
+async def test_who_connects_and_says_nothing_whole_is_hung_up(site, port, monkeypatch):
+    monkeypatch.setattr(http_patience, "HEAD_S", 0.3)
+    ann = await site.sign_in("observer")
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with listening(port, ann) as socket_:
+        for first, then in ((b"", b""), (b"", whole[:20]), (whole, whole[:20])):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            async with asyncio.timeout(3.0):
+                with contextlib.suppress(ConnectionError):
+                    if first:
+                        writer.write(first)
+                        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+                        await reader.readuntil(b"signed_in")  # the rest of the answer
+                    writer.write(then)
+                    while await reader.read(1000):
+                        pass
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        await next_of(socket_, "view")
+        await next_of(socket_, "view")
 
 
 async def _flood(port, until_s, latencies, path="/health"):
