@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= run/demo
 
-.PHONY: demo test test-slow lint types contracts check bench mutants docs sign-limits lock clean
+.PHONY: demo test test-slow lint types contracts check bench mutants docs tutorial sign-limits lock clean
 
 # One marker says that the environment matches the lock file.
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -48,6 +48,10 @@ docs: $(VENV)/.ready
 	$(BIN)/python -m controller.room.diagram
 	$(BIN)/python -m interlocks.matrix --update docs/interlocks.md
 	$(BIN)/python -m simulators.invariants_table
+
+# The pictures of docs/tutorial.md, made by the test that does what it tells. Needs Debian's chromium.
+tutorial: $(VENV)/.ready
+	IONGANTRY_SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser/test_console_treatment.py
 
 # Signs the shipped limits and overlays with a key that is made now and kept nowhere. Run it after each change of them, and after
 # `make docs`. A facility signs its own with its own key: iongantry sign-limits.

@@ -9,7 +9,7 @@ import { ACTS, factsOf, questionOf, roleOf } from "./words.js";
 
 const DELIBERATE = new Set(["beam_on", "resume"]);
 const HOLD_MS = 1000;
-const YES = { identify: "Yes, this is right", positioned: "Accept position", beam_on: "BEAM ON", resume: "BEAM ON again" };
+const YES = { identify: "Yes, this is right", positioned: "Accept position", move_on: "All clear: go on", beam_on: "BEAM ON", resume: "BEAM ON again" };
 
 /** `desk`: {send(name, args, acted), stop(acted), may(name), why(name), store(), stoppable()}. */
 export function actionRail(desk) {

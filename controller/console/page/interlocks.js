@@ -75,8 +75,16 @@ function makeTrip() {
 }
 
 function makeReset(desk) {
+  async function press() {
+    const answer = await desk.send("reset_interlock", {}, performance.now());
+    if (answer === null) return;
+    const [left] = answer.value?.standing ?? [];
+    if (left) desk.say(`Still stands: ${sentence(left.cause)}`, "bad", sentence(left.advice));
+    else desk.say("Reset: no interlock stands");
+  }
+
   const name = h("span", {});
-  const button = h("button", { type: "button", class: "act", on: { click: () => desk.send("reset_interlock", {}, performance.now()) } }, name);
+  const button = h("button", { type: "button", class: "act", on: { click: press } }, name);
   const words = h("span", { class: "soft" });
   const element = h("div", { class: "row reset", hidden: true }, button, words);
   return {

@@ -45,7 +45,7 @@ const desk = {
   holds: () => room() !== null && connection.holds(room()),
   may: (name) => why(name) === "",
   why: (name) => why(name),
-  say: (words, tone) => shell.say(words, { tone }),
+  say: (words, tone, hint) => shell.say(words, { tone, hint }),
   help: () => help.open(),
   account: () => account.open(),
   passwordChanged: () => connection.passwordChanged(),
@@ -57,13 +57,12 @@ const desk = {
   change: (method, path, body) => quietly(async () => (await (method === "DELETE" ? connection.delete(path) : connection.post(path, body))) ?? true),
   async send(name, args, acted) {
     const view = store()?.view;
-    if (!view) return false;
+    if (!view) return null;
     try {
-      await connection.command(room(), view.boot_id, name, args, acted);
-      return true;
+      return await connection.command(room(), view.boot_id, name, args, acted);
     } catch (error) {
       refused(error);
-      return false;
+      return null;
     } finally {
       changed();
     }

@@ -4,15 +4,17 @@ import { h, keyed, mark, panel, put, show, sign } from "./dom.js";
 import { figure, moment, percent, statusOf } from "./words.js";
 
 const AGAIN_MS = 5000;
+const SIGN = { complete: "tick", partial: "part" };
 
 export function treatmentPage(desk) {
   const list = h("ul", { class: "choices" });
   const none = h("p", { class: "soft" }, "Nothing was treated yet.");
   const title = h("span", { class: "soft" });
+  const sessions = h("div", { class: "row" });
   const files = h("div", { class: "row" });
   const sheet = h("iframe", { class: "sheet", title: "Report", sandbox: "allow-same-origin" }); // no script runs in it
   const hint = h("p", { class: "soft" }, "Choose a treatment to read its report.");
-  const report = panel("Report", { class: "report" }, files, hint, sheet);
+  const report = panel("Report", { class: "report" }, sessions, files, hint, sheet);
   report.querySelector("h2").append(" ", title);
   const element = h("div", { class: "page two narrow" }, panel("Treatments", { class: "scrolling" }, h("div", { class: "scroll" }, none, list)), report);
   let treatments = [];
@@ -34,23 +36,31 @@ export function treatmentPage(desk) {
     const one = treatments.find((treatment) => treatment.id === id);
     if (!one) return;
     put(title, `${one.plan_label}, fraction ${one.fraction}, ${moment(one.started_utc)}`);
-    const base = `/api/treatments/${encodeURIComponent(id)}/files/`;
-    files.replaceChildren(...one.files.map((name) => h("button", { type: "button", class: "small", on: { click: () => save(base, name) } }, `Save ${name}`)));
-    show(hint, false);
-    if (!one.files.includes("report.html")) {
-      show(hint, true);
-      put(hint, "This treatment has no report.");
-      show(sheet, false);
-      return;
-    }
-    const text = await desk.file(`${base}report.html`);
-    if (text !== null && chosen === id) {
-      show(sheet, true);
-      showReport(sheet, text);
-    }
+    const detail = await desk.ask(`/api/treatments/${encodeURIComponent(id)}`);
+    if (chosen !== id) return;
+    const later = (detail?.sessions ?? []).map(({ directory, files: names, summary }) => ({ directory, files: names, status: summary?.status ?? "open" }));
+    const all = [{ directory: null, files: one.files, status: one.status }, ...later];
+    const buttons = all.map((session, index) => h("button", { type: "button", class: "small", on: { click: () => read(index) } }, sign(SIGN[session.status] ?? "cross"), `Session ${index + 1}: ${statusOf(session.status)}`));
+    sessions.replaceChildren(...(all.length > 1 ? buttons : []));
+    const read = (index) => {
+      buttons.forEach((button, other) => mark(button, "aria-pressed", String(other === index)));
+      return showSession(id, all[index]);
+    };
+    await read(all.length - 1);
   }
-  async function save(base, name) {
-    const blob = await desk.file(`${base}${encodeURIComponent(name)}`, "blob");
+  async function showSession(id, session) {
+    const base = `/api/treatments/${encodeURIComponent(id)}/files/`;
+    const ask = session.directory ? `?session=${encodeURIComponent(session.directory)}` : "";
+    files.replaceChildren(...session.files.map((name) => h("button", { type: "button", class: "small", on: { click: () => save(base, name, ask) } }, `Save ${name}`)));
+    const report = session.files.includes("report.html");
+    show(sheet, report);
+    show(hint, !report);
+    put(hint, "This session has no report.");
+    const text = report ? await desk.file(`${base}report.html${ask}`) : null;
+    if (text !== null && chosen === id) showReport(sheet, text);
+  }
+  async function save(base, name, ask) {
+    const blob = await desk.file(`${base}${encodeURIComponent(name)}${ask}`, "blob");
     if (blob === null) return;
     const link = h("a", { href: URL.createObjectURL(blob), download: name });
     link.click();
@@ -75,7 +85,7 @@ function makeTreatment(choose) {
   const button = h("button", { type: "button", class: "choice", on: { click: choose } }, picture, name, part, about);
   const row = h("li", {}, button);
   row.update = (one, chosen) => {
-    picture.as({ complete: "tick", partial: "part" }[one.status] ?? "cross");
+    picture.as(SIGN[one.status] ?? "cross");
     put(name, `${one.plan_label}, fraction ${one.fraction}`);
     put(part, percent(one.meterset_delivered, one.meterset_planned, one.status === "complete"));
     const words = [one.room, one.patient_id, moment(one.started_utc), statusOf(one.status), one.termination && one.termination !== "normal" ? one.termination.replaceAll("_", " ").toLowerCase() : "",

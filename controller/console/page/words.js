@@ -119,7 +119,7 @@ export const spaced = (name) => {
 
 /** With a capital letter, and without numbers of the program in front. */
 export function sentence(words) {
-  const plain = String(words ?? "").replace(/^(error\.\d+|\[\d+\]):?\s*/, "");
+  const plain = String(words ?? "").replace(/^([a-z_]+\.\w+:|\[\d+\])\s*/, "");
   return plain.charAt(0).toUpperCase() + plain.slice(1);
 }
 

@@ -1,0 +1,264 @@
+"""A person at the operator's page: a real Chromium, driven by Playwright, in front of the program as it is started by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
+
+IONGANTRY = (sys.executable, "-c", "from controller.cli import main; main()")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SIZE = {"width": 1280, "height": 800}
+READY_S = 60.0
+STEP_MS = 30_000.0
+SPEED = 20
+expect.set_options(timeout=STEP_MS)
+
+
+class House:
+    """`iongantry serve` in a process of its own, with a simulated world that runs faster than life."""
+
+    def __init__(self, state: Path, *options: str) -> None:
+        self.state = state
+        command = [
+            *IONGANTRY,
+            "serve",
+            "--speed",
+            str(SPEED),
+            "--staff",
+            "quick",
+            "--seed",
+            "7",
+            "--port",
+            "0",
+            "--state",
+            str(state),
+        ]
+        self._log = (state.parent / f"{state.name}.log").open("wb")
+        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=self._log, start_new_session=True)
+        try:
+            self.url = self._ready()
+        except BaseException:
+            self.close()
+            raise
+        lines = (state / "first-passwords.txt").read_text(encoding="utf-8").splitlines()
+        self.passwords = dict(line.split() for line in lines if len(line.split()) == 2)
+        self.known: dict[str, dict[str, Any]] = {}
+
+    def signed_in(self, role: str) -> dict[str, Any]:
+        """What a page keeps of a sign-in; one for each role, for tests that are about something else."""
+        if role not in self.known:
+            body = {"name": role, "password": self.passwords[role], "console": f"desk-{role}"}
+            request = urllib.request.Request(
+                f"{self.url}/api/login", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+            )
+            with urllib.request.urlopen(request, timeout=READY_S) as answer:
+                told = json.load(answer)
+            person = {"name": told["name"], "role": told["role"], "roles": told["roles"], "first": told["first_password"]}
+            self.known[role] = {
+                "token": told["token"],
+                "console": told["console"],
+                "person": person,
+                "control": {},
+                "expires_s": 900,
+            }
+        return self.known[role]
+
+    def _ready(self) -> str:
+        assert self.process.stdout is not None
+        until, said = time.monotonic() + READY_S, b""
+        while time.monotonic() < until:
+            if select.select([self.process.stdout], [], [], 0.2)[0]:
+                piece = os.read(self.process.stdout.fileno(), 4096)
+                said += piece
+                found = re.search(rb"console: (https?://\S+)", said)
+                if found:
+                    return found[1].decode()
+                if not piece:
+                    break
+        raise AssertionError(f"serve did not become ready; it said {said.decode(errors='replace')!r}, and {self.errors()!r}")
+
+    def errors(self) -> str:
+        """What it wrote to its standard error."""
+        self._log.flush()
+        return Path(self._log.name).read_text(encoding="utf-8", errors="replace")[-3000:]
+
+    def console_pid(self) -> int:
+        """Of the process that answers HTTP."""
+        return int(json.loads((self.state / "run" / "console.json").read_text(encoding="utf-8"))["pid"])
+
+    def close(self) -> None:
+        """As Ctrl-C ends it."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(5)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self._log.close()
+
+
+class Desk:
+    """One page, signed in or not. What goes wrong in it is kept in `wrong`, and where it asked in `asked`.
+
+    Args:
+        alter: changes a view on its way to the page, or drops it with None.
+    """
+
+    def __init__(
+        self,
+        browser: Browser,
+        house: House,
+        *,
+        size: dict[str, int] | None = None,
+        alter: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+    ) -> None:
+        self.house = house
+        self.context = browser.new_context(viewport=size or SIZE, reduced_motion="reduce")
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(STEP_MS)
+        self.wrong: list[str] = []
+        self.asked: set[str] = set()
+        self.page.on("pageerror", lambda error: self.wrong.append(f"error {error}"))
+        self.page.on("console", lambda said: self.wrong.append(said.text) if "Content Security Policy" in said.text else None)
+        self.page.on("request", lambda request: self.asked.add(request.url))
+        self.page.on("websocket", lambda socket: self.asked.add(socket.url))
+        if alter is not None:
+            self.page.route_web_socket(re.compile("/stream$"), lambda route: _between(route, alter))
+
+    def __enter__(self) -> Desk:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.context.close()
+
+    def sign_in(self, role: str = "operator", console: str = "") -> Desk:
+        """As the user that the first start makes for a role."""
+        page = self.page
+        page.goto(self.house.url)
+        form = page.locator("form.sign-in")
+        form.get_by_label("Name", exact=True).fill(role)
+        form.get_by_label("Password").fill(self.house.passwords[role])
+        if console:
+            form.get_by_label("This console").fill(console)
+        form.get_by_role("button", name="Sign in").click()
+        expect(page.locator(".card").first).to_be_visible()
+        return self
+
+    def known(self, role: str = "operator") -> Desk:
+        """Signed in already, as after a reload of the page."""
+        kept = json.dumps(self.house.signed_in(role))
+        self.page.add_init_script(f"sessionStorage.setItem('iongantry.session', {json.dumps(kept)})")
+        self.page.goto(self.house.url)
+        expect(self.page.locator(".card").first).to_be_visible()
+        return self
+
+    def go(self, name: str) -> Desk:
+        """To a page by its link."""
+        self.page.get_by_role("navigation").get_by_role("link", name=re.compile(f"^{name}")).click()
+        return self
+
+    def room(self) -> Desk:
+        """To the room's screen, until it shows something fresh."""
+        self.go("G1")
+        expect(self.page.locator(".state[data-tone]:not([data-tone=unknown])")).to_be_visible()
+        return self
+
+    def take_control(self) -> Desk:
+        """Become the commanding console."""
+        self.page.get_by_role("button", name="Take control").click()
+        expect(self.page.locator(".control")).to_contain_text("you command")
+        return self
+
+    def asks(self, kind: str) -> Locator:
+        """The button that answers the question, once the room asks it."""
+        expect(self.page.locator(f".question[data-asks={kind}]")).to_be_visible()
+        button = self.page.locator(".answer")
+        expect(button).to_be_enabled()
+        return button
+
+    def hold(self, key: str, for_ms: float) -> None:
+        """A key that is held down."""
+        self.page.keyboard.down(key)
+        self.page.wait_for_timeout(for_ms)
+        self.page.keyboard.up(key)
+
+    def beam_on(self, kind: str = "beam_on") -> None:
+        """Hold the key until beam is asked for; readiness lapses quickly where time runs fast, and is asked for anew."""
+        for _attempt in range(5):
+            self.asks(kind)
+            self.hold("F9", 1150)
+            with contextlib.suppress(AssertionError):
+                self.state("Beam on", "Beam held", "Interrupted", timeout_ms=2_000)
+                return
+        raise AssertionError(f"no beam: {self.page.locator('.state').inner_text()}")
+
+    def state(self, *words: str, timeout_ms: float = STEP_MS) -> None:
+        """Wait for one of these words as the state of the room."""
+        expect(self.page.locator(".state .state-word")).to_have_text(re.compile("|".join(words)), timeout=timeout_ms)
+
+    def load_example(self, *, remainder: bool = False) -> None:
+        """Load the example plan in the room."""
+        self.go("Plans")
+        self.page.locator(".choice", has_text="carbon sphere").first.click()
+        self.page.get_by_label("only what an earlier delivery left").set_checked(remainder)
+        self.page.get_by_role("button", name="Load in G1").click()
+        expect(self.page).to_have_url(re.compile("#/room/"))
+        expect(self.page.locator(".patient-name")).to_have_text("Phantom, Water")
+
+    def prepare(self) -> None:
+        """From a loaded plan to the question for beam."""
+        self.asks("identify").click()
+        self.asks("positioned").click()
+        self.asks("beam_on")
+
+    def view(self) -> dict[str, Any]:
+        """What the room shows, as a program asks for it."""
+        return self.get("/api/rooms/G1")
+
+    def get(self, path: str) -> Any:
+        """Ask as this page's person."""
+        kept = json.loads(self.page.evaluate("() => sessionStorage.getItem('iongantry.session')"))
+        answer = self.page.request.get(
+            f"{self.house.url}{path}", headers={"Authorization": f"Bearer {kept['token']}", "X-Console": kept["console"]}
+        )
+        assert answer.ok, answer.text()
+        return answer.json()
+
+
+def _between(route: WebSocketRoute, alter: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    server = route.connect_to_server()
+
+    def to_page(message: str | bytes) -> None:
+        told = json.loads(message)
+        if told["kind"] == "view":
+            view = alter(told["view"])
+            if view is None:
+                return
+            told["view"] = view
+        route.send(json.dumps(told))
+
+    server.on_message(to_page)
