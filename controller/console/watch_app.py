@@ -8,7 +8,6 @@ shown. Not responsible for judging a command (the room's desk) nor for the lines
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -24,7 +23,6 @@ from controller.console.watch_client import Told, WatchClient
 from controller.console.watch_dialogs import Choose, Credentials, SignIn, Sure, TypeWord
 
 DRAW_S = 0.2  # five times a second: more than a terminal on a serial line takes
-LEAVE_S = 2.0
 STAY_S = 60.0  # no more often than that a key says that somebody is here
 FOLLOWED_BY_WORD = frozenset({"beam_on", "resume"})
 # Commands of the menu that need nothing but their name.
@@ -123,10 +121,8 @@ class WatchApp(App[None]):
         self._begin()
 
     async def on_unmount(self) -> None:
-        """Sign out, as far as the console answers."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
-                await self.client.close()
+        """Sign out."""
+        await self.client.close()
 
     def on_key(self) -> None:
         """Somebody is here."""

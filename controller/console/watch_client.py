@@ -26,6 +26,7 @@ from drivers.hal.errors import CommandRejected, CommunicationError, ConfigError
 REQUEST_S = 20.0  # a command may take as long as a self-test
 STOP_S, STOP_TRIES = 2.0, 3
 HEARTBEAT_S = 0.25  # at least three a second are asked for
+LEAVE_S = 2.0
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 3.0
 STALE_S = 1.0  # views come ten times a second
 EVENTS_KEPT = 500
@@ -204,11 +205,15 @@ class WatchClient:
         self._stream = asyncio.create_task(self._run(room), name=f"watch-{room}")
 
     async def close(self) -> None:
-        """Sign out and let go of everything."""
-        with contextlib.suppress(httpx.HTTPError):
-            await self.sign_out()
-        await self._http.aclose()
-        await self._stops.aclose()
+        """Sign out, as far as the console answers within `LEAVE_S`, and let go of everything."""
+        try:
+            with contextlib.suppress(httpx.HTTPError, TimeoutError):
+                async with asyncio.timeout(LEAVE_S):
+                    await self.sign_out()
+        finally:
+            await self._unfollow()
+            await self._http.aclose()
+            await self._stops.aclose()
 
     async def _unfollow(self) -> None:
         task, self._stream = self._stream, None

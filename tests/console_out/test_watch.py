@@ -194,32 +194,21 @@ async def test_stop_works_in_every_dialog(tmp_path: Path) -> None:
 async def test_a_console_that_is_gone_makes_it_stale_and_stop_says_that_it_is_not_confirmed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_client, "STOP_S", 0.2)
-    async with console_site(tmp_path) as site, contextlib.AsyncExitStack() as stack:
-        port = await stack.enter_async_context(real_server(site.app))
-        app = WatchApp(WatchClient(f"http://127.0.0.1:{port}"), "G1", Credentials("operator", site.password("operator"), ""))
-        pilot = await stack.enter_async_context(app.run_test(size=(100, 30)))
-        t = Terminal(site, app, pilot)
-        await t.until(lambda: app.client.shown.view is not None)
-        await t.site.rooms[0].server.close()  # the room's process ends
-        await t.says("banner", "STALE", "room's process is not there")
-        await t.keys("space")
-        await t.says("said", "STOP IS NOT CONFIRMED")
-        app.client._stops._transport = Nobody()
-        await t.keys("space")
-        await t.says("said", "STOP IS NOT CONFIRMED", "the console does not answer", "press the emergency stop")
-
-
-class Nobody:
-    """A network without anybody."""
-
-    async def handle_async_request(self, request: Any) -> Any:
-        import httpx
-
-        raise httpx.ConnectError("nobody", request=request)
-
-    async def aclose(self) -> None:
-        pass
+    monkeypatch.setattr(watch_client, "STOP_TRIES", 1)
+    async with console_site(tmp_path) as site, contextlib.AsyncExitStack() as server:
+        port = await server.enter_async_context(real_server(site.app))
+        client = WatchClient(f"http://127.0.0.1:{port}")
+        app = WatchApp(client, "G1", Credentials("operator", site.password("operator"), ""))
+        async with app.run_test(size=(100, 30)) as pilot:
+            t = Terminal(site, app, pilot)
+            await t.until(lambda: client.shown.view is not None)
+            await site.rooms[0].server.close()  # the room's process ends
+            await t.says("banner", "STALE", "room's process is not there")
+            await t.keys("space")
+            await t.says("said", "STOP IS NOT CONFIRMED")
+            await server.aclose()  # and now the console's
+            await t.keys("space")
+            await t.says("said", "STOP IS NOT CONFIRMED", "the console does not answer", "press the emergency stop")
 
 
 async def test_an_answer_to_a_question_that_has_changed_is_refused_by_the_room(tmp_path: Path) -> None:
