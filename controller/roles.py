@@ -127,6 +127,12 @@ _ROWS: tuple[Rule, ...] = (
         EVERYWHERE - frozenset(IRRADIATING),
         needs_control=False,
     ),
+    Rule(
+        "reset_drives",
+        "clear faults of gantry and couch whose cause is gone; moves nothing",
+        {**_in_all(_CLINICAL), Mode.SERVICE: _SERVICE},
+        _IDLE | {State.FAULT},
+    ),
     Rule("acknowledge_alarm", "take notice of an alarm", _in_all(_STAFF), EVERYWHERE, needs_control=False),
     Rule("shelve_alarm", "put an alarm aside for a while", _in_all(_STAFF), EVERYWHERE, needs_control=False),
     Rule("self_test", "test both dose channels", {**_in_all(_CLINICAL), Mode.SERVICE: _SERVICE}, _IDLE),

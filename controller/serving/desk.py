@@ -207,6 +207,7 @@ class ServedRoom:
             "acknowledge": self._acknowledge,
             "reconcile": treating.reconcile,
             "reset_dose_trip": treating.reset_dose,
+            "reset_drives": servicing.reset_drives,
             "reset_interlock": servicing.reset_interlock,
             "request_bypass": servicing.request_bypass,
             "approve_bypass": servicing.approve_bypass,

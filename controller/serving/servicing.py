@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from controller.commands import Actor, Command, CommandDesk
 from controller.console.alarms import AlarmList
@@ -27,6 +27,15 @@ KEY_LOOKS, KEY_LOOK_S = 50, 0.1  # for the plant to show the key that was turned
 SHOWN_S = 0.6  # for the status line to show a reset: its period, and some more
 SERVICE_STATES = {"qa": Trigger.TO_QA, "beam_tuning": Trigger.TO_BEAM_TUNING, "physics": Trigger.TO_PHYSICS}
 SHELVED_MAX_S = 8 * 3600.0
+
+
+@runtime_checkable
+class Acknowledges(Protocol):
+    """A device whose drives keep a fault until somebody has seen it."""
+
+    async def acknowledge(self) -> object:
+        """Clear it; never starts motion."""
+        ...
 
 
 class Servicing:
@@ -130,6 +139,34 @@ class Servicing:
                 await devices.couch.move_to({axis: limits.maximum if direction > 0 else limits.minimum})
         except BeamlineError as error:
             self._ground.bus.emit(f"room.{self._ground.room}", "jog.ended", axis=axis, reason=str(error))
+
+    async def reset_drives(self, command: Command) -> dict[str, Any]:
+        """`reset_drives`: clear what the drives keep of a fault whose cause is gone. Raises CommandRejected with what stays."""
+        if self._busy() or self.jogging:
+            raise self._no(MOVING, "a plan is loaded, or an axis is jogged", "end that first")
+        said, stays = [], []
+        for device in (self._ground.devices.gantry, self._ground.devices.couch):
+            if not isinstance(device, Acknowledges):
+                continue  # a fixed port has no drives
+            try:
+                await device.acknowledge()
+            except BeamlineError as error:
+                stays.append(str(error))
+            else:
+                said.append(device.name)
+        if stays:
+            raise self._no(NOTHING_STANDS, "; ".join(stays), "remove the cause, then try again")
+        self._ground.bus.emit(f"room.{self._ground.room}", "drives.reset", devices=said, by=command.actor.name)
+        return {"devices": said}
+
+    def _drive_faults(self) -> list[str]:
+        """Axes that keep a fault, in words; as last read."""
+        found = []
+        for device in (self._ground.devices.gantry, self._ground.devices.couch):
+            for reading in device.readings():
+                if reading.name.endswith(".error_code") and isinstance(reading.value, int) and reading.value:
+                    found.append(f"{device.name} keeps fault {reading.value:#06x}: remove its cause, then reset_drives")
+        return found
 
     # --- interlocks -------------------------------------------------------------------------------------------------------
 
@@ -308,6 +345,7 @@ class Servicing:
             found.append("the mode key stands on service; turn it to treatment")
         if self.jogging:
             found.append(f"{self.jogging} is being jogged; let it stop")
+        found += self._drive_faults()
         if self._ground.machine.state is not State.STANDBY:
             found.append(f"the room is {self._ground.machine.state.value}, not standby")
         return found

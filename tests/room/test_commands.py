@@ -27,6 +27,7 @@ load_plan        o     | p     |       | standby
 unload_plan      o     | p     |       | standby
 decline          o     | p     |       | standby identified positioning imaging armed interrupted
 reset_interlock  ops   | ops   | ops   | standby {P} armed interrupted complete partial fault qa beam_tuning physics
+reset_drives     op    | op    | s     | standby fault qa beam_tuning physics
 acknowledge_alarm ops  | ops   | ops   | *
 shelve_alarm     ops   | ops   | ops   | *
 self_test        op    | op    | s     | standby qa beam_tuning physics

@@ -104,3 +104,26 @@ def test_a_ring_that_a_hanging_interlock_system_stopped_turns_on_only_when_a_per
                 assert ring.angle_deg(now_ns()) == stood_deg
 
     virtually(main())
+
+
+def test_a_drive_that_keeps_a_fault_is_told_before_anything_is_loaded_and_reset_by_hand(made, state, virtually):
+    async def main():
+        async with serving(state) as room:
+            operator = room.console()
+            await operator.control()
+            plan = await room.file(made(angles_deg=(30.0,)))
+            await operator.do("reset_interlock")
+            await operator.do("load_plan", plan_id=plan, fraction=1)
+            await room.asked("identify")
+            await room.world.inject([parse_fault("drive-fault@t=40")])
+            await operator.answer()
+            loaded = await room.ended()
+            assert loaded.status == "partial" and "fault" in loaded.reason
+            await asyncio.sleep(1.0)
+            assert "reset_drives" in await operator.refused("load_plan", plan_id=plan, fraction=1)
+            assert (await operator.do("reset_drives"))["devices"] == ["G1-gantry", "G1-couch"]
+            await asyncio.sleep(1.0)
+            assert not [e for e in room.said_of("motion.start") if e.t_ns > room.said_of("drives.reset")[0].t_ns], "nothing moved"
+            assert await operator.do("load_plan", plan_id=plan, fraction=2)
+
+    virtually(main())
