@@ -131,6 +131,8 @@ def test_what_dies_in_beam_loses_its_permit_in_100_ms_of_the_plant_and_is_rememb
         assert not permits[name] and not permits["beam_enable"], f"{name} came back by itself: {relay} {told(site, run)}"
         assert relay["changed_s"] - relay["pulsed_s"] <= RELAY_S + 1e-6, "100 ms after the last pulse"
         assert before_s - RELAY_S <= relay["pulsed_s"] <= after_s + in_flight_s, "which had left before the blow"
+    if blow == "SIGSTOP" and victim != "link":
+        time.sleep(STOPPED_S)
     go_on()
     check_dark(site)
     revive(site, victim, blow)
