@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from browser_desk import Desk, House
 from playwright.sync_api import Browser, expect
 
+import controller.console
 from controller.room.states import State
 
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(120)]
 
+PAGE = Path(controller.console.__file__).parent / "page"
 TAG = '<img src=x onerror="document.body.dataset.hit=1">'
 PAGES = ("Facility", "G1", "Interlocks", "Devices", "Alarms", "Plans", "Treatments", "Trends", "Log")
 TRIP = {
@@ -119,6 +124,10 @@ def test_nothing_is_asked_of_anybody_else_and_no_policy_is_broken(browser: Brows
         desk.page.keyboard.press("?")
         expect(desk.page.get_by_role("dialog")).to_be_visible()
         host = house.url.removeprefix("http://").rstrip("/")
+        fetched = {url.rsplit("/", 1)[1] for url in desk.asked if url.endswith(".js")}
+        assert {path.name for path in PAGE.glob("*.js")} == fetched  # nothing is kept that nobody loads
+        page = (PAGE / "index.html").read_text(encoding="utf-8")
+        assert set(re.findall(r"modulepreload. href=./page/([a-z]+.js)", page)) == fetched - {"main.js", "ticker.js"}
         elsewhere = [url for url in desk.asked if re.sub(r"^(https?|wss?)://", "", url).split("/")[0] != host]
         assert elsewhere == []
         assert desk.wrong == []
@@ -311,3 +320,17 @@ def test_stop_is_in_reach_without_a_sign_in(browser: Browser, house: House) -> N
         )  # nobody heard it: said loudly
         assert len(sent) > 2  # and it was said again and again
         expect(desk.page.locator(".stop-said")).to_have_attribute("data-tone", "bad")
+
+
+def test_the_page_comes_back_by_itself_when_the_console_process_died(browser: Browser, house: House) -> None:
+    with Desk(browser, house) as desk:
+        desk.known("observer").room()
+        before = house.console_pid()
+        os.kill(before, signal.SIGKILL)
+        expect(desk.page.locator(".banner", has_text="STALE")).to_be_visible()
+        expect(desk.page.get_by_role("button", name=re.compile("^STOP"))).to_be_enabled()
+        # Tokens died with the process: whoever was signed in signs in again, at the same address.
+        expect(desk.page.locator("form.sign-in")).to_be_visible()
+        house.known.clear()
+        desk.sign_in("observer").room()
+        assert house.console_pid() != before

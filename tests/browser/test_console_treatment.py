@@ -82,6 +82,8 @@ def test_a_fraction_is_treated_at_the_page(browser: Browser, tripping_house: Hou
         page.wait_for_timeout(1300)
         page.mouse.up()
         desk.state("Beam on", "Beam held")
+        page.get_by_role("button", name="Follow beam").click()
+        page.screenshot(path=picture("beam"))
 
         # the door is opened
         expect(page.locator(".trip-strip")).to_contain_text("Room door not closed")
@@ -110,7 +112,6 @@ def test_a_fraction_is_treated_at_the_page(browser: Browser, tripping_house: Hou
         expect(page.locator(".room .trip")).to_have_count(0)
         desk.beam_on()
         page.get_by_role("button", name="All", exact=True).click()
-        shoot(desk, picture("beam"))
         desk.state("Complete", "Standby", timeout_ms=90_000)
         expect(page.locator(".plan-status")).to_have_text("complete")
         expect(page.locator(".beam-row")).to_contain_text("100 %")
@@ -135,4 +136,6 @@ def test_a_fraction_is_treated_at_the_page(browser: Browser, tripping_house: Hou
             expect(page.locator("tbody:visible tr", has_text=name).first).to_be_visible()
         refused = page.locator("tbody:visible tr", has_text="physicist").filter(has_text="✕ refused")
         expect(refused.first).to_contain_text("reset by the role operator")
+        desk.hold("Escape", 700)
+        expect(page.locator(".stop-said")).to_have_text("STOP G1 received")
         assert desk.wrong == [] and other.wrong == []
