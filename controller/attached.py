@@ -241,10 +241,10 @@ class AttachedRoom:
         """End a bypass early."""
         await self._buttons.ask(f"end-bypass {interlock}")
 
-    def show(self, view: Mapping[str, Any]) -> None:
-        """What the room shows its consoles, decoded: for those who listen to the broker, where there is one."""
+    def show(self, view: Callable[[], Mapping[str, Any]]) -> None:
+        """What the room shows its consoles, asked for only where there is a broker: for those who listen there."""
         if self._teller is not None:
-            self._teller.show(view)
+            self._teller.show(view())
 
     def _tell_the_world(self, devices: RoomDevices) -> None:
         """Publish what the room does and reads, as far as there is a broker: nobody waits for it, nothing depends on it."""

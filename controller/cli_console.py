@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def watch(
     url: Annotated[str, typer.Option(help="Address of the console. Default: what it wrote into the state directory.")] = "",
-    state: Annotated[Path | None, typer.Option(help="State directory of the console. Default: state.")] = None,
+    state: Annotated[Path | None, typer.Option(help="State directory of the console. Default: run/state.")] = None,
     room: Annotated[str, typer.Option(help="Room to show. Default: the only one that is served.")] = "",
     name: Annotated[str, typer.Option(help="Sign in as this user. Default: asked for.")] = "",
     role: Annotated[str, typer.Option(help="One of the user's roles. Default: the first.")] = "",

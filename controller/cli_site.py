@@ -37,6 +37,10 @@ HostOption = Annotated[str, typer.Option(help="Address of the console; anything 
 CertOption = Annotated[Path | None, typer.Option(help="Certificate of the console, PEM.")]
 KeyOption = Annotated[Path | None, typer.Option(help="Its private key, PEM.")]
 NoConsoleOption = Annotated[bool, typer.Option("--no-console", help="Keep no console process; the room's socket stands.")]
+EpicsOption = Annotated[
+    int | None,
+    typer.Option("--epics-port", help="Publish the room as EPICS process variables there, on the loopback, to be read only."),
+]
 NeededEndpoints = Annotated[Path, typer.Option(help="Where the devices answer: what `simulate` wrote, or a rig's overlay.")]
 
 
@@ -135,6 +139,7 @@ def serve(
         typer.Option(help="Of a simulated room: NAME[:VALUE][@WHEN] to plant, see `iongantry faults`; may be repeated."),
     ] = None,
     no_console: NoConsoleOption = False,
+    epics_port: EpicsOption = None,
 ) -> None:
     """A room that stands by for its console, in the browser and over the API: load, treat, pause, resume, read the report.
 
@@ -165,6 +170,8 @@ def serve(
         reasons += unsuited_faults(faults, installed.name, name)
     if (tls_cert is None) is not (tls_key is None):
         reasons.append("--tls-cert and --tls-key belong together")
+    if epics_port is not None and not 1 <= epics_port <= 65_534:
+        reasons.append(f"--epics-port {epics_port}: expected 1 to 65534")
     if reasons:
         refuse(reasons)
     asked = Serving(
@@ -172,6 +179,7 @@ def serve(
         facility=installed,
         room=name,
         state=state,
+        epics_port=epics_port,
         where=where,
         endpoints=endpoints,
         speed=factor,

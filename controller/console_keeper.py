@@ -70,6 +70,7 @@ class ConsoleKeeper:
         command += ["--rooms", asked.room, "--host", asked.host, "--port", str(self._port)]
         for option, path in (("--tls-cert", asked.tls_cert), ("--tls-key", asked.tls_key)):
             command += [option, str(path)] if path is not None else []
+        command += ["--epics-port", str(asked.epics_port)] if asked.epics_port is not None else []
         file = asked.state / "run" / CONSOLE_JSON
         file.unlink(missing_ok=True)
         process = self._process = await asyncio.create_subprocess_exec(

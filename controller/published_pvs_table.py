@@ -83,6 +83,11 @@ class Table:
             yield name, _post(variable, shown, viewed_s)
 
 
+def room_variable(signal: str) -> str:
+    """Last level of the name of a room's own signal, for example ``PERMIT-A``."""
+    return _level(signal)
+
+
 def _name(prefix: str, room: str, shown: Shown) -> str:
     device = shown.device.removeprefix(f"{room}-")
     signal = _level(shown.signal)

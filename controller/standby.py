@@ -47,6 +47,7 @@ class Serving:
         faults: planted in it, each at its time; checked before.
         state: directory of the facility's state.
         console: whether a console process is kept; with `host`, `port` and a certificate of it.
+        epics_port: where that process publishes the room as process variables; None: nowhere.
     """
 
     called: str
@@ -64,6 +65,7 @@ class Serving:
     port: int = 0
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    epics_port: int | None = None
 
     @property
     def pace(self) -> float:

@@ -155,7 +155,7 @@ def served_surroundings(
         return SimulatedWorld(facility, seed, bus, room, breathing=True, staff=staff)
     from controller.attached import AttachedRoom
 
-    return AttachedRoom(where, bus, room)
+    return AttachedRoom(where, bus, room, breathing=True)
 
 
 def surroundings(

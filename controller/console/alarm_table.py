@@ -148,9 +148,10 @@ _ROWS: tuple[AlarmRule, ...] = (
     AlarmRule("device.fault", "high", _says("its driver has failed; start the room again"), "it is connected again"),
     AlarmRule("motion.failed", "medium", _says("the motion failed"), _NEXT_MOTION),
     AlarmRule("motion.stop_unconfirmed", "high", _says("nobody confirmed the stop; look at the axis"), _NEXT_MOTION),
+    AlarmRule("stop.failed", "high", _says("a stop of motion was not confirmed; look at gantry and couch")),
+    AlarmRule("unit.not_asked", "medium", _says("the delivery unit was not asked what it gave")),
     AlarmRule("loop.lag", "medium", _lag_words, f"it is below {LAG_ALARM_MS:g} ms", grade=_lag_grade),
     AlarmRule("ledger.unreadable", "high", _says("the ledger cannot be read; look at its disk"), "the next treatment"),
-    AlarmRule("audit.failed", "high", _says("commands cannot be journalled and are refused; free the disk"), "the next entry"),
     AlarmRule(
         "close.failed",
         "high",
@@ -198,7 +199,6 @@ _CLEARINGS: tuple[Clearing, ...] = (
     Clearing("motion.end", ("motion.failed", "motion.stop_unconfirmed")),
     Clearing("loop.lag", ("loop.lag",), lambda event: _number(event.data.get("lag_ms")) <= LAG_ALARM_MS),
     Clearing("treatment.started", ("ledger.unreadable", "violation"), anywhere=True),
-    Clearing("audit.written", ("audit.failed",)),
 )
 CLEARINGS: Mapping[str, tuple[Clearing, ...]] = MappingProxyType(
     {kind: tuple(c for c in _CLEARINGS if c.kind == kind) for kind in {c.kind for c in _CLEARINGS}}

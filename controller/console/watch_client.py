@@ -311,7 +311,7 @@ def console_url(url: str, state: Path | None) -> str:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"{url!r} is no address of a console", code=1091, hint="for example http://127.0.0.1:8080")
         return url
-    path = (state or Path("state")) / "run" / "console.json"
+    path = (state or Path("run/state")) / "run" / "console.json"
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["url"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from controller.attached import AttachedRoom
 from controller.beam.sharing import BeamSupervisor
 from controller.commands import Answer, Command, CommandDesk
 from controller.console.alarms import AlarmList
 from controller.console.views import EventView, RoomView, SpotsView
+from controller.loop_lag import tell_lag
 from controller.record.store import DiskStore, Store
 from controller.roles import Mode
 from controller.room.machine import Room
@@ -122,6 +124,7 @@ class ServedRoom:
         self._tasks = [
             asyncio.create_task(self._look_after(), name="room"),
             asyncio.create_task(self.audit.run(), name="audit"),
+            asyncio.create_task(tell_lag(self.ground.bus, f"room.{self.ground.room}"), name="lag"),
         ]
 
     async def close(self) -> None:
@@ -148,8 +151,11 @@ class ServedRoom:
         }
 
     def view(self) -> RoomView:
-        """Everything, now."""
-        return self._viewer.view()
+        """Everything, now; told to the facility's broker, too, where the room has one."""
+        view = self._viewer.view()
+        if isinstance(self.ground.world, AttachedRoom):
+            self.ground.world.show(view.model_dump)
+        return view
 
     async def submit(self, command: Command) -> Answer:
         """Judge and execute a command."""
