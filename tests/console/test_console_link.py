@@ -180,6 +180,36 @@ async def test_a_room_that_talks_nonsense_is_left_and_tried_again(tmp_path, said
     server.close()
 
 
+async def test_what_another_boot_showed_is_not_shown_as_this_ones(tmp_path):
+    boots, writers = iter([1, 1, 2]), []
+
+    async def talk(_reader, writer):
+        writers.append(writer)
+        boot_id = next(boots, 3)
+        writer.write(b'{"kind":"hello","room":"G1","boot_id":%d}\n' % boot_id)
+        if boot_id == 1:
+            writer.write(b'{"kind":"view","view":{"seq":1}}\n')
+            writer.write_eof()
+        await asyncio.sleep(0)
+
+    (tmp_path / "run").mkdir()
+    server = await asyncio.start_unix_server(talk, tmp_path / "run" / "G1.sock")
+    link, shown = RoomLink("G1", tmp_path / "run" / "G1.sock"), []
+    link.subscribe(
+        lambda kind, _line: shown.append((kind, link.boot_id, link.last_view)) if kind in {"hello", "view"} else None
+    )
+    await link.start()
+    await until(lambda: link.boot_id == 2)
+    await link.close()
+    server.close()
+    for writer in writers:
+        writer.transport.abort()
+    await asyncio.sleep(0)
+    view = b'{"seq":1}'
+    assert shown[:3] == [("hello", 1, None), ("view", 1, view), ("hello", 1, view)], "the same boot shows what it showed"
+    assert shown[-1] == ("hello", 2, None)
+
+
 async def test_a_command_grows_old_on_its_way(room, tmp_path):
     async with linked(room, tmp_path, clock_ns=lambda: time.monotonic_ns() - 300_000_000) as link:
         answer = await link.submit(command("beam_on"))
