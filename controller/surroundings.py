@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from controller.endpoints import Whereabouts
@@ -142,6 +142,15 @@ class ServedSurroundings(Surroundings, Protocol):
 
     async def end_bypass(self, interlock: str) -> None:
         """End a bypass early."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """Surroundings with somebody outside who listens: a broker."""
+
+    def show(self, view: Callable[[], Mapping[str, Any]]) -> None:
+        """What the room shows its consoles; asked for only where somebody listens."""
         ...
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from controller.attached import AttachedRoom
 from controller.beam.sharing import BeamSupervisor
 from controller.commands import Answer, Command, CommandDesk
 from controller.console.alarms import AlarmList
@@ -36,7 +35,7 @@ from controller.serving.questions import Questions
 from controller.serving.room_view import RoomViewer
 from controller.serving.servicing import Servicing
 from controller.serving.treating import QA_INTENTS, Treating
-from controller.surroundings import ServedSurroundings
+from controller.surroundings import ServedSurroundings, Telling
 from drivers.hal.capabilities import Connectable
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected
@@ -153,7 +152,7 @@ class ServedRoom:
     def view(self) -> RoomView:
         """Everything, now; told to the facility's broker, too, where the room has one."""
         view = self._viewer.view()
-        if isinstance(self.ground.world, AttachedRoom):
+        if isinstance(self.ground.world, Telling):
             self.ground.world.show(view.model_dump)
         return view
 
