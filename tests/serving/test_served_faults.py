@@ -123,7 +123,9 @@ def test_a_drive_that_keeps_a_fault_is_told_before_anything_is_loaded_and_reset_
             assert "reset_drives" in await operator.refused("load_plan", plan_id=plan, fraction=1)
             assert (await operator.do("reset_drives"))["devices"] == ["G1-gantry", "G1-couch"]
             await asyncio.sleep(1.0)
-            assert not [e for e in room.said_of("motion.start") if e.t_ns > room.said_of("drives.reset")[0].t_ns], "nothing moved"
+            assert not [e for e in room.said_of("motion.start") if e.t_ns > room.said_of("drives.reset")[0].t_ns], (
+                "nothing moved"
+            )
             assert await operator.do("load_plan", plan_id=plan, fraction=2)
 
     virtually(main())

@@ -1,7 +1,9 @@
 """Service mode, jogging while a button is held, bypasses by two persons, plans that are received."""
 
 import asyncio
+import io
 
+import pydicom
 from served import serving
 
 from controller.bodies import bypass_line
@@ -224,5 +226,27 @@ def test_two_rooms_of_a_facility_share_its_plans_and_each_keeps_its_audit(made, 
             await asyncio.sleep(0.5)
             assert not [e for e in first.room.audit.query(limit=1000) if e.get("name") == "load_plan"]
         assert sorted(path.name for path in state.glob("*.bin")) == ["audit-G2.bin", "audit.bin"]
+
+    virtually(main())
+
+
+def test_a_plan_for_quality_assurance_is_loaded_by_a_physicist_and_by_nobody_else(made, state, virtually):
+    dataset = pydicom.dcmread(io.BytesIO(made()))
+    dataset.PlanIntent = "VERIFICATION"
+    file = io.BytesIO()
+    dataset.save_as(file)
+
+    async def main():
+        async with serving(state) as room:
+            operator, physicist = room.console(), room.physicist()
+            plan, clinical = await room.file(file.getvalue()), await room.file(made())
+            await operator.control()
+            assert "not for the role operator in mode qa" in await operator.refused("load_plan", plan_id=plan, fraction=1)
+            await operator.do("give_control")
+            await physicist.control()
+            assert "not for the role physicist" in await physicist.refused("load_plan", plan_id=clinical, fraction=1)
+            await room.treat(physicist, plan)
+            assert room.room.treating.loaded.status == "complete"
+            assert room.room.view().mode == "treat", "it is over"
 
     virtually(main())
