@@ -48,7 +48,7 @@ class PublishedVariables:
         self.starts = 0
         self._port, self._host, self._log_file = port, host, log
         self._table = Table()
-        self._served_version = 0
+        self._seen_version = self._served_version = 0
         self._numbers: dict[str, int] = {}
         self._posts: dict[str, dict[str, Post]] = {}  # by room and name: the latest
         self._due: dict[str, set[str]] = {}  # by room: names that are to be told
@@ -109,7 +109,8 @@ class PublishedVariables:
             if last is None or last[:3] != post[:3]:
                 latest[name] = post
                 due.add(name)
-        if self._table.version != self._served_version:
+        if self._table.version != self._seen_version:  # once for each news: the process is started when they have ended
+            self._seen_version = self._table.version
             self._changed.set()
         self._tell(room)
 

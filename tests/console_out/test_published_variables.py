@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from channel_access import client, until
 from channel_access import said as tool
-from shown_room import TRIP, alarm, beam, device, room_view, signal, treatment
+from shown_room import TRIP, alarm, as_bytes, beam, device, room_view, signal, treatment
 
+from controller.console import process
+from controller.console.outward import Outward
 from controller.console.shown import FIELDS
 from controller.published_pvs_feed import HOST, PublishedVariables
 from controller.published_pvs_table import NAME_MAX, Table
@@ -203,3 +205,19 @@ def test_long_words_are_cut_between_letters() -> None:
     view = room_view(why="\u00e4" * 500)
     post = dict(Table().posts(view))["ASAN:G1:WHY"]
     assert isinstance(post.value, str) and post.value == "\u00e4" * 127
+
+
+async def test_the_console_process_publishes_where_it_is_told_to_and_ends_that_in_order() -> None:
+    given = ["--state", "s", "--rooms", "G1", "--epics-port", "21999"]
+    assert process._options(given).epics_port == 21999
+    assert process._options(given[:-2]).epics_port is None
+    outward = Outward()
+    async with process._published(outward, free_port()):
+        assert isinstance(outward.variables, PublishedVariables)
+        line = b'{"kind":"view","view":' + as_bytes(room_view(1)) + b"}"
+        variables = outward.variables
+        await until(lambda: bool(outward.take("G1", "view", line)) or variables.running, "views go on while it starts", 30.0)
+        pid = outward.variables.pid
+    assert outward.variables is None and outward.unreadable == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid or 0, 0)
