@@ -15,6 +15,7 @@ from argon2 import PasswordHasher
 from standin_room import StandinRoom, served
 
 from controller.console.api import make_app
+from controller.console.archive import Archive
 from controller.console.http_patience import PatientProtocol
 from controller.console.hub import Exposure, Hub
 from controller.console.process import MESSAGE_BYTES_MAX, listen
@@ -30,6 +31,13 @@ BASE = "http://127.0.0.1"
 def _ahead() -> int:
     """Nothing grows old between console and room: on a busy machine it would, and few of these tests are about age."""
     return time.monotonic_ns() + 3600 * NS_PER_S
+
+
+class Unwritten(Archive):
+    """An archive that keeps what comes in memory: few of these tests are about disks."""
+
+    def start(self) -> None:
+        pass
 
 
 class Caller:
@@ -101,7 +109,7 @@ async def console_site(
         users = Users(state, CHEAP)
         users.open()
         links = {name: RoomLink(name, state / "run" / f"{name}.sock", clock_ns=_ahead) for name in rooms}
-        hub = Hub(state, load_facility("asan"), links, users, exposure)
+        hub = Hub(state, load_facility("asan"), links, users, exposure, Unwritten(state / "archive"))
         await hub.start()
         stack.push_async_callback(hub.close)
         site = Site(state, desks, hub, make_app(hub))
