@@ -8,10 +8,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from mosquitto import MosquittoServer
 from shown_room import TRIP, alarm, beam, room_view, treatment
+from witness import system_program
 
 from controller.console.shown import FIELDS, LISTS
 from controller.console.telemetry import HEARTBEAT_S, Telemetry
+from drivers.wire.mqtt_messages import MqttMessages
+from simulators.leash import leashed
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -101,3 +105,46 @@ def test_an_angle_that_nobody_knows_is_none(run_virtual: Run, value: float | Non
         assert (told["value"], told["quality"]) == (None, "disconnected")
 
     run_virtual(main())
+
+
+@pytest.mark.xdist_group("wires")
+def test_mosquitto_sub_sees_them_on_a_broker_written_by_others() -> None:
+    listen = system_program("mosquitto_sub", "mosquitto-clients")
+
+    async def main() -> None:
+        server = MosquittoServer()
+        await server.start()
+        client = MqttMessages("127.0.0.1", server.port, "room", backoff_s=(0.05, 0.2))
+        await client.start()
+        topics = ["iongantry/ASAN/G1/room/firstout.advice", "iongantry/ASAN/G1/room/permit.a", "iongantry/ASAN/G1/room/beams"]
+        command = [
+            listen,
+            "-p",
+            str(server.port),
+            "-C",
+            "3",
+            "-W",
+            "10",
+            "-F",
+            "%t %p",
+            *(a for t in topics for a in ("-t", t)),
+        ]
+        process = await asyncio.create_subprocess_exec(*leashed(command), stdout=asyncio.subprocess.PIPE)
+        ended = asyncio.ensure_future(process.communicate())
+        try:
+            telemetry = Telemetry("asan", "G1", client.post)
+            while not ended.done():
+                telemetry.republish()
+                telemetry.show(treating())
+                telemetry.tell()
+                await asyncio.wait({ended}, timeout=0.1)
+            said, _ = await ended
+        finally:
+            await client.close()
+            server.close()
+        lines = dict(line.split(" ", 1) for line in said.decode().splitlines())
+        assert json.loads(lines[topics[0]])["value"] == "close the door and search"
+        assert json.loads(lines[topics[1]])["value"] is True
+        assert json.loads(lines[topics[2]])["value"][1]["meterset_delivered"] == 12.5
+
+    asyncio.run(main())
