@@ -8,90 +8,44 @@ for what the room asks (`questions`).
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from controller.admission import OVERRIDES, Admitted, TreatOptions, admit, make_output, open_ledger
+from controller.admission import open_ledger
 from controller.books import open_books, tell_start
 from controller.commands import Command
-from controller.console.views import SpotsView, TreatmentView
+from controller.console.views import SpotsView
 from controller.fraction import Fraction
 from controller.history import History
 from controller.intake import Refused
 from controller.measures import LagProbe, quiet_garbage
 from controller.outputs import outcome_of, write_outputs
 from controller.recover import Survived, ask_unit, run_recovery
-from controller.request import Earlier
-from controller.resume import ResumeOptions, admit_remainder
 from controller.room.session import Session
 from controller.room.states import State
 from controller.room.supervision import Timing
-from controller.serving.asking import LOADED as LOADED_FILE
 from controller.serving.ground import Ground
-from controller.serving.pictures import Picture
-from controller.serving.plans import Held, PlanStore
+from controller.serving.loading import BAD_ARGUMENT, Loaded, Loader
+from controller.serving.plans import PlanStore
 from controller.serving.questions import Questions
 from controller.treatment import Ran
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected
 
-NOT_ADMITTED, BUSY, NOT_APPROVED, BAD_ARGUMENT = 4451, 4452, 4453, 4454
+NOT_ADMITTED, BUSY, NOT_APPROVED = 4451, 4452, 4453
 NOTHING_LOADED, OVERTAKEN, NOT_RECONCILED = 4455, 4456, 4457
 
 PERMITS_S = 300.0  # for somebody at a console to reset what stands before the room arms; assumed
-LOADED, RUNNING, WRITING = "loaded", "running", "writing"
+RUNNING, WRITING = "running", "writing"
 QA_INTENTS = ("VERIFICATION", "MACHINE_QA")  # DICOM PlanIntent
-SLUG_MAX = 32
 DISARMED_S = 0.5  # for the interlock system to see that nothing is armed any more: it keeps its plan until then
 DOSE_TRIPPED = 2  # `DoseMonitorStatus.state`
-
-
-@dataclass(slots=True, eq=False)
-class Loaded:
-    """The fraction that is treated, or was treated last."""
-
-    id: str
-    held: Held
-    options: TreatOptions
-    admitted: Admitted
-    earlier: Earlier
-    output: Path
-    by: str
-    started: datetime
-    picture: Picture
-    status: str = LOADED
-    reason: str = ""
-    counts_base: tuple[int, int] = (0, 0)
-    failures: list[str] = field(default_factory=list)
-
-    def view(self) -> TreatmentView:
-        """As shown."""
-        plan = self.admitted.intake.plan
-        return TreatmentView(
-            id=self.id,
-            plan_id=self.held.id,
-            plan_uid=plan.uid,
-            plan_label=plan.label,
-            plan_sha256=plan.sha256,
-            patient_id=plan.patient.id,
-            patient_name=plan.patient.name,
-            fraction=self.options.fraction,
-            remainder=bool(self.earlier.session),
-            beams=self.picture.beams(),
-            current=self.picture.current,
-            status=self.status,
-            reason=self.reason,
-            overrides=dict(self.options.overrides),
-            started_utc=self.started.isoformat(timespec="seconds"),
-        )
 
 
 class Treating:
@@ -124,7 +78,7 @@ class Treating:
         self._questions = questions
         self._alive = alive
         self._obstacles = obstacles
-        self._publish = publish_spots
+        self._loader = Loader(ground, publish_spots)
         self._fraction: Fraction | None = None
         self._task: asyncio.Task[None] | None = None
         self._loading = False
@@ -290,12 +244,12 @@ class Treating:
             held = self._plans.whole(arguments.get("plan_id"))
             if self._ground.facility.require_approval and not held.approved_by:
                 raise self._no(NOT_APPROVED, f"plan {held.id} is not approved here", "a physicist approves it first")
-            options, output, remainder = self._options(held, arguments)
+            options, output, remainder = self._loader.options(held, arguments)
             try:
                 if remainder:
-                    loaded = await asyncio.to_thread(self._admit_remainder, held, options, who)
+                    loaded = await asyncio.to_thread(self._loader.admit_remainder, held, options, who)
                 else:
-                    loaded = await asyncio.to_thread(self._admit, held, options, output, who)
+                    loaded = await asyncio.to_thread(self._loader.admit, held, options, output, who)
             except Refused as refused:
                 raise self._no(NOT_ADMITTED, "; ".join(refused.reasons), "nothing was loaded") from None
             if self._stops != stops:
@@ -304,79 +258,6 @@ class Treating:
         finally:
             self._loading = False
         return {"treatment": loaded.id}
-
-    def _options(self, held: Held, arguments: Mapping[str, Any]) -> tuple[TreatOptions, Path, bool]:
-        fraction, beams = arguments.get("fraction", 1), arguments.get("beams") or ()
-        overrides, remainder = arguments.get("overrides") or {}, arguments.get("remainder", False)
-        wrong = []
-        if isinstance(fraction, bool) or not isinstance(fraction, int) or fraction < 1:
-            wrong.append("fraction: a number from 1")
-        if not isinstance(beams, list | tuple) or not all(isinstance(b, int) and not isinstance(b, bool) for b in beams):
-            wrong.append("beams: a list of beam numbers")
-        if not isinstance(overrides, Mapping) or not all(
-            name in OVERRIDES and isinstance(reason, str) and reason.strip() for name, reason in overrides.items()
-        ):
-            wrong.append(f"overrides: a reason by name, of {', '.join(OVERRIDES)}")
-        if not isinstance(remainder, bool):
-            wrong.append("remainder: true or false")
-        if wrong:
-            raise self._no(BAD_ARGUMENT, "; ".join(wrong), "nothing was loaded")
-        ground = self._ground
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{ground.room}-{_slug(held.about['label'])}-f{fraction}"
-        output, number = ground.treatments / name, 1
-        while output.exists():
-            number += 1
-            output = ground.treatments / f"{name}-{number}"
-        options = TreatOptions(
-            plan=held.path,
-            facility=ground.called,
-            room=ground.room,
-            beams=tuple(beams),
-            fraction=fraction,
-            seed=ground.seed,
-            overrides=dict(overrides),
-            output=output,
-            state=ground.state,
-            endpoints=ground.endpoints,
-        )
-        return options, output, remainder
-
-    def _admit(self, held: Held, options: TreatOptions, output: Path, who: str) -> Loaded:
-        """In a worker. Raises Refused."""
-        admitted = admit(options)
-        made = make_output(options, admitted.intake.plan.label)
-        plan = admitted.intake.plan
-        told = {"plan_id": held.id, "label": plan.label, "patient_id": plan.patient.id, "fraction": options.fraction, "by": who}
-        (output / LOADED_FILE).write_text(json.dumps(told), encoding="utf-8")
-        return self._loaded(output.name, held, options, admitted, Earlier(), made or output, who)
-
-    def _admit_remainder(self, held: Held, options: TreatOptions, who: str) -> Loaded:
-        """In a worker. Raises Refused."""
-        root = self._root_of(str(held.about["uid"]), options.fraction, [int(beam["number"]) for beam in held.about["beams"]])
-        left = admit_remainder(ResumeOptions(root, seed=options.seed, endpoints=options.endpoints))
-        if options.overrides:
-            raise Refused(["overrides: those of the treatment hold for what is left of it"])
-        return self._loaded(root.name, held, left.options, left.admitted, left.earlier, left.output, who)
-
-    def _root_of(self, uid: str, fraction: int, beams: Sequence[int]) -> Path:
-        """The directory of the treatment that a ledger's entries of a fraction name. Raises Refused."""
-        try:
-            with open_ledger(self._ground.state, boot_id=self._ground.boot_id) as ledger:
-                journals = [ledger.delivered(uid, fraction, beam).journal for beam in beams]
-        except BeamlineError as error:
-            raise Refused([f"ledger: {error}"]) from None
-        roots = {root_of_journal(Path(journal)) for journal in journals if journal}
-        if not roots:
-            raise Refused([f"fraction {fraction} of this plan was never begun: there is no remainder"])
-        if len(roots) > 1:
-            raise Refused([f"fraction {fraction} was begun in several treatments: {', '.join(sorted(r.name for r in roots))}"])
-        return roots.pop()
-
-    def _loaded(
-        self, name: str, held: Held, options: TreatOptions, admitted: Admitted, earlier: Earlier, output: Path, who: str
-    ) -> Loaded:
-        picture = Picture(admitted.intake, self._publish)
-        return Loaded(name, held, options, admitted, earlier, output, who, datetime.now(UTC), picture)
 
     # --- treating ---------------------------------------------------------------------------------------------------------
 
@@ -518,12 +399,3 @@ class Treating:
 
     def _no(self, code: int, why: str, hint: str) -> CommandRejected:
         return CommandRejected(why, code=code, device=self._ground.room, hint=hint)
-
-
-def root_of_journal(journal: Path) -> Path:
-    """Directory of the treatment whose journal this is; a resumed session lies inside it."""
-    return journal.parent.parent if re.fullmatch(r"resume-\d+", journal.parent.name) else journal.parent
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:SLUG_MAX].strip("-") or "plan"

@@ -1,0 +1,164 @@
+"""From a plan and what was asked to a fraction that may begin: options, admission, its directory. Nothing moves here.
+
+Admission runs in a worker. Not responsible for treating it (`treating`), nor for who may ask (the desk).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from controller.admission import OVERRIDES, Admitted, TreatOptions, admit, make_output, open_ledger
+from controller.console.views import SpotsView, TreatmentView
+from controller.intake import Refused
+from controller.request import Earlier
+from controller.resume import ResumeOptions, admit_remainder
+from controller.serving.asking import LOADED as LOADED_FILE
+from controller.serving.ground import Ground
+from controller.serving.pictures import Picture
+from controller.serving.plans import Held
+from drivers.hal.errors import BeamlineError, CommandRejected
+
+BAD_ARGUMENT = 4454
+LOADED = "loaded"
+SLUG_MAX = 32
+
+
+@dataclass(slots=True, eq=False)
+class Loaded:
+    """The fraction that is treated, or was treated last."""
+
+    id: str
+    held: Held
+    options: TreatOptions
+    admitted: Admitted
+    earlier: Earlier
+    output: Path
+    by: str
+    started: datetime
+    picture: Picture
+    status: str = LOADED
+    reason: str = ""
+    counts_base: tuple[int, int] = (0, 0)
+    failures: list[str] = field(default_factory=list)
+
+    def view(self) -> TreatmentView:
+        """As shown."""
+        plan = self.admitted.intake.plan
+        return TreatmentView(
+            id=self.id,
+            plan_id=self.held.id,
+            plan_uid=plan.uid,
+            plan_label=plan.label,
+            plan_sha256=plan.sha256,
+            patient_id=plan.patient.id,
+            patient_name=plan.patient.name,
+            fraction=self.options.fraction,
+            remainder=bool(self.earlier.session),
+            beams=self.picture.beams(),
+            current=self.picture.current,
+            status=self.status,
+            reason=self.reason,
+            overrides=dict(self.options.overrides),
+            started_utc=self.started.isoformat(timespec="seconds"),
+        )
+
+
+class Loader:
+    """Of one room.
+
+    Args:
+        ground: the room.
+        publish: told layers of the spot map as they change.
+    """
+
+    def __init__(self, ground: Ground, publish: Callable[[SpotsView], None]) -> None:
+        self._ground = ground
+        self._publish = publish
+
+    def options(self, held: Held, arguments: Mapping[str, Any]) -> tuple[TreatOptions, Path, bool]:
+        fraction, beams = arguments.get("fraction", 1), arguments.get("beams") or ()
+        overrides, remainder = arguments.get("overrides") or {}, arguments.get("remainder", False)
+        wrong = []
+        if isinstance(fraction, bool) or not isinstance(fraction, int) or fraction < 1:
+            wrong.append("fraction: a number from 1")
+        if not isinstance(beams, list | tuple) or not all(isinstance(b, int) and not isinstance(b, bool) for b in beams):
+            wrong.append("beams: a list of beam numbers")
+        if not isinstance(overrides, Mapping) or not all(
+            name in OVERRIDES and isinstance(reason, str) and reason.strip() for name, reason in overrides.items()
+        ):
+            wrong.append(f"overrides: a reason by name, of {', '.join(OVERRIDES)}")
+        if not isinstance(remainder, bool):
+            wrong.append("remainder: true or false")
+        if wrong:
+            raise CommandRejected("; ".join(wrong), code=BAD_ARGUMENT, device=self._ground.room, hint="nothing was loaded")
+        ground = self._ground
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{ground.room}-{_slug(held.about['label'])}-f{fraction}"
+        output, number = ground.treatments / name, 1
+        while output.exists():
+            number += 1
+            output = ground.treatments / f"{name}-{number}"
+        options = TreatOptions(
+            plan=held.path,
+            facility=ground.called,
+            room=ground.room,
+            beams=tuple(beams),
+            fraction=fraction,
+            seed=ground.seed,
+            overrides=dict(overrides),
+            output=output,
+            state=ground.state,
+            endpoints=ground.endpoints,
+        )
+        return options, output, remainder
+
+    def admit(self, held: Held, options: TreatOptions, output: Path, who: str) -> Loaded:
+        """In a worker. Raises Refused."""
+        admitted = admit(options)
+        made = make_output(options, admitted.intake.plan.label)
+        plan = admitted.intake.plan
+        told = {"plan_id": held.id, "label": plan.label, "patient_id": plan.patient.id, "fraction": options.fraction, "by": who}
+        (output / LOADED_FILE).write_text(json.dumps(told), encoding="utf-8")
+        return self._loaded(output.name, held, options, admitted, Earlier(), made or output, who)
+
+    def admit_remainder(self, held: Held, options: TreatOptions, who: str) -> Loaded:
+        """In a worker. Raises Refused."""
+        root = self._root_of(str(held.about["uid"]), options.fraction, [int(beam["number"]) for beam in held.about["beams"]])
+        left = admit_remainder(ResumeOptions(root, seed=options.seed, endpoints=options.endpoints))
+        if options.overrides:
+            raise Refused(["overrides: those of the treatment hold for what is left of it"])
+        return self._loaded(root.name, held, left.options, left.admitted, left.earlier, left.output, who)
+
+    def _root_of(self, uid: str, fraction: int, beams: Sequence[int]) -> Path:
+        """The directory of the treatment that a ledger's entries of a fraction name. Raises Refused."""
+        try:
+            with open_ledger(self._ground.state, boot_id=self._ground.boot_id) as ledger:
+                journals = [ledger.delivered(uid, fraction, beam).journal for beam in beams]
+        except BeamlineError as error:
+            raise Refused([f"ledger: {error}"]) from None
+        roots = {root_of_journal(Path(journal)) for journal in journals if journal}
+        if not roots:
+            raise Refused([f"fraction {fraction} of this plan was never begun: there is no remainder"])
+        if len(roots) > 1:
+            raise Refused([f"fraction {fraction} was begun in several treatments: {', '.join(sorted(r.name for r in roots))}"])
+        return roots.pop()
+
+    def _loaded(
+        self, name: str, held: Held, options: TreatOptions, admitted: Admitted, earlier: Earlier, output: Path, who: str
+    ) -> Loaded:
+        picture = Picture(admitted.intake, self._publish)
+        return Loaded(name, held, options, admitted, earlier, output, who, datetime.now(UTC), picture)
+
+
+def root_of_journal(journal: Path) -> Path:
+    """Directory of the treatment whose journal this is; a resumed session lies inside it."""
+    return journal.parent.parent if re.fullmatch(r"resume-\d+", journal.parent.name) else journal.parent
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:SLUG_MAX].strip("-") or "plan"
