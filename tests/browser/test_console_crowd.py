@@ -14,7 +14,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser"), pytest.mark.
 
 ONLOOKERS = 20
 SMALL = {"width": 480, "height": 320}  # without a graphics card every point is drawn by the processor that the room is on
-LAG_MS = 250.0  # half of what the room's watchdog bears; the browsers themselves share this computer with the room
 
 
 def treated(browser: Browser, state: Path, onlookers: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -53,7 +52,7 @@ def test_twenty_browsers_do_not_touch_the_delivery(browser: Browser, tmp_path: P
     for summary in (alone, watched):
         assert summary["status"] == "complete"
         assert summary["interlocks"] == []
-        assert summary["loop_lag_ms"]["p99"] < LAG_MS
     (before,), (after,) = alone["beams"], watched["beams"]
     assert after["spots_delivered"] == before["spots_delivered"] == before["spots"]
+    assert after["irradiation_s"] == pytest.approx(before["irradiation_s"], rel=0.02)  # s of the room
     assert after["meterset_delivered_primary"] == pytest.approx(before["meterset_delivered_primary"], rel=1e-3)

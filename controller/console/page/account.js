@@ -29,7 +29,10 @@ export function accountDialog(desk) {
     open() {
       const person = desk.person();
       if (!person || dialog.open) return;
-      put(why, person.first ? "This is still the first password, which stands in a file. Choose one of your own." : `Signed in as ${person.name}.`);
+      put(
+        why,
+        person.first ? "This is still the first password, which stands in a file. Choose one of your own." : `Signed in as ${person.name}.`,
+      );
       mark(form, "data-first", person.first);
       dialog.show();
     },

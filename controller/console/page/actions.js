@@ -9,16 +9,28 @@ import { ACTS, factsOf, questionOf, roleOf } from "./words.js";
 
 const DELIBERATE = new Set(["beam_on", "resume"]);
 const HOLD_MS = 1000;
-const YES = { identify: "Yes, this is right", positioned: "Accept position", move_on: "All clear: go on", beam_on: "BEAM ON", resume: "BEAM ON again" };
+const YES = {
+  identify: "Yes, this is right", positioned: "Accept position", move_on: "All clear: go on", beam_on: "BEAM ON",
+  resume: "BEAM ON again",
+};
 
 /** `desk`: {send(name, args, acted), stop(acted), may(name), why(name), store(), stoppable()}. */
 export function actionRail(desk) {
   const question = makeQuestion(desk);
-  const pause = h("button", { type: "button", class: "act pause", on: { click: () => desk.send("pause", {}, performance.now()) } }, sign("bars"), h("span", {}, "Pause"), h("kbd", {}, "F8"));
-  const end = asked(h("button", { type: "button", class: "act" }, sign("part"), h("span", {}, "End field")), "End this field now? What is missing stays on record.", () => desk.send("terminate", {}, performance.now()));
+  const pause = h(
+    "button", { type: "button", class: "act pause", on: { click: () => desk.send("pause", {}, performance.now()) } },
+    sign("bars"), h("span", {}, "Pause"), h("kbd", {}, "F8"),
+  );
+  const end = asked(
+    h("button", { type: "button", class: "act" }, sign("part"), h("span", {}, "End field")),
+    "End this field now? What is missing stays on record.", () => desk.send("terminate", {}, performance.now()),
+  );
   const others = h("div", { class: "others" });
   const stop = makeStop(desk);
-  const element = h("footer", { class: "rail", "aria-label": "Acts" }, question.element, h("div", { class: "acts" }, others, end, pause), stop.element);
+  const element = h(
+    "footer", { class: "rail", "aria-label": "Acts" }, question.element,
+    h("div", { class: "acts" }, others, end, pause), stop.element,
+  );
 
   return {
     element,
@@ -140,7 +152,10 @@ function makeQuestion(desk) {
 
 function makeStop(desk) {
   const what = h("span", { class: "stop-room" });
-  const button = h("button", { type: "button", class: "stop", "aria-keyshortcuts": "Control+Shift+X" }, sign("stop"), h("span", { class: "stop-word" }, "STOP", what), h("kbd", {}, "hold Esc"));
+  const button = h(
+    "button", { type: "button", class: "stop", "aria-keyshortcuts": "Control+Shift+X" }, sign("stop"),
+    h("span", { class: "stop-word" }, "STOP", what), h("kbd", {}, "hold Esc"),
+  );
   const said = h("p", { class: "stop-said", role: "alert" });
   const element = h("div", { class: "stop-place" }, button, said);
   let sent = 0;
@@ -198,4 +213,7 @@ export function whyNot(view, person, holds, name, stale) {
 }
 
 // commands that need no control of the room (the room judges it again)
-const FREE = new Set(["stop", "pause", "take_control", "import_plan", "approve_plan", "acknowledge_alarm", "shelve_alarm", "approve_bypass", "end_bypass", "enter_service", "reset_interlock", "sign_config", "manage_users"]);
+const FREE = new Set([
+  "stop", "pause", "take_control", "import_plan", "approve_plan", "acknowledge_alarm", "shelve_alarm", "approve_bypass",
+  "end_bypass", "enter_service", "reset_interlock", "sign_config", "manage_users",
+]);

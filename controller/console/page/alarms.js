@@ -6,23 +6,36 @@ import { clock } from "./words.js";
 const ORDER = { high: 0, medium: 1, low: 2 };
 const SHELVE = [["10 min", 600], ["1 h", 3600], ["8 h", 28800]];
 
+const seen = (alarm) => Number(Boolean(alarm.acknowledged_by));
+
+/** What nobody has seen first, then the gravest, then the latest. */
+const graver = (a, b) => seen(a) - seen(b) || ORDER[a.severity] - ORDER[b.severity] || b.raised_t_ns - a.raised_t_ns;
+
 export function alarmPage(desk) {
   const list = h("ul", { class: "alarms" });
   const none = h("p", { class: "clear" }, sign("ticked"), h("span", {}, "No alarms."));
   const shelved = h("ul", { class: "alarms away" });
   const title = h("h3", {}, "Shelved");
-  const element = h("div", { class: "page" }, panel("Alarms", { class: "scrolling" }, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "List of alarms" }, none, list, title, shelved)));
+  const element = h(
+    "div", { class: "page" },
+    panel(
+      "Alarms", { class: "scrolling" },
+      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "List of alarms" }, none, list, title, shelved),
+    ),
+  );
   return {
     element,
     update(store) {
       if (!store?.view) return;
       mark(element, "data-stale", store.stale);
-      const alarms = [...store.view.alarms].sort((a, b) => Number(Boolean(a.acknowledged_by)) - Number(Boolean(b.acknowledged_by)) || ORDER[a.severity] - ORDER[b.severity] || b.raised_t_ns - a.raised_t_ns);
+      const alarms = [...store.view.alarms].sort(graver);
       const here = alarms.filter((alarm) => !alarm.shelved_s);
       const away = alarms.filter((alarm) => alarm.shelved_s > 0);
       show(none, here.length === 0);
       show(title, away.length > 0);
-      for (const [place, some] of [[list, here], [shelved, away]]) keyed(place, some, (alarm) => alarm.id, () => makeAlarm(desk), (row, alarm) => row.update(alarm, store.view));
+      for (const [place, some] of [[list, here], [shelved, away]]) keyed(
+        place, some, (alarm) => alarm.id, () => makeAlarm(desk), (row, alarm) => row.update(alarm, store.view),
+      );
     },
   };
 }
@@ -35,7 +48,10 @@ function makeAlarm(desk) {
   let id = "";
   const send = (name, more = {}) => desk.send(name, { id, ...more }, performance.now());
   const seen = h("button", { type: "button", class: "act", on: { click: () => send("acknowledge_alarm") } }, "Acknowledge");
-  const times = h("select", { "aria-label": "Shelve for" }, h("option", { value: "" }, "Shelve …"), ...SHELVE.map(([words, seconds]) => h("option", { value: String(seconds) }, words)));
+  const times = h(
+    "select", { "aria-label": "Shelve for" }, h("option", { value: "" }, "Shelve …"),
+    ...SHELVE.map(([words, seconds]) => h("option", { value: String(seconds) }, words)),
+  );
   times.addEventListener("change", () => {
     if (times.value) send("shelve_alarm", { duration_s: Number(times.value) });
     times.value = "";

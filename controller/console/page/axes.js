@@ -14,7 +14,10 @@ export function couchPanel(jog) {
     element,
     update(view, good) {
       keyed(rows, view.couch, (axis) => axis.name, makeAxis, (row, axis) => row.update(axis, good));
-      keyed(nozzle, Object.entries(view.nozzle), ([name]) => name, makeFact, (row, [, value]) => put(row.value, good ? settingOf(row.setting, value) : "–"));
+      keyed(
+        nozzle, Object.entries(view.nozzle), ([name]) => name, makeFact,
+        (row, [, value]) => put(row.value, good ? settingOf(row.setting, value) : "–"),
+      );
       handle.update(view, good);
     },
   };
@@ -26,7 +29,10 @@ function makeAxis() {
   const unit = h("span", { class: "unit" });
   const here = s("path", { class: "axis-here", d: "M 0 -5 L 4 0 L 0 5 L -4 0 Z" });
   const aim = s("path", { class: "axis-aim", d: "M -3.5 -8 H 3.5 L 0 -3 Z" });
-  const bar = s("svg", { class: "axis-bar", viewBox: "-4 -9 208 18", "aria-hidden": "true" }, s("path", { class: "axis-line", d: "M 0 -4 V 4 M 200 -4 V 4 M 0 0 H 200" }), aim, here);
+  const bar = s(
+    "svg", { class: "axis-bar", viewBox: "-4 -9 208 18", "aria-hidden": "true" },
+    s("path", { class: "axis-line", d: "M 0 -4 V 4 M 200 -4 V 4 M 0 0 H 200" }), aim, here,
+  );
   const row = h("div", { class: "axis", role: "listitem" }, name, bar, value, unit);
   row.update = (axis, good) => {
     const sound = good && axis.quality === "good" && axis.value !== null;

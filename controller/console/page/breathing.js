@@ -20,7 +20,10 @@ export function breathingPanel() {
       lamp.as(!known ? "unknown" : delivery.gate_open ? "on" : "off");
       put(word, known ? (delivery.gate_open ? "gate open" : "gate shut") : "gate –");
       mark(gate, "data-tone", known && delivery.gate_open ? "ready" : null);
-      put(value, good && delivery.breathing !== null ? `${figure(delivery.breathing, 1)} ${delivery.breathing_unit}` : delivery.breathing === null ? "no sensor" : "–");
+      put(
+        value,
+        good && delivery.breathing !== null ? `${figure(delivery.breathing, 1)} ${delivery.breathing_unit}` : delivery.breathing === null ? "no sensor" : "–",
+      );
       mark(canvas, "aria-label", known ? `breathing trace, gate ${delivery.gate_open ? "open" : "shut"}` : "breathing trace, no value");
       draw(canvas, store.breath, SPAN_S * Math.min(speed, 4), good, store.view.t_ns / 1e9);
     },

@@ -43,7 +43,10 @@ export class Connection extends EventTarget {
     this.token = answer.token;
     this.console = console;
     this.control = {};
-    this.person = { name: answer.name ?? name, role: answer.role, roles: answer.roles ?? [answer.role], first: Boolean(answer.first_password) };
+    this.person = {
+      name: answer.name ?? name, role: answer.role, roles: answer.roles ?? [answer.role],
+      first: Boolean(answer.first_password),
+    };
     this.#keep(answer.expires_s);
     this.#renewEvery(answer.expires_s);
     this.dispatchEvent(new Event("signed"));
@@ -84,7 +87,10 @@ export class Connection extends EventTarget {
   }
 
   upload(path, file) {
-    return this.#send("POST", path, { raw: file, headers: { "X-File-Name": encodeURIComponent(file.name), "Content-Type": "application/octet-stream" } });
+    return this.#send(
+      "POST", path,
+      { raw: file, headers: { "X-File-Name": encodeURIComponent(file.name), "Content-Type": "application/octet-stream" } },
+    );
   }
 
   /**
@@ -94,7 +100,10 @@ export class Connection extends EventTarget {
   async command(room, bootId, name, args, acted) {
     const key = crypto.randomUUID?.() ?? random(32);
     for (let attempt = 1; ; attempt += 1) {
-      const body = { name, arguments: args ?? {}, control_token: this.control[room] ?? 0, boot_id: bootId, age_ms: Math.max(0, performance.now() - acted) };
+      const body = {
+        name, arguments: args ?? {}, control_token: this.control[room] ?? 0, boot_id: bootId,
+        age_ms: Math.max(0, performance.now() - acted),
+      };
       try {
         const answer = await this.#send("POST", `/api/rooms/${encodeURIComponent(room)}/commands`, {
           body, headers: { "Idempotency-Key": key }, timeout: COMMAND_TIMEOUT_MS,
@@ -171,14 +180,23 @@ export class Connection extends EventTarget {
     if (body !== undefined) all["Content-Type"] = "application/json";
     let answer;
     try {
-      answer = await fetch(path, { method, headers: all, body: raw ?? (body === undefined ? undefined : JSON.stringify(body)), signal: AbortSignal.timeout(timeout), cache: "no-store" });
+      answer = await fetch(
+        path,
+        {
+          method, headers: all, body: raw ?? (body === undefined ? undefined : JSON.stringify(body)),
+          signal: AbortSignal.timeout(timeout), cache: "no-store",
+        },
+      );
     } catch {
       throw new Refused("the console's server does not answer", { hint: "if it stays away, use the room's own buttons" });
     }
     if (answer.ok) return answer;
     const said = await answer.json().catch(() => null);
     if (answer.status === 401 && signed && this.token) this.#forget();
-    throw new Refused(wordsOf(said) || `refused (${answer.status})`, { status: answer.status, hint: said?.hint ?? said?.detail?.hint ?? "", code: said?.code ?? null });
+    throw new Refused(
+      wordsOf(said) || `refused (${answer.status})`,
+      { status: answer.status, hint: said?.hint ?? said?.detail?.hint ?? "", code: said?.code ?? null },
+    );
   }
 
   #renewEvery(seconds) {

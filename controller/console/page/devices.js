@@ -3,13 +3,28 @@
 import { h, keyed, mark, panel, put, sign } from "./dom.js";
 import { count, unitOf } from "./words.js";
 
+const COLUMNS = ["Device", "Signal", "Value", "", "Quality", "Age", "Source"];
+const NUMBERS = new Set(["Value", "Age"]);
+
 export function devicePage() {
-  const filter = h("input", { type: "search", placeholder: "Filter: a device, a signal, good, stale, simulated …", "aria-label": "Filter", spellcheck: "false", autocomplete: "off" });
+  const filter = h(
+    "input",
+    {
+      type: "search", placeholder: "Filter: a device, a signal, good, stale, simulated …", "aria-label": "Filter",
+      spellcheck: "false", autocomplete: "off",
+    },
+  );
   const tally = h("span", { class: "soft" });
   const body = h("tbody", {});
-  const table = h("table", { class: "table" },
-    h("thead", {}, h("tr", {}, ...["Device", "Signal", "Value", "", "Quality", "Age", "Source"].map((name, index) => h("th", { scope: "col", class: index === 2 || index === 5 ? "num" : null }, name)))), body);
-  const element = h("div", { class: "page" }, panel("Devices", { class: "scrolling" }, h("div", { class: "row" }, filter, tally), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of devices" }, table)));
+  const heads = COLUMNS.map((name) => h("th", { scope: "col", class: NUMBERS.has(name) ? "num" : null }, name));
+  const table = h("table", { class: "table" }, h("thead", {}, h("tr", {}, ...heads)), body);
+  const element = h(
+    "div", { class: "page" },
+    panel(
+      "Devices", { class: "scrolling" }, h("div", { class: "row" }, filter, tally),
+      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of devices" }, table),
+    ),
+  );
   return {
     element,
     update(store) {
@@ -24,9 +39,16 @@ export function devicePage() {
 }
 
 function rowsOf(device) {
-  const about = `${device.name} ${device.driver} ${device.endpoint} ${device.simulated ? "simulated" : "real"} ${device.connected ? "connected" : "disconnected"} ${device.error}`;
+  const [kind, link] = [device.simulated ? "simulated" : "real", device.connected ? "connected" : "disconnected"];
+  const about = [device.name, device.driver, device.endpoint, kind, link, device.error].join(" ");
   const head = { key: device.name, device, signal: null, search: about.toLowerCase() };
-  return [head, ...device.signals.map((signal) => ({ key: `${device.name}/${signal.name}`, device, signal, search: `${about} ${signal.name} ${signal.quality}`.toLowerCase() }))];
+  return [
+    head,
+    ...device.signals.map((signal) => ({
+      key: `${device.name}/${signal.name}`, device, signal,
+      search: `${about} ${signal.name} ${signal.quality}`.toLowerCase(),
+    })),
+  ];
 }
 
 function makeRow(first) {
@@ -41,13 +63,15 @@ function headRow() {
     picture.as(!good ? "unknown" : device.connected ? "ticked" : "cross");
     mark(row, "data-tone", device.connected ? null : "bad");
     put(name, device.name);
-    put(words, `${device.connected ? "connected" : "not connected"}, ${device.simulated ? "simulated" : "real"}, ${device.driver}, ${device.endpoint}${device.identity ? `, ${device.identity}` : ""}${device.error ? `: ${device.error}` : ""}`);
+    const [link, kind] = [device.connected ? "connected" : "not connected", device.simulated ? "simulated" : "real"];
+    const said = [link, kind, device.driver, device.endpoint, device.identity].filter(Boolean).join(", ");
+    put(words, device.error ? `${said}: ${device.error}` : said);
   };
   return row;
 }
 
 function signalRow() {
-  const cells = Array.from({ length: 7 }, (_, index) => h("td", { class: index === 2 || index === 5 ? "num" : null }));
+  const cells = COLUMNS.map((column) => h("td", { class: NUMBERS.has(column) ? "num" : null }));
   const [device, name, value, unit, quality, age, source] = cells;
   const row = h("tr", {}, ...cells);
   row.update = ({ device: of, signal }, good) => {
@@ -57,7 +81,10 @@ function signalRow() {
     put(value, sound ? shown(signal.value) : "–");
     put(unit, unitOf(signal.unit));
     put(quality, !good ? "stale" : sound ? "good" : `✕ ${signal.quality}`);
-    put(age, signal.age_ms === null ? "–" : signal.age_ms < 10000 ? `${Math.round(signal.age_ms)} ms` : `${Math.round(signal.age_ms / 1000)} s`);
+    put(
+      age,
+      signal.age_ms === null ? "–" : signal.age_ms < 10000 ? `${Math.round(signal.age_ms)} ms` : `${Math.round(signal.age_ms / 1000)} s`,
+    );
     put(source, signal.simulated ? "simulated" : "real");
     mark(row, "data-tone", sound ? null : "bad");
     mark(value, "title", sound ? null : `last value ${shown(signal.value)}`);

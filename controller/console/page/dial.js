@@ -38,7 +38,10 @@ export function gantryDial(jog) {
   const limits = [s("path", { class: "limit" }), s("path", { class: "limit" })];
   const target = s("path", { class: "target", d: "M 0 -92 L 7 -100 L -7 -100 Z" });
   const beam = s("line", { class: "beam", x1: 0, y1: -58, x2: 0, y2: 0 });
-  const head = s("g", { class: "head" }, s("path", { d: "M -17 -90 L 17 -90 L 12 -68 L 5 -68 L 3 -58 L -3 -58 L -5 -68 L -12 -68 Z" }), beam);
+  const head = s(
+    "g", { class: "head" },
+    s("path", { d: "M -17 -90 L 17 -90 L 12 -68 L 5 -68 L 3 -58 L -3 -58 L -5 -68 L -12 -68 Z" }), beam,
+  );
   const turning = s("path", { class: "turning" });
   const picture = s(
     "svg", { class: "dial", viewBox: "-116 -116 232 232", role: "img" },
@@ -55,7 +58,10 @@ export function gantryDial(jog) {
     h("div", {}, h("dt", {}, "Torque"), torque), h("div", {}, h("dt", {}, "Limits"), range),
   );
   const handle = jog("gantry");
-  const element = panel("Gantry", { class: "gantry" }, picture, h("div", { class: "gantry-side" }, h("div", { class: "gantry-angle" }, angle, goes), facts, handle.element));
+  const element = panel(
+    "Gantry", { class: "gantry" }, picture,
+    h("div", { class: "gantry-side" }, h("div", { class: "gantry-angle" }, angle, goes), facts, handle.element),
+  );
 
   return {
     element,
@@ -91,7 +97,10 @@ export function gantryDial(jog) {
       put(speed, fixed ? "–" : sound && ring.speed_deg_s !== null ? `${figure(Math.abs(ring.speed_deg_s), 2)} °/s` : "–");
       put(torque, fixed ? "none" : ring.enabled === null || !good ? "–" : ring.enabled ? "on" : "off");
       put(range, fixed ? "–" : lower === -upper ? `±${figure(upper, 0)}°` : `${figure(lower, 0)}° to ${figure(upper, 0)}°`);
-      mark(picture, "aria-label", `Gantry ${sound ? `${figure(deg, 1)} degrees` : "angle not known"}${aimed === null ? "" : `, target ${figure(aimed, 1)} degrees`}`);
+      mark(
+        picture, "aria-label",
+        `Gantry ${sound ? `${figure(deg, 1)} degrees` : "angle not known"}${aimed === null ? "" : `, target ${figure(aimed, 1)} degrees`}`,
+      );
       handle.update(view, good);
     },
   };

@@ -78,7 +78,10 @@ export function keyed(container, items, key, make, update) {
 /** A panel with a heading: `panel("Gantry", content...)`. */
 export function panel(title, properties, ...children) {
   const id = `p-${title.toLowerCase().replace(/[^a-z0-9]+/g, "-")}`;
-  return h("section", { ...properties, class: `panel ${properties?.class ?? ""}`, "aria-labelledby": id }, h("h2", { id }, title), ...children);
+  return h(
+    "section", { ...properties, class: `panel ${properties?.class ?? ""}`, "aria-labelledby": id },
+    h("h2", { id }, title), ...children,
+  );
 }
 
 /** A dialog that never stands between a person and STOP: nothing behind it is locked, and a touch of Esc closes it. */

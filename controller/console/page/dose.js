@@ -11,7 +11,10 @@ export function dosePanel() {
   const meter = bar("Meterset of the beam");
   const monitors = [monitor("Monitor 1"), monitor("Monitor 2")];
   const ceiling = h("p", { class: "soft small-print" });
-  const element = panel("Dose", { class: "dose" }, h("div", { class: "dose-head" }, given, planned, part), meter.element, ...monitors.map((one) => one.element), ceiling);
+  const element = panel(
+    "Dose", { class: "dose" }, h("div", { class: "dose-head" }, given, planned, part), meter.element,
+    ...monitors.map((one) => one.element), ceiling,
+  );
   return {
     element,
     update(view, good) {
@@ -25,7 +28,10 @@ export function dosePanel() {
       monitors[0].update(good ? counts1 : null, full, null);
       monitors[1].update(good ? counts2 : null, full, top);
       const apart = good && counts1 && counts2 ? ((counts2 - counts1) / counts1) * 100 : null;
-      const words = [top ? `ceiling ${count(top)} counts` : "", apart === null ? "" : `monitor 2 reads ${apart >= 0 ? "+" : ""}${figure(apart, 1)} % against monitor 1`];
+      const words = [
+        top ? `ceiling ${count(top)} counts` : "",
+        apart === null ? "" : `monitor 2 reads ${apart >= 0 ? "+" : ""}${figure(apart, 1)} % against monitor 1`,
+      ];
       put(ceiling, words.filter(Boolean).join("; "));
     },
   };
@@ -60,6 +66,8 @@ function bar(name) {
   };
 }
 
+const fact = (name, value) => h("div", {}, h("dt", {}, name), value);
+
 /** The line above the fold: beam, energy, spill, and the three contributions to the permit. */
 export function beamPanel() {
   const lamps = {
@@ -75,7 +83,8 @@ export function beamPanel() {
     "Beam", { class: "beam-panel" },
     h("ul", { class: "lamps" }, ...Object.values(lamps).map((one) => one.element)),
     h("dl", { class: "facts across" },
-      h("div", {}, h("dt", {}, "Ion"), species), h("div", {}, h("dt", {}, "Energy"), energy), h("div", {}, h("dt", {}, "Layer"), layer), h("div", {}, h("dt", {}, "Spill"), spill)),
+      fact("Ion", species), fact("Energy", energy), fact("Layer", layer), fact("Spill", spill),
+    ),
     held,
   );
   return {
@@ -86,7 +95,10 @@ export function beamPanel() {
       const beam = currentBeam(view.treatment);
       put(species, good && delivery.species ? delivery.species : "–");
       put(energy, good && delivery.energy_mev_u !== null ? `${figure(delivery.energy_mev_u, 1)} MeV/u` : "–");
-      put(layer, good && beam && delivery.layer !== null ? `${Math.min(beam.layer, beam.layers)} of ${beam.layers}${delivery.painting ? `, pass ${delivery.painting + 1}` : ""}` : "–");
+      put(
+        layer,
+        good && beam && delivery.layer !== null ? `${Math.min(beam.layer, beam.layers)} of ${beam.layers}` : "–",
+      );
       put(spill, good && delivery.spill !== null ? delivery.spill : "–");
       put(held, good && delivery.held_why ? `held: ${delivery.held_why}` : "");
     },

@@ -61,7 +61,10 @@ function makeTrip() {
   const value = h("span", { class: "trip-value" });
   const advice = h("p", { class: "trip-advice" });
   const who = h("span", { class: "soft trip-reset" });
-  const row = h("li", { class: "trip" }, h("div", { class: "trip-head" }, sign("cross"), cause), h("div", { class: "trip-line" }, badge, id, value, who), advice);
+  const row = h(
+    "li", { class: "trip" }, h("div", { class: "trip-head" }, sign("cross"), cause),
+    h("div", { class: "trip-line" }, badge, id, value, who), advice,
+  );
   row.update = (trip) => {
     mark(row, "data-first", trip.first_out);
     put(cause, sentence(trip.cause));
@@ -109,7 +112,11 @@ function bypassPanel(desk) {
   const form = h("form", { class: "form" }, label("Interlock", which), label("Reason", reason), label("Minutes", minutes), ask);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    desk.send("request_bypass", { interlock: which.value.trim(), reason: reason.value.trim(), duration_s: Number(minutes.value) * 60 }, performance.now());
+    desk.send(
+      "request_bypass",
+      { interlock: which.value.trim(), reason: reason.value.trim(), duration_s: Number(minutes.value) * 60 },
+      performance.now(),
+    );
   });
   const element = panel("Bypass", { class: "bypass-panel" }, none, list, form);
   return {
@@ -134,7 +141,10 @@ function makeBypass(desk) {
   const row = h("li", {}, sign("bypass"), words, left, approve, end);
   row.update = (bypass, good) => {
     which = bypass.interlock;
-    put(words, `${bypass.interlock}: ${bypass.reason} (${bypass.owner}${bypass.approver ? `, approved by ${bypass.approver}` : ", waits for a physicist"})`);
+    put(
+      words,
+      `${bypass.interlock}: ${bypass.reason} (${bypass.owner}${bypass.approver ? `, approved by ${bypass.approver}` : ", waits for a physicist"})`,
+    );
     put(left, good ? clock(bypass.remaining_s) : "–");
     show(approve, !bypass.approver);
     enable(approve, desk.may("approve_bypass"), desk.why("approve_bypass"));

@@ -10,7 +10,9 @@ export function jogHandle(desk, what) {
   const axis = what === "gantry" ? null : h("select", { "aria-label": "Axis to move" });
   const back = h("button", { type: "button", class: "small jog" }, what === "gantry" ? "↺" : "−");
   const forth = h("button", { type: "button", class: "small jog" }, what === "gantry" ? "↻" : "+");
-  for (const [button, words] of [[back, what === "gantry" ? "anticlockwise" : "down"], [forth, what === "gantry" ? "clockwise" : "up"]]) button.setAttribute("aria-label", `hold to move ${words}`);
+  for (const [button, words] of [
+    [back, what === "gantry" ? "anticlockwise" : "down"], [forth, what === "gantry" ? "clockwise" : "up"],
+  ]) button.setAttribute("aria-label", `hold to move ${words}`);
   const element = h("div", { class: "jogs", hidden: true }, axis, back, forth, h("span", { class: "soft" }, "hold"));
   let timer = 0;
   let waiting = false;

@@ -9,11 +9,21 @@ const WIDTH = 100;
 export function layerLadder(choose) {
   const bars = s("g", {});
   const picture = s("svg", { class: "ladder-bars", preserveAspectRatio: "none", "aria-hidden": "true" }, bars);
-  const list = h("div", { class: "ladder-list", role: "slider", tabindex: "0", "aria-label": "Layer shown", "aria-orientation": "vertical", "aria-valuemin": "1" }, picture);
+  const list = h(
+    "div",
+    {
+      class: "ladder-list", role: "slider", tabindex: "0", "aria-label": "Layer shown", "aria-orientation": "vertical",
+      "aria-valuemin": "1",
+    },
+    picture,
+  );
   const now = h("output", { class: "ladder-now" });
   const follow = h("button", { type: "button", class: "small", on: { click: () => choose(null) } }, "Follow beam");
   const all = h("button", { type: "button", class: "small", on: { click: () => choose("all") } }, "All");
-  const element = h("div", { class: "ladder" }, h("div", { class: "ladder-head" }, h("span", { class: "soft" }, "Layers"), now), list, h("div", { class: "row" }, follow, all));
+  const element = h(
+    "div", { class: "ladder" }, h("div", { class: "ladder-head" }, h("span", { class: "soft" }, "Layers"), now), list,
+    h("div", { class: "row" }, follow, all),
+  );
   let known = []; // indices that can be chosen
   let total = 0;
   let shown = null;
@@ -53,7 +63,10 @@ export function layerLadder(choose) {
       put(now, total ? `${good ? Math.min(beam.layer, total) : "–"} of ${total}` : "–");
       mark(list, "aria-valuemax", String(total || 1));
       mark(list, "aria-valuenow", String((shown ?? 0) + 1));
-      mark(list, "aria-valuetext", layer ? `layer ${layer.index + 1}, ${figure(layer.energy, 1)} MeV/u, ${percent(layer.delivered, layer.planned, layer.complete)} delivered` : "no layer yet");
+      mark(
+        list, "aria-valuetext",
+        layer ? `layer ${layer.index + 1}, ${figure(layer.energy, 1)} MeV/u, ${percent(layer.delivered, layer.planned, layer.complete)} delivered` : "no layer yet",
+      );
       mark(follow, "aria-pressed", String(chosen === null));
       mark(all, "aria-pressed", String(chosen === "all"));
       show(element.lastChild, total > 0);

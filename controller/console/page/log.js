@@ -6,13 +6,32 @@ import { moment, roleOf, sentence, spaced } from "./words.js";
 const AGAIN_MS = 3000;
 
 export function logPage(desk) {
-  const filter = h("input", { type: "search", placeholder: "Filter: a person, a command, refused …", "aria-label": "Filter", spellcheck: "false", autocomplete: "off" });
+  const filter = h(
+    "input",
+    {
+      type: "search", placeholder: "Filter: a person, a command, refused …", "aria-label": "Filter",
+      spellcheck: "false", autocomplete: "off",
+    },
+  );
   const tally = h("span", { class: "soft" });
-  const source = h("select", { "aria-label": "Which log" }, h("option", { value: "room" }, "Commands"), h("option", { value: "" }, "Sign-ins and people"));
+  const source = h(
+    "select", { "aria-label": "Which log" }, h("option", { value: "room" }, "Commands"),
+    h("option", { value: "" }, "Sign-ins and people"),
+  );
   source.addEventListener("change", () => load());
   const body = h("tbody", {});
-  const table = h("table", { class: "table" }, h("thead", {}, h("tr", {}, ...["Time UTC", "Who", "From", "Command", "Outcome", "Why"].map((name) => h("th", { scope: "col" }, name)))), body);
-  const element = h("div", { class: "page" }, panel("Log", { class: "scrolling" }, h("div", { class: "row" }, source, filter, tally), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Log of commands" }, table)));
+  const table = h(
+    "table", { class: "table" },
+    h("thead", {}, h("tr", {}, ...["Time UTC", "Who", "From", "Command", "Outcome", "Why"].map((name) => h("th", { scope: "col" }, name)))),
+    body,
+  );
+  const element = h(
+    "div", { class: "page" },
+    panel(
+      "Log", { class: "scrolling" }, h("div", { class: "row" }, source, filter, tally),
+      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Log of commands" }, table),
+    ),
+  );
   let entries = [];
 
   async function load() {
@@ -50,7 +69,10 @@ function readEntry(entry) {
   const what = ours ? spaced(entry.kind.replaceAll(".", " ")) : spaced(entry.name);
   const outcome = refused ? "✕ refused" : entry.kind === "command" ? "under way" : "✓ done";
   const why = entry.reason ?? (entry.by ? entry.name : "");
-  const cells = [moment(entry.utc), [who, entry.role !== who ? roleOf(entry.role) : ""].filter(Boolean).join(", "), entry.console ?? "", what, outcome, sentence(why)].map(String);
+  const cells = [
+    moment(entry.utc), [who, entry.role !== who ? roleOf(entry.role) : ""].filter(Boolean).join(", "),
+    entry.console ?? "", what, outcome, sentence(why),
+  ].map(String);
   return { key: entry.key, order: entry.seq ?? 0, cells, refused, search: `${cells.join(" ")} ${entry.name ?? ""}`.toLowerCase() };
 }
 

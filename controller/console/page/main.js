@@ -71,7 +71,10 @@ const desk = {
     if (!connection.signedIn) return "Sign in to see the rooms.";
     const view = store()?.view;
     if (!view || store().stale) return "No fresh view of the room.";
-    if (!connection.holds(view.room)) return view.control ? `${view.control.actor} at ${view.control.console} commands this room.` : "Take control to command this room.";
+    if (!connection.holds(view.room)) {
+      const { control } = view;
+      return control ? `${control.actor} at ${control.console} commands this room.` : "Take control to command this room.";
+    }
     return idleWords(view);
   },
   rooms() {
@@ -80,7 +83,10 @@ const desk = {
     return list.map((one) => {
       const name = one.name ?? one.room ?? one;
       const open = stream?.room === name ? stream.store : others.get(name);
-      return { room: name, kind: one.kind ?? "", served: one.served ?? served.includes(name), view: open?.view ?? null, stale: open?.stale ?? true };
+      return {
+        room: name, kind: one.kind ?? "", served: one.served ?? served.includes(name), view: open?.view ?? null,
+        stale: open?.stale ?? true,
+      };
     });
   },
 };
@@ -178,7 +184,9 @@ async function signed() {
 
 async function look() {
   looked = performance.now();
-  const [about, rooms] = await Promise.all([facility ?? connection.get("/api/facility").catch(() => null), connection.get("/api/rooms").catch(() => null)]);
+  const [about, rooms] = await Promise.all([
+    facility ?? connection.get("/api/facility").catch(() => null), connection.get("/api/rooms").catch(() => null),
+  ]);
   facility = about;
   if (rooms !== null) {
     served = (rooms.rooms ?? rooms).filter((one) => typeof one === "string" || one.served !== false).map((one) => one.room ?? one.name ?? one);

@@ -13,17 +13,26 @@ export function peoplePage(desk) {
   const boxes = ROLES.map((role) => h("input", { type: "checkbox", value: role }));
   const password = h("input", { type: "password", minlength: "12", maxlength: "256", autocomplete: "new-password" });
   const form = h(
-    "form", { class: "form" }, label("Name", name), h("fieldset", {}, h("legend", {}, "May sign in as"), ...boxes.map((box) => h("label", { class: "check" }, box, h("span", {}, roleOf(box.value))))),
+    "form", { class: "form" }, label("Name", name), h(
+      "fieldset", {}, h("legend", {}, "May sign in as"),
+      ...boxes.map((box) => h("label", { class: "check" }, box, h("span", {}, roleOf(box.value)))),
+    ),
     label("First password; empty: one is made", password), h("button", { type: "submit", class: "act main" }, "Add person"),
   );
   const made = h("p", { role: "status" });
   const none = h("p", { class: "soft" }, "For the security administrator.");
-  const element = h("div", { class: "page two" }, panel("People", { class: "scrolling" }, h("div", { class: "scroll" }, none, list)), panel("Add a person", {}, form, made));
+  const element = h(
+    "div", { class: "page two" }, panel("People", { class: "scrolling" }, h("div", { class: "scroll" }, none, list)),
+    panel("Add a person", {}, form, made),
+  );
 
   async function load() {
     const answer = desk.person()?.role === "security_admin" ? await desk.ask("/api/users") : null;
     show(none, answer === null);
-    if (answer !== null) keyed(list, answer.users ?? answer, (one) => one.name, (one) => makePerson(() => remove(one.name)), (row, one) => row.update(one));
+    if (answer !== null) keyed(
+      list, answer.users ?? answer, (one) => one.name, (one) => makePerson(() => remove(one.name)),
+      (row, one) => row.update(one),
+    );
   }
   async function remove(who) {
     if (await desk.change("DELETE", `/api/users/${encodeURIComponent(who)}`)) desk.say(`${who} may not sign in any more`);
@@ -47,10 +56,18 @@ export function peoplePage(desk) {
 
 function makePerson(remove) {
   const name = h("b", {}), about = h("span", { class: "soft" });
-  const row = h("li", { class: "choice" }, name, about, asked(h("button", { type: "button", class: "act" }, "Remove"), "Remove this person?", remove));
+  const row = h(
+    "li", { class: "choice" }, name, about,
+    asked(h("button", { type: "button", class: "act" }, "Remove"), "Remove this person?", remove),
+  );
   row.update = (one) => {
     put(name, one.name);
-    put(about, [(one.roles ?? [one.role]).map(roleOf).join(", "), one.first_password ? "first password not yet changed" : ""].filter(Boolean).join("; "));
+    put(
+      about,
+      [
+        (one.roles ?? [one.role]).map(roleOf).join(", "), one.first_password ? "first password not yet changed" : "",
+      ].filter(Boolean).join("; "),
+    );
   };
   return row;
 }

@@ -13,7 +13,11 @@ export function planPage(desk) {
   const file = h("input", { type: "file", accept: ".dcm,.rst", "aria-label": "Plan file" });
   const bring = h("label", { class: "act file" }, h("span", {}, "Import plan …"), file);
   const detail = makeDetail(desk);
-  const element = h("div", { class: "page two" }, panel("Plans", { class: "scrolling" }, h("div", { class: "row" }, bring), h("div", { class: "scroll" }, none, list)), detail.element);
+  const element = h(
+    "div", { class: "page two" },
+    panel("Plans", { class: "scrolling" }, h("div", { class: "row" }, bring), h("div", { class: "scroll" }, none, list)),
+    detail.element,
+  );
   let plans = [];
   let chosen = null;
 
@@ -26,7 +30,10 @@ export function planPage(desk) {
   }
   function draw() {
     show(none, plans.length === 0);
-    keyed(list, plans, (plan) => plan.id, (plan) => makePlan(() => ((chosen = plan.id), draw())), (row, plan) => row.update(plan, plan.id === chosen, desk.room()));
+    keyed(
+      list, plans, (plan) => plan.id, (plan) => makePlan(() => ((chosen = plan.id), draw())),
+      (row, plan) => row.update(plan, plan.id === chosen, desk.room()),
+    );
     detail.choose(plans.find((plan) => plan.id === chosen) ?? null, load);
   }
   file.addEventListener("change", async () => {
@@ -75,8 +82,15 @@ function makeDetail(desk) {
   const rest = h("input", { type: "checkbox" });
   const load = h("button", { type: "submit", class: "act main" }, "Load in room");
   const approve = h("button", { type: "button", class: "act" }, "Approve");
-  const form = h("form", { class: "form" }, label("Fraction", fraction), h("label", { class: "check" }, rest, h("span", {}, "only what an earlier delivery left")), approve, load);
-  const table = h("table", { class: "table" }, h("thead", {}, h("tr", {}, ...["", "Beam", "Gantry", "Layers", "Meterset"].map((name) => h("th", { scope: "col" }, name)))), beams);
+  const form = h(
+    "form", { class: "form" }, label("Fraction", fraction),
+    h("label", { class: "check" }, rest, h("span", {}, "only what an earlier delivery left")), approve, load,
+  );
+  const table = h(
+    "table", { class: "table" },
+    h("thead", {}, h("tr", {}, ...["", "Beam", "Gantry", "Layers", "Meterset"].map((name) => h("th", { scope: "col" }, name)))),
+    beams,
+  );
   const title = h("h3", {}, "Objections");
   const body = h("div", { class: "scroll" }, facts, table, title, objections, form);
   const element = panel("Plan", { class: "scrolling plan-detail" }, body);
@@ -87,7 +101,10 @@ function makeDetail(desk) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const every = picked.size === plan.beams.length;
-    const args = { plan_id: plan.id, fraction: Number(fraction.value), ...(every ? {} : { beams: [...picked] }), ...(rest.checked ? { remainder: true } : {}) };
+    const args = {
+      plan_id: plan.id, fraction: Number(fraction.value), ...(every ? {} : { beams: [...picked] }),
+      ...(rest.checked ? { remainder: true } : {}),
+    };
     if (await desk.send("load_plan", args, performance.now())) location.hash = `#/room/${desk.room()}`;
   });
   approve.addEventListener("click", async () => {
@@ -110,13 +127,19 @@ function makeDetail(desk) {
       }
       plan = next;
       mark(fraction, "max", String(plan.fractions));
-      const pairs = [["Label", plan.label], ["Patient", person(plan.patient_name)], ["Patient ID", plan.patient_id], ["Ion", plan.species], ["Made for", plan.machine || "–"],
-        ["Approval", plan.approved_by ? `${plan.approval}, here by ${plan.approved_by}` : plan.approval], ["File", plan.file], ["Received", moment(plan.received_utc)], ["SHA-256", `${plan.sha256.slice(0, 16)} …`]];
+      const pairs = [
+        ["Label", plan.label], ["Patient", person(plan.patient_name)], ["Patient ID", plan.patient_id],
+        ["Ion", plan.species], ["Made for", plan.machine || "–"],
+        ["Approval", plan.approved_by ? `${plan.approval}, here by ${plan.approved_by}` : plan.approval],
+        ["File", plan.file], ["Received", moment(plan.received_utc)], ["SHA-256", `${plan.sha256.slice(0, 16)} …`],
+      ];
       facts.replaceChildren(...pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value ?? "–"))));
       keyed(beams, plan.beams, numberOf, (beam) => makeBeam(beam, numberOf(beam), picked), (row, beam) => row.update(beam));
       const against = plan.objections[desk.room()];
       show(title, against === undefined || against.length > 0);
-      objections.replaceChildren(...(against === undefined ? [h("li", {}, `not judged for ${desk.room() ?? "a room"}`)] : against.map((why) => h("li", {}, sign("cross"), why))));
+      objections.replaceChildren(...(against === undefined ? [h(
+        "li", {}, `not judged for ${desk.room() ?? "a room"}`,
+      )] : against.map((why) => h("li", {}, sign("cross"), why))));
     },
     update() {
       if (plan === null) return;

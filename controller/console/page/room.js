@@ -44,7 +44,10 @@ function statePanel() {
   const left = h("b", { class: "number" });
   const what = h("span", {});
   lapse.append(what, " ", left);
-  const element = h("section", { class: "panel state", "aria-label": "State of the room" }, picture, h("div", { class: "state-words" }, word, meaning), lapse);
+  const element = h(
+    "section", { class: "panel state", "aria-label": "State of the room" }, picture,
+    h("div", { class: "state-words" }, word, meaning), lapse,
+  );
   return {
     element,
     update(view, good) {
@@ -87,7 +90,10 @@ function treatmentPanel(desk) {
       put(status, good ? `${statusOf(treatment.status)}${treatment.reason ? `: ${sentence(treatment.reason)}` : ""}` : "–");
       show(status, !good || !["loaded", "running"].includes(treatment.status));
       mark(status, "data-tone", { complete: "ready", partial: "warn", refused: "bad", fault: "bad" }[treatment.status] ?? null);
-      keyed(beams, treatment.beams, (beam) => beam.number, makeBeam, (row, beam) => row.update(beam, good, treatment.current === beam.number));
+      keyed(
+        beams, treatment.beams, (beam) => beam.number, makeBeam,
+        (row, beam) => row.update(beam, good, treatment.current === beam.number),
+      );
     },
   };
 }
@@ -98,7 +104,10 @@ function makeBeam() {
   const part = h("span", { class: "number" });
   const status = h("span", { class: "soft" });
   const fill = h("span", { class: "meter-fill" });
-  const row = h("li", { class: "beam-row" }, h("div", { class: "beam-line" }, name, angle, status, part), h("div", { class: "meter slim", "aria-hidden": "true" }, fill));
+  const row = h(
+    "li", { class: "beam-row" }, h("div", { class: "beam-line" }, name, angle, status, part),
+    h("div", { class: "meter slim", "aria-hidden": "true" }, fill),
+  );
   row.update = (beam, good, current) => {
     put(name, `${beam.number}  ${beam.name}`);
     put(angle, `${figure(beam.gantry_angle_deg, 0)}°`);

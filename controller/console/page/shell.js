@@ -28,7 +28,11 @@ export function makeShell(desk) {
   const help = h("button", { type: "button", class: "small", title: "keys and words", on: { click: () => desk.help() } }, "Help ?");
   const header = h(
     "header", { class: "top" },
-    h("div", { class: "name" }, s("svg", { class: "logo", viewBox: "0 0 24 24", "aria-hidden": "true" }, s("use", { href: "#sign-logo" })), h("strong", {}, "iongantry"), place),
+    h(
+      "div", { class: "name" },
+      s("svg", { class: "logo", viewBox: "0 0 24 24", "aria-hidden": "true" }, s("use", { href: "#sign-logo" })),
+      h("strong", {}, "iongantry"), place,
+    ),
     h("nav", { "aria-label": "Pages" }, ...Object.values(links).map((one) => one.element)),
     h("div", { class: "who" }, control.element, person, out, help),
   );
@@ -44,7 +48,10 @@ export function makeShell(desk) {
     strip,
     live: h("div", {}, said, state, first),
     say(words, { tone = "plain", hint = "" } = {}) {
-      said.replaceChildren(sign(tone === "bad" ? "cross" : "tick"), h("p", {}, h("strong", {}, words), hint ? h("span", {}, ` ${hint}`) : ""));
+      said.replaceChildren(
+        sign(tone === "bad" ? "cross" : "tick"),
+        h("p", {}, h("strong", {}, words), hint ? h("span", {}, ` ${hint}`) : ""),
+      );
       mark(said, "data-tone", tone);
       show(said, true);
       clearTimeout(hide);
@@ -66,7 +73,10 @@ export function makeShell(desk) {
       if (view) {
         const { word, meaning } = stateOf(view.state);
         // Between beam on and held it goes many times a minute: said once.
-        put(state, store.stale ? "No fresh view of the room" : view.state.startsWith("irradiating") ? `${view.room}: irradiating` : `${view.room}: ${word}, ${meaning}`);
+        put(
+          state,
+          store.stale ? "No fresh view of the room" : view.state.startsWith("irradiating") ? `${view.room}: irradiating` : `${view.room}: ${word}, ${meaning}`,
+        );
         const cause = firstOut(view);
         put(first, cause && !store.stale ? `First out: ${cause.cause}. ${cause.advice}` : "");
         document.title = `${store.stale ? "STALE" : word} · ${view.room} · iongantry`;
@@ -97,8 +107,13 @@ function makeBanner(name) {
   item.update = (_, store) => {
     const age = Math.max(1, Math.round(store.ageMs(performance.now()) / 1000));
     const [, meaning] = BANNERS[name] ?? ["", ""];
-    if (name === "STALE" && store?.stale) put(words, store.view ? `no view of ${store.room} for ${age} s; values are crossed out${store.trouble ? ` (${store.trouble})` : ""}` : `waiting for ${store.room}`);
-    else if (name === "SIMULATED") put(words, store.view?.speed !== 1 ? `${meaning}; time runs ${store.view?.speed ?? "–"} times as fast` : meaning);
+    if (name === "STALE" && store?.stale) put(
+      words,
+      store.view ? `no view of ${store.room} for ${age} s; values are crossed out${store.trouble ? ` (${store.trouble})` : ""}` : `waiting for ${store.room}`,
+    );
+    else if (name === "SIMULATED") put(
+      words, store.view?.speed !== 1 ? `${meaning}; time runs ${store.view?.speed ?? "–"} times as fast` : meaning,
+    );
     else put(words, meaning);
   };
   return item;
@@ -146,8 +161,15 @@ function link(name, label) {
 
 function makeControl(desk) {
   const words = h("span", {});
-  const take = h("button", { type: "button", class: "small strong", on: { click: () => desk.send("take_control", {}, performance.now()) } }, "Take control");
-  const give = h("button", { type: "button", class: "small", on: { click: () => desk.send("give_control", {}, performance.now()) } }, "Give back");
+  const take = h(
+    "button",
+    { type: "button", class: "small strong", on: { click: () => desk.send("take_control", {}, performance.now()) } },
+    "Take control",
+  );
+  const give = h(
+    "button", { type: "button", class: "small", on: { click: () => desk.send("give_control", {}, performance.now()) } },
+    "Give back",
+  );
   const element = h("div", { class: "control" }, sign("hand"), words, take, give);
   return {
     element,
@@ -157,13 +179,19 @@ function makeControl(desk) {
       if (!view) return;
       const mine = desk.holds();
       const { control } = view;
-      put(words, store.stale ? "–" : mine ? `you command ${view.room}` : control ? `${control.actor} at ${control.console} commands` : `nobody commands ${view.room}`);
+      put(
+        words,
+        store.stale ? "–" : mine ? `you command ${view.room}` : control ? `${control.actor} at ${control.console} commands` : `nobody commands ${view.room}`,
+      );
       mark(element, "data-tone", mine ? "ready" : null);
       mark(element, "title", control ? `heard ${Math.round(control.heard_ms)} ms ago` : null);
       show(take, !mine && Boolean(desk.person()));
       show(give, mine);
       enable(take, desk.may("take_control"), desk.why("take_control"));
-      enable(give, desk.may("give_control"), desk.why("give_control") === "not now" ? "not while the field runs" : desk.why("give_control"));
+      enable(
+        give, desk.may("give_control"),
+        desk.why("give_control") === "not now" ? "not while the field runs" : desk.why("give_control"),
+      );
     },
   };
 }

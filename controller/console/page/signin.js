@@ -7,8 +7,17 @@ import { roleOf } from "./words.js";
 export function signInPage(connection) {
   const name = h("input", { name: "name", required: true, autocomplete: "username", spellcheck: "false", autocapitalize: "none" });
   const password = h("input", { name: "password", type: "password", required: true, autocomplete: "current-password" });
-  const role = h("select", { name: "role" }, h("option", { value: "" }, "my usual role"), ...["observer", "operator", "physicist", "service", "security_admin"].map((one) => h("option", { value: one }, roleOf(one))));
-  const desk = h("input", { name: "console", required: true, maxlength: "40", pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]*", value: connection.console, spellcheck: "false" });
+  const role = h(
+    "select", { name: "role" }, h("option", { value: "" }, "my usual role"),
+    ...["observer", "operator", "physicist", "service", "security_admin"].map((one) => h("option", { value: one }, roleOf(one))),
+  );
+  const desk = h(
+    "input",
+    {
+      name: "console", required: true, maxlength: "40", pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]*",
+      value: connection.console, spellcheck: "false",
+    },
+  );
   const button = h("button", { type: "submit", class: "act main" }, "Sign in");
   const wrong = h("p", { class: "wrong", role: "alert" });
   const form = h(

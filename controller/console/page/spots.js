@@ -14,9 +14,14 @@ export function spotMap() {
   const ladder = layerLadder((index) => ((chosen = index), (drawn = null)));
   const legend = h(
     "div", { class: "legend" },
-    ...[["planned", "planned"], ["delivered", "delivered"], ["under", "too little"], ["over", "too much"]].map(([name, words]) => h("span", {}, sign(`spot-${name}`), words)),
+    ...[
+      ["planned", "planned"], ["delivered", "delivered"], ["under", "too little"], ["over", "too much"],
+    ].map(([name, words]) => h("span", {}, sign(`spot-${name}`), words)),
   );
-  const element = panel("Spots", { class: "spots" }, h("div", { class: "spots-body" }, h("div", { class: "spots-map" }, canvas, legend), ladder.element));
+  const element = panel(
+    "Spots", { class: "spots" },
+    h("div", { class: "spots-body" }, h("div", { class: "spots-map" }, canvas, legend), ladder.element),
+  );
   element.querySelector("h2").append(" ", title);
   let chosen = null; // null follows the beam
   let drawn = null;
@@ -32,13 +37,19 @@ export function spotMap() {
       const shown = chosen === ALL ? layers : layers.filter((layer) => layer.index === (chosen ?? latest));
       ladder.update(beam, layers, chosen, store.view.delivery, good);
       const layer = shown.length === 1 ? shown[0] : null;
-      put(title, chosen === ALL ? "all layers so far" : layer ? `layer ${layer.index + 1} of ${beam.layers}, ${figure(layer.energy, 1)} MeV/u` : "");
+      put(
+        title,
+        chosen === ALL ? "all layers so far" : layer ? `layer ${layer.index + 1} of ${beam.layers}, ${figure(layer.energy, 1)} MeV/u` : "",
+      );
       const stamp = `${store.spotsVersion} ${beam?.number} ${chosen ?? latest} ${good}`;
       if (stamp === drawn && canvas.width) return;
       const tally = draw(canvas, shown, layers, good);
       if (tally === null) return;
       drawn = stamp;
-      mark(canvas, "aria-label", `${tally.spots} spots planned, ${tally.delivered} delivered, ${tally.under} with too little, ${tally.over} with too much`);
+      mark(
+        canvas, "aria-label",
+        `${tally.spots} spots planned, ${tally.delivered} delivered, ${tally.under} with too little, ${tally.over} with too much`,
+      );
     },
   };
 }
@@ -47,7 +58,10 @@ function draw(canvas, shown, all, good) {
   const screen = canvasOf(canvas);
   if (screen === null) return null;
   const { pen, width, height, rem } = screen;
-  const colours = { grid: ink("line"), soft: ink("soft"), planned: ink("spot-planned"), delivered: ink("spot-delivered"), under: ink("spot-under"), over: ink("spot-over") };
+  const colours = {
+    grid: ink("line"), soft: ink("soft"), planned: ink("spot-planned"), delivered: ink("spot-delivered"),
+    under: ink("spot-under"), over: ink("spot-over"),
+  };
   const span = extent(all);
   const size = Math.min(width, height) - 2.2 * rem;
   const [left, top] = [(width - size) / 2 + 0.8 * rem, (height - size) / 2 - 0.4 * rem];

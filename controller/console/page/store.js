@@ -70,7 +70,9 @@ export class RoomStore {
     const merged = new Map();
     for (const spots of this.layers.values()) {
       if (spots.beam_number !== beam) continue;
-      const layer = merged.get(spots.layer_index) ?? { index: spots.layer_index, energy: spots.energy_mev_u, parts: [], planned: 0, delivered: 0, complete: true };
+      const layer = merged.get(spots.layer_index) ?? {
+        index: spots.layer_index, energy: spots.energy_mev_u, parts: [], planned: 0, delivered: 0, complete: true,
+      };
       layer.parts.push(spots);
       layer.planned += sum(spots.mu_planned);
       layer.delivered += sum(spots.mu_delivered);

@@ -16,7 +16,10 @@ export function treatmentPage(desk) {
   const hint = h("p", { class: "soft" }, "Choose a treatment to read its report.");
   const report = panel("Report", { class: "report" }, sessions, files, hint, sheet);
   report.querySelector("h2").append(" ", title);
-  const element = h("div", { class: "page two narrow" }, panel("Treatments", { class: "scrolling" }, h("div", { class: "scroll" }, none, list)), report);
+  const element = h(
+    "div", { class: "page two narrow" },
+    panel("Treatments", { class: "scrolling" }, h("div", { class: "scroll" }, none, list)), report,
+  );
   let treatments = [];
   let chosen = null;
 
@@ -38,9 +41,14 @@ export function treatmentPage(desk) {
     put(title, `${one.plan_label}, fraction ${one.fraction}, ${moment(one.started_utc)}`);
     const detail = await desk.ask(`/api/treatments/${encodeURIComponent(id)}`);
     if (chosen !== id) return;
-    const later = (detail?.sessions ?? []).map(({ directory, files: names, summary }) => ({ directory, files: names, status: summary?.status ?? "open" }));
+    const later = (detail?.sessions ?? []).map(({ directory, files: names, summary }) => ({
+      directory, files: names, status: summary?.status ?? "open",
+    }));
     const all = [{ directory: null, files: one.files, status: one.status }, ...later];
-    const buttons = all.map((session, index) => h("button", { type: "button", class: "small", on: { click: () => read(index) } }, sign(SIGN[session.status] ?? "cross"), `Session ${index + 1}: ${statusOf(session.status)}`));
+    const buttons = all.map((session, index) => h(
+      "button", { type: "button", class: "small", on: { click: () => read(index) } },
+      sign(SIGN[session.status] ?? "cross"), `Session ${index + 1}: ${statusOf(session.status)}`,
+    ));
     sessions.replaceChildren(...(all.length > 1 ? buttons : []));
     const read = (index) => {
       buttons.forEach((button, other) => mark(button, "aria-pressed", String(other === index)));
@@ -51,7 +59,9 @@ export function treatmentPage(desk) {
   async function showSession(id, session) {
     const base = `/api/treatments/${encodeURIComponent(id)}/files/`;
     const ask = session.directory ? `?session=${encodeURIComponent(session.directory)}` : "";
-    files.replaceChildren(...session.files.map((name) => h("button", { type: "button", class: "small", on: { click: () => save(base, name, ask) } }, `Save ${name}`)));
+    files.replaceChildren(...session.files.map((name) => h(
+      "button", { type: "button", class: "small", on: { click: () => save(base, name, ask) } }, `Save ${name}`,
+    )));
     const report = session.files.includes("report.html");
     show(sheet, report);
     show(hint, !report);
@@ -88,8 +98,11 @@ function makeTreatment(choose) {
     picture.as(SIGN[one.status] ?? "cross");
     put(name, `${one.plan_label}, fraction ${one.fraction}`);
     put(part, percent(one.meterset_delivered, one.meterset_planned, one.status === "complete"));
-    const words = [one.room, one.patient_id, moment(one.started_utc), statusOf(one.status), one.termination && one.termination !== "normal" ? one.termination.replaceAll("_", " ").toLowerCase() : "",
-      `${figure(one.meterset_delivered, 2)} of ${figure(one.meterset_planned, 2)} ${one.unit}`, one.simulated ? "SIMULATED" : ""];
+    const ending = one.termination.replaceAll("_", " ").toLowerCase();
+    const words = [
+      one.room, one.patient_id, moment(one.started_utc), statusOf(one.status), ending === "normal" ? "" : ending,
+      `${figure(one.meterset_delivered, 2)} of ${figure(one.meterset_planned, 2)} ${one.unit}`, one.simulated ? "SIMULATED" : "",
+    ];
     put(about, words.filter(Boolean).join(", "));
     mark(button, "aria-pressed", String(chosen));
   };

@@ -8,7 +8,10 @@ const MOST = 4;
 const AGAIN_MS = 4000;
 
 export function trendPage(desk) {
-  const search = h("input", { type: "search", placeholder: "Find a signal", "aria-label": "Find a signal", spellcheck: "false", autocomplete: "off" });
+  const search = h(
+    "input",
+    { type: "search", placeholder: "Find a signal", "aria-label": "Find a signal", spellcheck: "false", autocomplete: "off" },
+  );
   const list = h("ul", { class: "choices signals" });
   const none = h("p", { class: "soft" }, "The archive holds no signal yet.");
   const span = h("select", {}, ...SPANS.map(([words, seconds]) => h("option", { value: String(seconds) }, words)));
@@ -36,7 +39,10 @@ export function trendPage(desk) {
     const words = search.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
     show(none, signals.length === 0);
     const found = signals.filter((one) => words.every((word) => one.signal.toLowerCase().includes(word)));
-    keyed(list, found, (one) => one.signal, (one) => makeChoice(() => toggle(one.signal)), (row, one) => row.update(one, chosen.includes(one.signal)));
+    keyed(
+      list, found, (one) => one.signal, (one) => makeChoice(() => toggle(one.signal)),
+      (row, one) => row.update(one, chosen.includes(one.signal)),
+    );
     show(hint, chosen.length === 0);
   }
   function toggle(signal) {
@@ -82,7 +88,9 @@ function makePlot() {
     const known = history.last.filter((value) => value !== null);
     const last = known.at(-1);
     const words = `${history.signal}${history.unit ? `, ${history.unit}` : ""}`;
-    put(title, `${words}${last === undefined ? ": nothing known" : `: last ${short(last)}, from ${short(Math.min(...history.min.filter(isKnown)))} to ${short(Math.max(...history.max.filter(isKnown)))}`}${history.simulated ? " (simulated)" : ""}`);
+    const [least, most] = [Math.min(...history.min.filter(isKnown)), Math.max(...history.max.filter(isKnown))];
+    const values = last === undefined ? "nothing known" : `last ${short(last)}, from ${short(least)} to ${short(most)}`;
+    put(title, `${words}: ${values}${history.simulated ? " (simulated)" : ""}`);
     mark(canvas, "aria-label", title.textContent);
     requestAnimationFrame(() => draw(canvas, history, from, to));
   };
@@ -134,7 +142,9 @@ function draw(canvas, history, from, to) {
     if (value === null) return finish();
     const [x1, x2] = [Math.max(x(times[i]), box.left), Math.min(x(times[i + 1]), box.right)];
     run.push([x1, y(value)], [x2, y(value)]); // a value holds until the next one
-    if (history.min[i] !== null && history.max[i] !== history.min[i]) pen.fillRect(x1, y(history.max[i]), Math.max(1, x2 - x1), y(history.min[i]) - y(history.max[i]));
+    if (history.min[i] !== null && history.max[i] !== history.min[i]) pen.fillRect(
+      x1, y(history.max[i]), Math.max(1, x2 - x1), y(history.min[i]) - y(history.max[i]),
+    );
   });
   finish();
 }

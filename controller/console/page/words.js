@@ -27,7 +27,10 @@ export const stateOf = (name) => {
   return { word, meaning, shape, tone };
 };
 
-const ROLES = { observer: "observer", operator: "operator", physicist: "physicist", service: "service", security_admin: "security", key: "key switch" };
+const ROLES = {
+  observer: "observer", operator: "operator", physicist: "physicist", service: "service", security_admin: "security",
+  key: "key switch",
+};
 export const roleOf = (name) => ROLES[name] ?? name ?? "";
 
 /** What becomes of a deadline, by state. */
@@ -49,7 +52,10 @@ export const ACTS = [
   { name: "reset_dose_trip", label: "Reset dose trip", ask: "Reset the dose unit that tripped?" },
   { name: "self_test", label: "Dose self-test" },
   { name: "enter_service", label: "Service: QA", args: { mode: "qa" }, ask: "Leave treatment for quality assurance?", only: "physicist" },
-  { name: "enter_service", label: "Service: beam tuning", args: { mode: "beam_tuning" }, ask: "Leave treatment for beam tuning?", only: "service" },
+  {
+    name: "enter_service", label: "Service: beam tuning", args: { mode: "beam_tuning" },
+    ask: "Leave treatment for beam tuning?", only: "service",
+  },
   { name: "leave_service", label: "Leave service" },
 ];
 
@@ -61,17 +67,24 @@ export const BANNERS = {
   STALE: ["cross", "values on this screen are old"],
 };
 
-const AXES = { lateral_mm: "Lateral", longitudinal_mm: "Longitudinal", vertical_mm: "Vertical", angle_deg: "Rotation", pitch_deg: "Pitch", roll_deg: "Roll" };
+const AXES = {
+  lateral_mm: "Lateral", longitudinal_mm: "Longitudinal", vertical_mm: "Vertical", angle_deg: "Rotation",
+  pitch_deg: "Pitch", roll_deg: "Roll",
+};
 export const axisOf = (name) => AXES[name] ?? AXES[`${name}_mm`] ?? AXES[`${name}_deg`] ?? spaced(name);
 
 const UNITS = { deg: "°", "deg/s": "°/s", mev_u: "MeV/u", um: "µm" };
 export const unitOf = (unit) => UNITS[unit] ?? unit ?? "";
 
-const STATUS = { waiting: "to come", current: "now", complete: "complete", partial: "partial", refused: "refused", fault: "fault", loaded: "loaded", running: "running", writing: "writing the record" };
+const STATUS = {
+  waiting: "to come", current: "now", complete: "complete", partial: "partial", refused: "refused", fault: "fault",
+  loaded: "loaded", running: "running", writing: "writing the record",
+};
 export const statusOf = (status) => STATUS[status] ?? status ?? "";
 
 const FACTS = {
-  plan_uid: null, version: null, room: "Room", plan_label: "Plan", patient_id: "Patient ID", patient_name: "Patient", fraction: "Fraction", beam_number: null, beam_name: "Beam",
+  plan_uid: null, version: null, beam_number: null, room: "Room", beam_name: "Beam",
+  plan_label: "Plan", patient_id: "Patient ID", patient_name: "Patient", fraction: "Fraction",
   meterset: "Meterset", meterset_unit: null, gantry_deg: "Gantry", correction: "Correction up to", residual: "Left up to", images: "Images", dose_gy: "Dose",
 };
 
@@ -94,14 +107,19 @@ export function factsOf(facts) {
       pairs.push([label, largest(value)]);
     } else if (name === "patient_name") pairs.push([label, person(value)]);
     else if (name === "meterset") pairs.push([label, `${figure(value, 2)} ${facts.meterset_unit ?? ""}`.trim()]);
-    else pairs.push([label, typeof value === "number" && !Number.isInteger(value) ? amount_(name, value) : `${value}${name.endsWith("_deg") ? "°" : ""}`]);
+    else pairs.push([
+      label,
+      typeof value === "number" && !Number.isInteger(value) ? amount_(name, value) : `${value}${name.endsWith("_deg") ? "°" : ""}`,
+    ]);
   }
   return pairs;
 }
 
 /** Of several axes the largest length and the largest angle; each of them is in the log. */
 function largest(axes) {
-  const of = (ending) => Object.entries(axes).filter(([name]) => name.endsWith(ending)).reduce((most, [, value]) => Math.max(most, Math.abs(value)), -1);
+  const of = (ending) => Object.entries(axes).filter(([name]) => name.endsWith(ending)).reduce(
+    (most, [, value]) => Math.max(most, Math.abs(value)), -1,
+  );
   const [mm, deg] = [of("_mm"), of("_deg")];
   return [mm >= 0 && `${figure(mm, 2)} mm`, deg >= 0 && `${figure(deg, 2)}°`].filter(Boolean).join(", ") || "none";
 }
@@ -123,7 +141,10 @@ export function sentence(words) {
   return plain.charAt(0).toUpperCase() + plain.slice(1);
 }
 
-const SETTINGS = { snout: (value) => `${figure(Number(value), 0)} mm`, range_shifters: (value) => value || "none", ripple_filter: (value) => (value === "0" || value === "" ? "none" : value) };
+const SETTINGS = {
+  snout: (value) => `${figure(Number(value), 0)} mm`, range_shifters: (value) => value || "none",
+  ripple_filter: (value) => (value === "0" || value === "" ? "none" : value),
+};
 export const settingOf = (name, value) => SETTINGS[name]?.(value) ?? (value === "" ? "–" : value);
 
 /** A number as it is shown; a dash where nothing sound is known. */
@@ -137,7 +158,9 @@ export function figure(value, digits = 1) {
 export const count = (value) => (Number.isFinite(value) ? String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u202f") : "–");
 
 /** What is not complete is never called 100 %. */
-export const percent = (part, whole, complete = false) => (whole > 0 ? `${Math.min(complete ? 100 : 99, Math.round((100 * part) / whole))} %` : "–");
+export const percent = (part, whole, complete = false) => (whole > 0 ? `${Math.min(
+  complete ? 100 : 99, Math.round((100 * part) / whole),
+)} %` : "–");
 
 /** Seconds as a clock: 0:42, 12:05. */
 export function clock(seconds) {
