@@ -14,7 +14,7 @@ from drivers.hal.events import Event
 from drivers.hal.reading import Quality
 
 RETRY_S = 2.0  # between tries to connect a device that never answered; assumed
-BREATHING = "amplitude"
+BREATHING = "breathing", "displacement"  # device and signal, as `drivers.devices.motion_sensor`
 
 
 class DevicesBook:
@@ -73,9 +73,9 @@ class DevicesBook:
     def breathing(self) -> tuple[float | None, str]:
         """Amplitude of the surrogate and its unit, where the room has a motion sensor that reads."""
         for device in self._devices:
-            if device.name.endswith("-motion-sensor"):
+            if device.name.endswith(f"-{BREATHING[0]}"):
                 for reading in device.readings():
-                    if reading.name.endswith(BREATHING) and isinstance(reading.value, float):
+                    if reading.name.endswith(f".{BREATHING[1]}") and isinstance(reading.value, float):
                         return (reading.value if reading.quality is Quality.GOOD else None), reading.unit
         return None, ""
 
