@@ -404,7 +404,7 @@ WRITER = """
 import asyncio, json, sys
 from pathlib import Path
 from controller.console import archive
-archive.FLUSH_S = 0.01
+archive.FLUSH_S, archive.WAITING_MAX = 0.01, 1_000_000  # a loaded disk drops nothing here
 async def main():
     kept = archive.Archive(Path(sys.argv[1]), reserve_bytes=0)
     kept.start()
