@@ -72,6 +72,7 @@ def test_a_fraction_is_treated_at_the_page(browser: Browser, tripping_house: Hou
             "aria-label", re.compile(r"(\d+) spots planned, \1 delivered, 0 with too little, 0 with too much")
         )
         shoot(desk, picture("paused"))
+        expect(page.locator(".breathing h2")).to_contain_text(" mm")
         given = desk.view()["treatment"]["beams"][0]["meterset_delivered"]
         assert given > 0
         button.click()  # a touch is not deliberate, nor is half a second
