@@ -22,7 +22,7 @@ export function breathingPanel() {
       mark(gate, "data-tone", known && delivery.gate_open ? "ready" : null);
       put(
         value,
-        good && delivery.breathing !== null ? `${figure(delivery.breathing, 1)} ${delivery.breathing_unit}` : delivery.breathing === null ? "no sensor" : "–",
+        good && delivery.breathing !== null ? `${figure(delivery.breathing, 1)} ${delivery.breathing_unit}` : delivery.breathing === null ? "no signal" : "–",
       );
       mark(canvas, "aria-label", known ? `breathing trace, gate ${delivery.gate_open ? "open" : "shut"}` : "breathing trace, no value");
       draw(canvas, store.breath, SPAN_S * Math.min(speed, 4), good, store.view.t_ns / 1e9);
