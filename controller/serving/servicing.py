@@ -16,6 +16,7 @@ from controller.room.motion_permit import require_motion_permit
 from controller.room.states import SERVICE, State, Trigger
 from controller.serving.ground import Ground
 from controller.serving.interlock_book import KEY, Bypassed, InterlockBook
+from controller.serving.jog_reach import jog_target
 from drivers.hal.capabilities import COUCH_AXES
 from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected
@@ -84,12 +85,15 @@ class Servicing:
                 BAD_ARGUMENT, f"jog {axis or '?'} {direction}", f"axis: gantry, {', '.join(COUCH_AXES)}; direction: 1, -1"
             )
         wanted = axis, int(direction)
+        held = wanted == self._jogged and self._clock_ns() - self._enabled_ns <= ENABLE_NS
         self._enabled_ns = self._clock_ns()
         if self.jogging:
             if wanted != self._jogged:
                 self._enabled_ns = 0  # the other button: the axis stops first
                 raise self._no(MOVING, f"{self._jogged[0]} is being jogged", "let it stop first")
             return {"axis": axis, "moving": True}
+        if held:  # it has ended while the button was down: a new motion takes a new press
+            return {"axis": axis, "moving": False}
         self._jogged = wanted
         self._jog = asyncio.create_task(self._hold_to_run(*wanted), name="jog")
         return {"axis": axis, "moving": True}
@@ -124,19 +128,15 @@ class Servicing:
             await asyncio.gather(moving, return_exceptions=True)
 
     async def _move(self, axis: str, direction: int) -> None:
-        """Towards the end of travel; stopped on the way it says so, which is what was wanted."""
-        devices, belief = self._ground.devices, self._ground.belief
+        """Towards the end of the clear way; stopped on the way it says so, which is what was wanted."""
+        devices, room = self._ground.devices, self._ground.room
         try:
+            await require_motion_permit(devices.interlock, room)
+            target = await jog_target(self._ground, axis, direction)
             if axis == "gantry":
-                if belief.gantry is None:
-                    raise self._no(BAD_ARGUMENT, "this room has a fixed port", "choose a couch axis")
-                reach = belief.gantry.angle_deg
-                await require_motion_permit(devices.interlock, self._ground.room)
-                await devices.gantry.move_to(reach.maximum if direction > 0 else reach.minimum)
+                await devices.gantry.move_to(target)
             else:
-                limits = getattr(belief.couch, axis)
-                await require_motion_permit(devices.interlock, self._ground.room)
-                await devices.couch.move_to({axis: limits.maximum if direction > 0 else limits.minimum})
+                await devices.couch.move_to({axis: target})
         except BeamlineError as error:
             self._ground.bus.emit(f"room.{self._ground.room}", "jog.ended", axis=axis, reason=str(error))
 

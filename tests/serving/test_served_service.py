@@ -8,6 +8,7 @@ from served import serving
 
 from controller.bodies import bypass_line
 from controller.roles import Role
+from controller.room.collision import GAP_MIN_MM, gap_mm
 from controller.room.states import State
 from drivers.hal.clock import now_ns
 from interlocks.daemon import obey
@@ -97,6 +98,42 @@ def test_an_axis_is_jogged_while_the_button_is_held_and_stops_when_it_is_not(sta
             said = [e for e in room.room.audit.query(limit=1000, name="jog") if e["kind"] == "command"]
             assert len(said) > 30, "every repetition is told"
             return after
+
+    virtually(main())
+
+
+def test_a_jogged_couch_goes_away_from_the_nozzle_and_comes_back_no_nearer_than_it_may(state, virtually):
+    async def main():
+        async with serving(state) as room:
+            service = await in_service(room)
+            devices, snout_mm = room.room.ground.devices, room.room.ground.belief.nozzle.snout_mm.minimum
+            await devices.snout.set_up(snout_mm, ())
+
+            async def couch():
+                return {axis: reading.value for axis, reading in (await devices.couch.read_axes()).items()}
+
+            async def jog(direction, seconds):
+                for _ in range(round(seconds * 10)):
+                    await service.send("jog", axis="vertical_mm", direction=direction)
+                    await asyncio.sleep(0.1)
+                await room.until(lambda: not room.room.servicing.jogging, 30.0, "the couch stands")
+
+            began = await couch()
+            assert gap_mm(0.0, snout_mm, began) < GAP_MIN_MM, "where it stands it is too near already"
+            await jog(1, 0.5)
+            assert "brings them no farther" in str(room.said_of("jog.ended")[-1].data["reason"])
+            for _ in range(4):
+                await jog(-1, 2.0)
+                await asyncio.sleep(0.3)
+            away = await couch()
+            assert gap_mm(0.0, snout_mm, away) > GAP_MIN_MM + 10.0
+            await jog(1, 5.0)
+            back = await couch()
+            assert GAP_MIN_MM <= gap_mm(0.0, snout_mm, back) < GAP_MIN_MM + 5.0
+            assert away["vertical_mm"] < back["vertical_mm"] < began["vertical_mm"]
+            await asyncio.sleep(0.3)
+            await jog(1, 0.5)
+            assert "come within" in str(room.said_of("jog.ended")[-1].data["reason"])
 
     virtually(main())
 
