@@ -31,7 +31,7 @@ WHEN = {
 }
 INTERNAL: dict[str, Callable[..., Any]] = {  # kinds that are no condition of values
     "boot": Engine.step,
-    "stall": Engine.step,
+    "stall": Engine.step,  # from the time between steps, and InterlockNode.gap_ms
     "bypass": Engine._condition,
     "stale": Engine._condition,
     "feedback": Engine._condition,

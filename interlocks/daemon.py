@@ -1,7 +1,8 @@
 """The loop around the engine: read the room safety node, decide, pulse the relay, keep evidence.
 
 `InterlockNode.step(now_ns)` is called at least every 50 ms by whoever owns time: a simulated world, or `run` in a process of
-its own. Dying, hanging, or losing the link needs no code: the pulse stops. Not responsible for the decision (`engine`).
+its own. Dying, hanging, or losing the link needs no code: the pulse stops. Waking up again does: what was decided before is not
+sent any more, and the time without a pulse is an input of its own. Not responsible for the decision (`engine`).
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from interlocks.conditions import NS_PER_MS
 from interlocks.engine import Decision, Engine, Reset
 from interlocks.first_out import NO_INPUT, Trip
 from interlocks.inputs import OWN_FIRST, WIRE_SIZE, ImageReader, Sample, gather
 from interlocks.matrix import ROLES, SHIPPED, Limits, LimitsError, load
 from interlocks.modbus import ModbusTcp
-from interlocks.permit import PULSE_REGISTER, PULSES_SPAN, RELAY_NODE, PermitPulse, words32
+from interlocks.permit import PULSE_REGISTER, PULSES_SPAN, RELAY_MS, RELAY_NODE, PermitPulse, words32
 from interlocks.plan_ceilings import PlanNotUnderstood
 from interlocks.plan_watch import PlanWatch
 from interlocks.proof import ProofTest
@@ -51,6 +53,7 @@ class InterlockNode:
             Nothing is written before they were.
         latched: ids that were latched before a restart.
         journal: takes one JSON-able record per trip, reset and bypass. What it raises stops the step: the permit then falls.
+        clock: this system's time, ns, where time passes while it works; None: it is what `step` was told last.
     """
 
     def __init__(
@@ -63,11 +66,15 @@ class InterlockNode:
         read_pulses: Callable[[], Sequence[int]],
         latched: Iterable[str] = (),
         journal: Callable[[Record], None] = lambda _record: None,
+        clock: Callable[[], int] | None = None,
     ) -> None:
         self.engine = Engine(limits, latched)
         self.decision: Decision | None = None  # None before the first step
         self.trips: list[Trip] = []  # all since boot, in order
         self.link_faults = 0
+        self.clock: Callable[[], int] = clock or (lambda: self._told_ns)
+        self._told_ns = self._decided_ns = 0
+        self._given_ns: int | None = None  # the last pulse of beam; None: it is withheld, and its relay falls as it is to
         self._boot_id = boot_id
         self._read_image, self._write_permit, self._read_pulses, self._journal = read_image, write_permit, read_pulses, journal
         self._reader = ImageReader()
@@ -80,14 +87,13 @@ class InterlockNode:
 
     def step(self, now_ns: int) -> int:
         """Read, decide, pulse. Returns the time at which the next step is due at the latest."""
-        samples: Mapping[str, Sample]
-        try:
-            samples = self._reader.decode(self._whole(self._read_image(), now_ns), now_ns)
-        except OSError:
-            self.link_faults += 1  # no news: what is known grows stale
-            samples = {}
+        self._told_ns = now_ns
+        samples = self._ask()
+        if self.clock() - now_ns > RELAY_MS * NS_PER_MS:  # stood still over the answer: it tells of a room as it was
+            samples = self._ask()
+        now_ns = self.clock()
         decision, wake_at_ns = self.engine.step(now_ns, samples)
-        self.decision = decision
+        self.decision, self._decided_ns = decision, now_ns
         proof = self._proof.step(now_ns, samples, decision.permit)
         self.pulse()
         if proof is not None:
@@ -101,10 +107,29 @@ class InterlockNode:
             self._journal({"kind": "latch", "t_ns": now_ns, "latched": self._latches})
         return wake_at_ns
 
+    def _ask(self) -> Mapping[str, Sample]:
+        """What the room shows. It is as old as the question, whenever the answer is looked at."""
+        asked_ns = self.clock()
+        try:
+            image = self._read_image()
+        except OSError:
+            self.link_faults += 1  # no news: what is known grows stale
+            self._pulses_known = False  # the next write needs no new connection behind its look at the clock
+            return {}
+        return self._reader.decode(self._whole(image, self.clock()), asked_ns)
+
     def pulse(self) -> None:
-        """Tell the relays what was decided last; also between two steps, so that one late wake-up costs no permit."""
+        """Tell the relays what was decided last; also between two steps, so that one late wake-up costs no permit.
+
+        Nothing is given by a decision that is older than the relays hold, nor beam after so long without a pulse: its relay
+        has fallen, and who stood still closes it no more before the engine has heard of it.
+        """
         if (decision := self.decision) is None:
             return
+        late = self.gap_ms(now_ns := self.clock()) > RELAY_MS
+        permit = decision.permit and not self._proof.withholds
+        if not (permit and late):
+            self._given_ns = now_ns if permit else None
         first = decision.first_out
         code, (index, *numbers) = (first.code, first.shown) if first is not None else (0, NO_INPUT)
         evidence = [word for n in numbers for word in words32(n)]
@@ -114,8 +139,9 @@ class InterlockNode:
                 self._beam.follow(held[0])
                 self._motion.follow(held[-1])
             self._pulses_known = False
-            beam = self._beam.next(decision.permit and not self._proof.withholds)
-            motion = self._motion.next(decision.motion_code == 0 and not self._proof.withholds)
+            young = 0 <= self.clock() - self._decided_ns <= RELAY_MS * NS_PER_MS
+            beam = self._beam.next(permit and young and not late)
+            motion = self._motion.next(decision.motion_code == 0 and young and not self._proof.withholds)
             told = code, len(decision.tripped), *evidence, index
             self._write_permit(beam.value, beam.boot_id, *told, motion.value, decision.motion_code)
             self._pulses_known = True
@@ -133,9 +159,13 @@ class InterlockNode:
         )
 
     def own_registers(self, image: Sequence[int], now_ns: int) -> list[int]:
-        """Registers from OWN_FIRST on: the plan's ceilings, and the age of the last proof test."""
+        """Registers from OWN_FIRST on: the plan's ceilings, the age of the last proof test, the time without a pulse."""
         age_s = self._proof.age_s(now_ns)
-        return [*self._plan.registers(image), age_s >> 16, age_s & 0xFFFF]
+        return [*self._plan.registers(image), age_s >> 16, age_s & 0xFFFF, self.gap_ms(now_ns)]
+
+    def gap_ms(self, now_ns: int) -> int:
+        """How long ago the last pulse of beam was made, ms, rounded up; 0 while beam is withheld."""
+        return 0 if self._given_ns is None else max(0, min(-((self._given_ns - now_ns) // NS_PER_MS), 0xFFFF))
 
     def give_plan(self, now_ns: int, data: bytes | None, sha256: str = "") -> bool:
         """Take the plan to hold grants against (None: back, so that there is none).
@@ -227,7 +257,9 @@ def obey(node: InterlockNode, message: bytes, now_ns: int) -> bytes:
     return f"{verb} taken".encode() if verb in ("bypass", "end-bypass") else b""
 
 
-def wired(link: ModbusTcp, limits: Limits, journal: Callable[[Record], None], latched: Iterable[str]) -> InterlockNode:
+def wired(
+    link: ModbusTcp, limits: Limits, journal: Callable[[Record], None], latched: Iterable[str], clock: Callable[[], int]
+) -> InterlockNode:
     """The interlock system of a room that answers on Modbus TCP."""
     return InterlockNode(
         lambda: gather(lambda first, count: link.read(SAFETY_NODE, first, count)),
@@ -237,18 +269,16 @@ def wired(link: ModbusTcp, limits: Limits, journal: Callable[[Record], None], la
         read_pulses=lambda: link.read(RELAY_NODE, PULSE_REGISTER, PULSES_SPAN),
         latched=latched,
         journal=journal,
+        clock=clock,
     )
 
 
 def run(node: InterlockNode, buttons: socket.socket, speed: float, plan: bytes | None) -> None:
-    """Run for ever, on the monotonic clock times `speed` (1 for anything but a simulation).
+    """Run for ever, on the node's clock: the monotonic one times `speed` (1 for anything but a simulation).
 
     `buttons` is a datagram socket that takes what `obey` obeys; who may write to it is the file system's affair.
     """
-
-    def now_ns() -> int:
-        return round(time.monotonic_ns() * speed)
-
+    now_ns = node.clock
     if plan is not None:
         node.give_plan(now_ns(), plan)
     while True:
@@ -304,7 +334,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file.write(json.dumps(record) + "\n")  # line by line to the system
             os.fsync(file.fileno())
 
-        run(wired(ModbusTcp(given.host, given.port), limits, journal, latched), buttons, given.speed, plan)
+        link = ModbusTcp(given.host, given.port)
+        node = wired(link, limits, journal, latched, lambda: round(time.monotonic_ns() * given.speed))
+        run(node, buttons, given.speed, plan)
     return 0
 
 

@@ -16,6 +16,7 @@ from interlocks.conditions import CHANNEL, JOINT, NEVER_NS, NS_PER_MS, delay_off
 from interlocks.first_out import NO_INPUT, UNBELIEVED, FirstOut, State, Trip
 from interlocks.inputs import Image, Sample
 from interlocks.matrix import PHASES, Action, Interlock, Limits, wanted
+from interlocks.permit import RELAY_MS
 
 STOPS = frozenset({Action.MOTION_STOP, Action.EMERGENCY})
 OWN_INPUTS = frozenset({"armed", "permit_r", "beam_present", "standstill", "service_mode"})  # phases, bypasses, resets
@@ -112,14 +113,16 @@ class Engine:
     def step(self, now_ns: int, samples: Mapping[str, Sample]) -> tuple[Decision, int]:
         """Take new samples (all, some, none), judge what they or the time changed, decide.
 
-        Returns the decision and the latest time for the next step. Time must never fall; if it does, that is a stall.
+        Returns the decision and the latest time for the next step. Time must never fall; if it does, that is a stall, and so is
+        a time without pulses in which the relay of a permit that was given has fallen.
         """
         new: list[Trip] = []
+        gap = samples.get("pulse_gap_ms")
         if self._last_ns is None:
             for r in self._rows:
                 if r.row.id in self._boot_latches:
                     self._latch(r, now_ns, new)
-        elif not 0 <= now_ns - self._last_ns <= self._stall_ns:
+        elif not 0 <= now_ns - self._last_ns <= self._stall_ns or (gap is not None and gap.value > RELAY_MS):
             self._latch(self._kind["stall"], now_ns, new)
             self._pending.update(self._rows)  # a clock that was set back: what was due then would be late
         self._last_ns = now_ns

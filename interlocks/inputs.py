@@ -16,7 +16,7 @@ VENDOR, PRODUCT = 0x1009, 0x51  # registers 0 and 1 of the room safety node
 IMAGE_BLOCKS = ((0, 4), (127, 11), (8, 68))
 WIRE_SIZE = 138
 OWN_FIRST = 140  # from here on: what this system worked out itself, as if the node had shown it (`plan_watch`, `proof`)
-IMAGE_SIZE = 161
+IMAGE_SIZE = 162
 NO_ANGLE = 0x7FFFFFFF  # plan_angle_mdeg when there is no plan to hold anything against
 COUNTER_REGISTER = 8
 
@@ -43,54 +43,36 @@ def _bits(register: int, names: str, prefix: str = "") -> dict[str, Signal]:
     return {prefix + name: Signal(register, mask=1 << i) for i, name in enumerate(names.split())}
 
 
+def _numbers(register: int, names: str) -> dict[str, Signal]:
+    """Numbers that follow one another from a register on: `name:words`, with an s if signed; one word where it says nothing."""
+    found: dict[str, Signal] = {}
+    for name, _, form in (told.partition(":") for told in names.split()):
+        found[name] = Signal(register, int(form.rstrip("s") or 1), signed=form.endswith("s"))
+        register += found[name].words
+    return found
+
+
 SIGNALS: Mapping[str, Signal] = {
     **_bits(9, "door_a_closed door_b_closed search_complete estop_healthy lamp_lit stopper_closed beam_present"),
     **_bits(10, "permit_a permit_b permit_r beam_enabled motion_permit"),
     **_bits(11, "estop door_search dose1 dose2 standstill torque_off quench beam_off collision", "chain_"),
-    "search_state": Signal(12),
-    "ring_angle_mdeg": Signal(14, 2, signed=True),
-    "motor_angle_mdeg": Signal(16, 2, signed=True),
-    "standstill": Signal(18),
-    "counts1": Signal(20, 4),
-    "counts2": Signal(24, 4),
-    "spot_error_um": Signal(28, 2, signed=True),
-    "magnet_deviation_ppm": Signal(30, 2, signed=True),
-    "species_token": Signal(32, 2),
-    "signal_per_ion_permille": Signal(34, 2, signed=True),
+    **_numbers(12, "search_state"),
+    **_numbers(14, "ring_angle_mdeg:2s motor_angle_mdeg:2s standstill"),
+    **_numbers(20, "counts1:4 counts2:4 spot_error_um:2s magnet_deviation_ppm:2s species_token:2 signal_per_ion_permille:2s"),
     **_bits(36, "monitor1_hv monitor1_fresh monitor2_hv monitor2_fresh"),
-    "service_mode": Signal(37),
-    "granted_field": Signal(38, 4),
-    "granted_row": Signal(42, 2),
-    "granted_layer_number": Signal(44),
-    "granted_layer": Signal(45, 4),
-    "granted_plan": Signal(49, 2),
-    "granted_beam": Signal(51),
-    "heartbeat": Signal(127),
+    **_numbers(37, "service_mode"),
+    **_numbers(38, "granted_field:4 granted_row:2 granted_layer_number granted_layer:4 granted_plan:2 granted_beam"),
     "stopper_asked": Signal(52, mask=4),
     "stopper_confirmed": Signal(52, mask=4 << 8),
-    "beam_off_level": Signal(53),
-    "residual_counts": Signal(54, 2),
-    **{f"couch_{x}_um": Signal(56 + 2 * i, 2, signed=True) for i, x in enumerate(("lateral", "longitudinal", "vertical"))},
-    "nozzle_switches": Signal(62),
-    "nozzle_barriers": Signal(63),
+    **_numbers(53, "beam_off_level residual_counts:2"),
+    **_numbers(56, "couch_lateral_um:2s couch_longitudinal_um:2s couch_vertical_um:2s nozzle_switches nozzle_barriers"),
     **_bits(64, "collision_free vacuum_good power_good"),
-    **{f"flow_{x}_permille": Signal(65 + i) for i, x in enumerate("abc")},
-    **{f"coil_margin_{x}_mk": Signal(68 + 2 * i, 2, signed=True) for i, x in enumerate("abc")},
-    "area_dose_rate": Signal(74, 2),
-    "room_token": Signal(129),
-    "preset_angle_mdeg": Signal(130, 2, signed=True),
-    "preset_species_token": Signal(132, 2),
-    "armed": Signal(134),
-    "preset_plan": Signal(135, 2),
-    "preset_beam": Signal(137),
-    "plan_known": Signal(140),
-    "plan_angle_mdeg": Signal(141, 2, signed=True),
-    "plan_species_token": Signal(143, 2),
-    "plan_field_ceiling": Signal(145, 4),
-    "plan_layer_ceiling": Signal(149, 4),
-    "plan_row_ceiling": Signal(153, 2),
-    "granted_since_armed": Signal(155, 4),
-    "proof_age_s": Signal(159, 2),
+    **_numbers(65, "flow_a_permille flow_b_permille flow_c_permille"),
+    **_numbers(68, "coil_margin_a_mk:2s coil_margin_b_mk:2s coil_margin_c_mk:2s area_dose_rate:2"),
+    **_numbers(127, "heartbeat"),
+    **_numbers(129, "room_token preset_angle_mdeg:2s preset_species_token:2 armed preset_plan:2 preset_beam"),
+    **_numbers(140, "plan_known plan_angle_mdeg:2s plan_species_token:2 plan_field_ceiling:4 plan_layer_ceiling:4"),
+    **_numbers(153, "plan_row_ceiling:2 granted_since_armed:4 proof_age_s:2 pulse_gap_ms"),
 }
 
 
@@ -144,7 +126,7 @@ class Image(Mapping[str, Sample]):
 
 
 # (first, end) of registers that change together, if at all
-PARTS = ((9, 13), (14, 18), (18, 38), (38, 52), (52, 68), (68, 76), (127, 138), (140, 161))
+PARTS = ((9, 13), (14, 18), (18, 38), (38, 52), (52, 68), (68, 76), (127, 138), (140, 162))
 AT: dict[int, list[tuple[str, Signal]]] = {}  # signals by every register that they take
 for _name, _signal in SIGNALS.items():
     for _register in range(_signal.register, _signal.register + _signal.words):

@@ -7,7 +7,6 @@ Not responsible for evaluating anything (`engine`).
 from __future__ import annotations
 
 import hashlib
-import math
 import sys
 import tomllib
 from collections.abc import Callable, Collection, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from interlocks.inputs import SIGNALS
-from interlocks.overlay import figures, merged
+from interlocks.overlay import figures, is_number, merged
 
 SHIPPED = Path(__file__).with_name("limits.toml")
 CLASSES = ("PERS", "PAT", "MACH", "OPS")
@@ -173,7 +172,7 @@ def parse(
     switches = {name: engine.get(name) for name in ("plan_required", "proof_required")}
     reasons += [f"engine: {name} must be true or false" for name, value in switches.items() if not isinstance(value, bool)]
     for name in ("poll_ms", "stall_ms", "stale_ms", "bypass_max_h"):
-        if not _number(engine.get(name)) or engine[name] <= 0:
+        if not is_number(engine.get(name)) or engine[name] <= 0:
             reasons.append(f"engine: {name} must be a number above 0")
             engine = {**engine, name: 1.0}
     if engine["bypass_max_h"] > 8 or engine["poll_ms"] > 50:
@@ -201,10 +200,6 @@ def _table(value: Any, where: str, reasons: list[str]) -> dict[str, Any]:
     return value
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _row(name: str, raw: Mapping[str, Any], known: Collection[str], poll_ms: float, reasons: list[str]) -> Interlock:
     """One row with defaults for whatever is missing; every fault goes to `reasons`."""
     mine: list[str] = [f"unknown field {key!r}" for key in raw if key not in FIELDS]
@@ -219,7 +214,8 @@ def _row(name: str, raw: Mapping[str, Any], known: Collection[str], poll_ms: flo
         if not isinstance(raw.get(key), str) or not raw[key]:
             mine.append(f"{key} missing")
     code = sort.get("code")
-    deadline_ms, debounce_ms, hold_ms = (_ms(when, key, mine) for key in ("deadline_ms", "debounce_ms", "hold_ms"))
+    times_ms: Any = {key: _ms(when, key, mine) for key in ("deadline_ms", "debounce_ms", "hold_ms")}
+    texts: Any = {key: str(raw.get(key, "")) for key in ("what", "source", "advice")}
     asked, inputs = _list(reaction, "action"), tuple(map(str, _list(test, "inputs")))
     actions = tuple(Action[a] for a in map(str, asked) if a in Action.__members__)
     params = {k: v for k, v in test.items() if k not in ("kind", "inputs", "unit")}
@@ -238,9 +234,11 @@ def _row(name: str, raw: Mapping[str, Any], known: Collection[str], poll_ms: flo
         trips, withholds = when.get("trips"), when.get("withholds")
         if trips not in PHASES or withholds not in ("always", "tripped") or (trips == "never" and withholds != "always"):
             mine.append(f"trips nothing: trips = {trips!r}, withholds = {withholds!r}")
-        if poll_ms + debounce_ms > deadline_ms:
-            mine.append(f"deadline_ms {deadline_ms} cannot be met: poll {poll_ms} + debounce {debounce_ms}")
-    elif not params or not all(_number(v) for v in params.values()) or not test.get("unit"):
+        if poll_ms + times_ms["debounce_ms"] > times_ms["deadline_ms"]:
+            mine.append(
+                f"deadline_ms {times_ms['deadline_ms']} cannot be met: poll {poll_ms} + debounce {times_ms['debounce_ms']}"
+            )
+    elif not params or not all(is_number(v) for v in params.values()) or not test.get("unit"):
         mine.append("a hardware row needs at least one figure and its unit")
     row = Interlock(
         id=name,
@@ -248,22 +246,18 @@ def _row(name: str, raw: Mapping[str, Any], known: Collection[str], poll_ms: flo
         klass=str(sort.get("class")),
         acts=str(sort.get("acts")),
         by=str(sort.get("by", "interlock daemon")),
-        what=str(raw.get("what")),
         kind=str(test.get("kind", "")),
         inputs=inputs,
         params=params,
         unit=str(test.get("unit", "")),
-        deadline_ms=deadline_ms,
-        debounce_ms=debounce_ms,
-        hold_ms=hold_ms,
         trips=str(when.get("trips", "always")),
         withholds=when.get("withholds") == "always",
         actions=actions,
         latch=reaction.get("latch") is True,
         reset_role=str(reaction.get("reset_role")),
         bypassable_in=tuple(map(str, _list(reaction, "bypassable_in"))),
-        source=str(raw.get("source", "")),
-        advice=str(raw.get("advice", "")),
+        **texts,
+        **times_ms,
     )
     if software and row.klass == "PERS":
         _judge_personnel(row, mine)
@@ -278,7 +272,7 @@ def _list(table: Mapping[str, Any], key: str) -> list[Any]:
 
 def _ms(when: Mapping[str, Any], key: str, mine: list[str]) -> float:
     value = when.get(key, None if key == "deadline_ms" else 0)
-    if not _number(value) or value < 0 or (key == "deadline_ms" and value == 0):
+    if not is_number(value) or value < 0 or (key == "deadline_ms" and value == 0):
         mine.append(f"{key} missing or not a time")
         return 0.0
     return float(value)
@@ -302,7 +296,7 @@ def _judge_software(
     mine += [f"test: {kind} takes no {key!r}" for key in params if key not in needed | optional]
     for key, value in params.items():
         values = value if isinstance(value, list) and key in ("value", "forbidden") else [value]
-        if not all(map(_number, values)) or ((isinstance(value, list) or key == "forbidden") and len(values) != len(inputs)):
+        if not all(map(is_number, values)) or ((isinstance(value, list) or key == "forbidden") and len(values) != len(inputs)):
             mine.append(f"test: {key} = {value!r} is not a finite number, nor one for each input")
         elif (key in NOT_NEGATIVE and value < 0) or (key in ABOVE_ZERO and value <= 0):
             mine.append(f"test: {key} = {value} is out of range")

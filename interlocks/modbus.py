@@ -59,10 +59,10 @@ class ModbusTcp:
                 self._socket = socket.create_connection(self._address, self._timeout_s)
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.sendall(struct.pack(">HHHB", self._transaction, 0, len(request) + 1, node) + request)
-            transaction, protocol, length, unit = struct.unpack(">HHHB", self._receive(7))
+            transaction, protocol, length, unit = struct.unpack(">HHHB", self._receive(self._socket, 7))
             if (transaction, protocol, unit) != (self._transaction, 0, node) or not 3 <= length <= 254:
                 raise ModbusError(f"node {node}: answer {transaction} of node {unit} to request {self._transaction}")
-            answer = self._receive(length - 1)
+            answer = self._receive(self._socket, length - 1)
             if answer[0] != request[0]:
                 raise ModbusError(f"node {node}: refused function {request[0]} with exception {answer[1]}")
         except OSError:
@@ -70,12 +70,10 @@ class ModbusTcp:
             raise
         return answer
 
-    def _receive(self, size: int) -> bytes:
+    @staticmethod
+    def _receive(connection: socket.socket, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            connection = self._socket
-            if connection is None:
-                raise ModbusError("connection closed")
             chunk = connection.recv(size - len(data))
             if not chunk:
                 raise ModbusError("connection closed by the other side")

@@ -22,16 +22,17 @@ def overlay_of(facility: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a table is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _at_most(new: Any, old: Any) -> bool:
-    return _number(new) and _number(old) and 0 <= new <= old
+    return is_number(new) and is_number(old) and 0 <= new <= old
 
 
 def _at_least(new: Any, old: Any) -> bool:
-    return _number(new) and new >= (old if _number(old) else 0)
+    return is_number(new) and new >= (old if is_number(old) else 0)
 
 
 def _switch_on(new: Any, old: Any) -> bool:
@@ -41,7 +42,7 @@ def _switch_on(new: Any, old: Any) -> bool:
 # Table and key: whether the new value is as tight as the old one, or tighter. What is not here stays as it is.
 TIGHTER: Mapping[tuple[str, str], Callable[[Any, Any], bool]] = {
     **{("test", key): _at_most for key in LOWER},
-    ("test", "low"): lambda new, old: _number(new) and new >= old,
+    ("test", "low"): lambda new, old: is_number(new) and new >= old,
     ("when", "deadline_ms"): _at_most,
     ("when", "debounce_ms"): lambda new, old: _at_most(new, 0 if old is None else old),
     ("when", "hold_ms"): _at_least,
@@ -100,7 +101,7 @@ def figures(conversion: Any, reasons: list[str]) -> dict[tuple[str, int], tuple[
     for unit, species in conversion.items() if isinstance(conversion, dict) else ():
         for token, table in species.items() if isinstance(species, dict) else ():
             pairs = [pair for pair in table if isinstance(pair, list) and len(pair) == 2] if isinstance(table, list) else []
-            whole = bool(pairs) and len(pairs) == len(table) and all(_number(x) and x > 0 for pair in pairs for x in pair)
+            whole = bool(pairs) and len(pairs) == len(table) and all(is_number(x) and x > 0 for pair in pairs for x in pair)
             rising = whole and all(a[0] < b[0] for a, b in itertools.pairwise(pairs))
             if unit not in ("MU", "NP") or not token.isdecimal() or not rising:
                 reasons.append(f"conversion.{unit}.{token}: not pairs of rising energy and counts, all above 0")

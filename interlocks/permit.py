@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 RELAY_NODE = 2
+RELAY_MS = 100  # docs/wires.md: the relay falls so long after the last change of the pulse
 PULSE_REGISTER = 16  # then boot id, first-out code, count of active trips, value and limit of the first-out, its input
 PULSES_SPAN = 10  # registers to that of the motion permit's pulse; behind it the code of the row that withholds that permit
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from interlocks.inputs import OWN_FIRST, SIGNALS, Sample
 from interlocks.matrix import Limits, wanted
+from interlocks.permit import RELAY_MS
 
 NEVER_S = 0x7FFFFFFF
-RELAY_MS = 100.0  # docs/wires.md: the relay falls so long after the last change of the pulse
 IDLE = {"armed": 0, "permit_r": 0, "beam_present": 0}  # a proof test needs, and keeps, these
 
 

@@ -40,6 +40,7 @@ OWN = {  # tests of a file, if they are not called after it; all others follow
     "bypass.py": ("test_engine.py", "test_corners.py"),
     "conditions.py": ("test_conditions.py", "test_corners.py", "test_engine.py"),
     "daemon.py": (
+        "test_late_pulses.py",
         "test_daemon.py",
         "test_engine.py",
         "test_plan_watch.py",

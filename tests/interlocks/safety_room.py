@@ -95,6 +95,7 @@ NUMBERS = {
     "plan_row_ceiling": (153, 2),
     "granted_since_armed": (155, 4),
     "proof_age_s": (159, 2),
+    "pulse_gap_ms": (161, 1),
 }
 WIRE_SIZE = 138  # what the node shows; the rest is the interlock system's own
 CARBON = 6012
@@ -153,12 +154,13 @@ SAFE = {
     "plan_row_ceiling": 900,
     "granted_since_armed": 100_000,
     "proof_age_s": 3600,
+    "pulse_gap_ms": 0,
 }
 
 
 def image_of(values: dict[str, int], counter: int) -> list[int]:
     """The registers that say `values`, the interlock system's own included."""
-    image = [0] * 161
+    image = [0] * 162
     image[0:4] = [0x1009, 0x51, 1, 77]
     image[8] = counter & 0xFFFF
     for name, (register, bit) in BITS.items():

@@ -175,6 +175,62 @@ def test_the_process_gives_a_permit_after_the_key_and_loses_it_when_killed(line,
         process.wait()
 
 
+@pytest.mark.parametrize("node", [1, 2])
+@pytest.mark.parametrize("ms", [130, 400])
+def test_a_process_that_was_stopped_closes_no_relay_when_it_is_continued(line, tmp_path, node, ms):
+    """It is stopped while it waits for an answer about the room (1) or for that to a pulse (2)."""
+    buttons, journal = tmp_path / "buttons", tmp_path / "journal.jsonl"
+    command = [sys.executable, "-S", "-P", "-m", "interlocks.daemon", "--unsigned", "--port", str(line.port)]
+    command += ["--buttons", str(buttons), "--journal", str(journal)]
+    changes: list[int] = []
+    write = line.room.write_permit
+
+    def noted(pulse: int, *more: int) -> None:
+        if pulse != line.room.pulse:
+            changes.append(time.monotonic_ns())
+        write(pulse, *more)
+
+    line.room.write_permit = noted
+    stopped = threading.Event()
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    def stop(frame: bytes) -> bytes:
+        if frame[6] == node and not stopped.is_set():
+            process.send_signal(signal.SIGSTOP)
+            stopped.set()
+        return frame
+
+    def permitted() -> bool:
+        line.room.now_ns = time.monotonic_ns()
+        return line.room.relay_closed()
+
+    def pressed(role: str) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as button:
+            for verb in ("press", "release"):
+                button.sendto(f"{verb} {role}".encode(), str(buttons))
+                time.sleep(0.1)
+        return permitted()
+
+    try:
+        assert wait_until(buttons.exists)
+        assert wait_until(lambda: pressed("key") or pressed("operator"))
+        line.spoil = stop
+        assert stopped.wait(2.0)
+        at_ns = time.monotonic_ns()
+        time.sleep(ms / 1000)
+        process.send_signal(signal.SIGCONT)
+        told = LIMITS.row("LOOP_STALL").code
+        assert wait_until(lambda: line.room.first_out_code == told)
+        assert not wait_until(permitted, 0.5)
+        assert [t_ns for t_ns in changes if t_ns > at_ns + 50 * MS] == [], "no pulse"
+        assert "LOOP_STALL" in journal.read_text(encoding="utf-8")
+        assert wait_until(lambda: pressed("operator")), "until it was reset"
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+
+
 def test_the_process_refuses_a_bad_limits_file(tmp_path, capsys):
     bad = tmp_path / "limits.toml"
     bad.write_text("[engine]\n", encoding="utf-8")
