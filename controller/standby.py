@@ -123,6 +123,8 @@ async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
 
     bus = EventBus()
     bus.subscribe(lambda event: _tell(event, say))
+    early: list[Event] = []  # what stands from the start is told while the room is not there yet to list it
+    heard = bus.subscribe(early.append)
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, ended.set)
@@ -144,6 +146,9 @@ async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
         }
         ground = ground_of(world, asked.called, facility, asked.room, bus, asked.state.resolve(), **more)
         room = ServedRoom(ground, inspect_apart, say)
+        heard()
+        for event in early:
+            room.alarms.take(event)
         room.open()
         _watch_failures(loop, room)
         link = LinkServer(asked.state.resolve() / "run" / f"{asked.room}.sock", room, speed=asked.pace)
@@ -211,7 +216,16 @@ def _watch_failures(loop: asyncio.AbstractEventLoop, room: ServedRoom) -> None:
 
 
 def _tell(event: Event, say: Callable[[str], None]) -> None:
-    if event.kind in TOLD:
-        shown = {name: value for name, value in event.data.items() if value not in ("", None, []) and name != "trace"}
+    if event.kind not in TOLD:
+        return
+    data = event.data
+    if event.kind == "interlock.trip":
+        details = f"{data.get('id')}: {data.get('cause')}. {data.get('advice')}"
+    elif event.kind == "interlock.reset":
+        by, refused = data.get("role"), data.get("refused")
+        details = f"{', '.join(data.get('cleared', ())) or 'nothing'}{f' by {by}' if by else ''}"
+        details += f"; still there: {', '.join(refused)}" if refused else ""
+    else:
+        shown = {name: value for name, value in data.items() if value not in ("", None, []) and name != "trace"}
         details = ", ".join(f"{name} {value}" for name, value in shown.items())
-        say(f"{event.t_ns / 1e9:10.1f} s  {event.source}  {event.kind}{f'  {details}' if details else ''}")
+    say(f"{event.t_ns / 1e9:10.1f} s  {event.source}  {event.kind}{f'  {details}' if details else ''}")

@@ -35,6 +35,9 @@ def test_a_room_outlives_a_stall_and_its_death_in_beam_is_settled_by_the_next_pr
     async def to_beam():
         console = LineConsole(tmp_path / "s")
         await console.start()
+        assert "POWER_UP" in " ".join(alarm["text"] + alarm["id"] for alarm in console.view["alarms"]), (
+            "it stood from the start"
+        )
         await console.control()
         await console.do("reset_interlock")
         plans = (await console.link.ask("plans")).value
