@@ -33,7 +33,7 @@ class Asking:
         self._plans = plans
         self._audit = audit
         self._interlocks = interlocks
-        self._summaries: dict[Path, tuple[float, TreatmentSummary]] = {}
+        self._summaries: dict[Path, tuple[tuple[float, ...], TreatmentSummary]] = {}
 
     async def answer(self, what: str, arguments: Mapping[str, Any]) -> Any:
         """Answer ``plans``, ``plan{id}``, ``treatments{limit}``, ``treatment{id}``, ``audit{from_seq, limit, actor, name}`` or
@@ -85,40 +85,53 @@ class Asking:
                 "files": _files(path),
                 "summary": _json(path / "summary.json"),
             }
-            for path in sorted(directory.glob("resume-*"))
+            for path in _resumed(directory)
         ]
         return {**summary.model_dump(mode="json"), "summary": whole, "sessions": sessions, "directory": str(directory)}
 
     def _summary(self, directory: Path) -> TreatmentSummary | None:
-        """Of one treatment; kept until its summary changes."""
-        file = directory / "summary.json"
-        try:
-            changed = file.stat().st_mtime
-        except OSError:
-            changed = 0.0
+        """Of one treatment with all its sessions; kept until one of their summaries changes."""
+        files = [directory / "summary.json", *(path / "summary.json" for path in _resumed(directory))]
+        changed = tuple(_changed(file) for file in files)
         known = self._summaries.get(directory)
-        if known is not None and changed and known[0] == changed:
+        if known is not None and any(changed) and known[0] == changed:
             return known[1]
-        data = (_json(file) if changed else None) or {}
-        beams = data.get("beams", ())
+        told = [data for file, when in zip(files, changed, strict=True) if when and (data := _json(file))]
+        first, last = (told[0], told[-1]) if told else ({}, {})
+        beams = first.get("beams", ())
         loaded = _json(directory / LOADED) or {}
         made = TreatmentSummary(
             id=directory.name,
-            room=str(data.get("room", self._ground.room)),
-            plan_label=str((data.get("plan") or loaded).get("label", "")),
+            room=str(first.get("room", self._ground.room)),
+            plan_label=str((first.get("plan") or loaded).get("label", "")),
             patient_id=str(loaded.get("patient_id", "")),
-            fraction=int(data.get("fraction") or loaded.get("fraction", 0)),
-            status=str(data.get("status", "open")),
-            termination=str(data.get("termination", "")),
+            fraction=int(first.get("fraction") or loaded.get("fraction", 0)),
+            status=str(last.get("status", "open")),
+            termination=str(last.get("termination", "")),
             started_utc=_started_of(directory.name),
-            simulated=bool(data.get("simulated", self._ground.simulated)),
+            simulated=bool(first.get("simulated", self._ground.simulated)),
             meterset_planned=sum(float(beam.get("meterset_planned", 0.0)) for beam in beams),
-            meterset_delivered=sum(float(beam.get("meterset_delivered_primary", 0.0)) for beam in beams),
+            meterset_delivered=sum(
+                float(beam.get("meterset_delivered_primary", 0.0)) for data in told for beam in data.get("beams", ())
+            ),
             unit=str(beams[0].get("unit", "")) if beams else "",
             files=_files(directory),
         )
         self._summaries[directory] = changed, made
         return made
+
+
+def _resumed(directory: Path) -> list[Path]:
+    """Later sessions of a treatment, in order."""
+    return sorted(directory.glob("resume-*"), key=lambda path: (len(path.name), path.name))
+
+
+def _changed(file: Path) -> float:
+    """When it was written; 0 where it is not."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _started_of(name: str) -> str:

@@ -203,7 +203,7 @@ class RoomViewer:
             ports = belief.ports_deg
             return GantryView(angle_deg=None, lower_deg=min(ports), upper_deg=max(ports), fixed_deg=ports[0])
         known = {_signal(r): r for r in readings}
-        angle, speed = known.get("angle"), known.get("speed")
+        angle, speed, enabled = known.get("angle"), known.get("speed"), known.get("enabled")
         speed_deg_s = float(speed.value) if speed is not None and isinstance(speed.value, int | float) else None
         session = self._treating.session if self._treating.under_way else None
         planned = session.proofs.targets.gantry_deg if session is not None and session.proofs.targets is not None else None
@@ -214,6 +214,7 @@ class RoomViewer:
             upper_deg=belief.gantry.angle_deg.maximum,
             speed_deg_s=speed_deg_s,
             moving=speed_deg_s is not None and abs(speed_deg_s) > MOVING_DEG_S,
+            enabled=bool(enabled.value) if enabled is not None and enabled.good else None,
             quality=angle.quality.value if angle is not None else "disconnected",
         )
 

@@ -193,6 +193,8 @@ class RingReader:
             ("motor_angle", sample.motor_deg, "deg", (0, 1)),
             ("encoder_spread", sample.spread_deg, "deg", (0, 1, 2)),
             ("speed", sample.speed_deg_s, "deg/s", (0, 1)),
+            ("enabled", sample.enabled, "", (0, 1)),
+            ("brake_applied", sample.braked, "", (0, 1)),
             ("torque_a", a.torque_percent, "%", (0,)),
             ("torque_b", b.torque_percent, "%", (1,)),
             ("safety_a", int(a.safety), "", (0,)),

@@ -130,6 +130,9 @@ def test_what_a_stopped_fraction_left_is_treated_as_its_remainder(made, state, v
             assert (state / "treatments" / name / "resume-1" / "record.dcm").is_file()
             given = room.world.plant.rooms["G1"].unit.counts()[0]
             assert given == after.lower.sum(), "what the plant gave, and not more"
+            (listed,) = await room.room.ask("treatments", {})
+            assert listed["status"] == "complete"
+            assert abs(listed["meterset_delivered"] / listed["meterset_planned"] - 1.0) < 0.005, "of both sessions"
             assert "no remainder" in await operator.refused("load_plan", plan_id=plan, fraction=2, remainder=True)
             assert "nothing is left" in await operator.refused("load_plan", plan_id=plan, fraction=1, remainder=True)
 
