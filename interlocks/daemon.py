@@ -37,6 +37,7 @@ from interlocks.signature import SHIPPED_KEY, verifier
 
 Record = Mapping[str, Any]
 SAFETY_NODE = 1
+BETWEEN = (0,) * (OWN_FIRST - WIRE_SIZE)  # registers of nobody
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PULSE_NS = 20_000_000  # between two pulses, with or without a step: two late wake-ups in a row cost no permit; assumed
 
@@ -154,9 +155,7 @@ class InterlockNode:
             words = array("H", image)
         except (OverflowError, TypeError):
             return image
-        return (
-            image if len(words) != WIRE_SIZE else [*words, *[0] * (OWN_FIRST - WIRE_SIZE), *self.own_registers(words, now_ns)]
-        )
+        return image if len(words) != WIRE_SIZE else [*words, *BETWEEN, *self.own_registers(words, now_ns)]
 
     def own_registers(self, image: Sequence[int], now_ns: int) -> list[int]:
         """Registers from OWN_FIRST on: the plan's ceilings, the age of the last proof test, the time without a pulse."""

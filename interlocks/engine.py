@@ -44,11 +44,6 @@ class Reset(NamedTuple):
 class _Row:
     """A row and its state."""
 
-    __slots__ = (
-        *("row", "wanted", "joint", "debounce_ns", "hold_ns", "memory", "since_ns", "held_ns", "due_ns"),
-        *("bad", "active", "withheld", "latched", "by_value", "latched_ns", "trip", "asleep"),
-    )
-
     def __init__(self, row: Interlock) -> None:
         self.row = row
         self.wanted, self.joint = wanted(row), JOINT.get(row.kind)

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 VENDOR, PRODUCT = 0x1009, 0x51  # registers 0 and 1 of the room safety node
 # (first register, count): what has to be read. Presets before grants: the first grant of a beam comes after its presets.
-IMAGE_BLOCKS = ((0, 4), (127, 11), (8, 68))
+IMAGE_BLOCKS = ((0, 4), (127, 11), (8, 73))
 WIRE_SIZE = 138
 OWN_FIRST = 140  # from here on: what this system worked out itself, as if the node had shown it (`plan_watch`, `proof`)
-IMAGE_SIZE = 162
+IMAGE_SIZE = 166
 NO_ANGLE = 0x7FFFFFFF  # plan_angle_mdeg when there is no plan to hold anything against
 COUNTER_REGISTER = 8
 
@@ -69,10 +69,12 @@ SIGNALS: Mapping[str, Signal] = {
     **_bits(64, "collision_free vacuum_good power_good"),
     **_numbers(65, "flow_a_permille flow_b_permille flow_c_permille"),
     **_numbers(68, "coil_margin_a_mk:2s coil_margin_b_mk:2s coil_margin_c_mk:2s area_dose_rate:2"),
+    **_numbers(76, "unit2_state unit2_field_ceiling:2 unit2_spot_ceiling:2"),
     **_numbers(127, "heartbeat"),
     **_numbers(129, "room_token preset_angle_mdeg:2s preset_species_token:2 armed preset_plan:2 preset_beam"),
     **_numbers(140, "plan_known plan_angle_mdeg:2s plan_species_token:2 plan_field_ceiling:4 plan_layer_ceiling:4"),
-    **_numbers(153, "plan_row_ceiling:2 granted_since_armed:4 proof_age_s:2 pulse_gap_ms"),
+    **_numbers(153, "plan_row_ceiling:2 granted_since_armed:4 plan_field_ceiling2:2 plan_spot_ceiling2:2"),
+    **_numbers(163, "proof_age_s:2 pulse_gap_ms"),
 }
 
 
@@ -109,8 +111,6 @@ class Image(Mapping[str, Sample]):
         number: of the image at its reader, from 1.
     """
 
-    __slots__ = ("changed", "good", "now", "number", "seq", "t_ns")
-
     def __init__(self, now: dict[str, int], changed: tuple[str, ...], good: bool, t_ns: int, seq: int, number: int) -> None:
         self.now, self.changed, self.number = now, changed, number
         self.good, self.t_ns, self.seq = good, t_ns, seq
@@ -126,7 +126,7 @@ class Image(Mapping[str, Sample]):
 
 
 # (first, end) of registers that change together, if at all
-PARTS = ((9, 13), (14, 18), (18, 38), (38, 52), (52, 68), (68, 76), (127, 138), (140, 162))
+PARTS = ((9, 13), (14, 18), (18, 38), (38, 52), (52, 68), (68, 81), (127, 138), (140, 166))
 AT: dict[int, list[tuple[str, Signal]]] = {}  # signals by every register that they take
 for _name, _signal in SIGNALS.items():
     for _register in range(_signal.register, _signal.register + _signal.words):

@@ -185,12 +185,10 @@ def parse(
     if reasons:
         raise LimitsError(where, reasons)
     numbers: Any = {name: float(engine[name]) for name in ("poll_ms", "stall_ms", "stale_ms", "bypass_max_h")}
-    digest = hashlib.sha256(data).hexdigest()
     told: Any = {name: engine[name] for name in ("invalid_reset_role", "plan_required", "proof_required")}
     over_digest = hashlib.sha256(overlay).hexdigest() if overlay else ""
-    return Limits(
-        rows, **numbers, **told, sha256=digest, signature=signature, conversion=conversion, overlay_sha256=over_digest
-    )
+    digests: Any = {"sha256": hashlib.sha256(data).hexdigest(), "overlay_sha256": over_digest}
+    return Limits(rows, **numbers, **told, **digests, signature=signature, conversion=conversion)
 
 
 def _table(value: Any, where: str, reasons: list[str]) -> dict[str, Any]:

@@ -96,14 +96,17 @@ def _table(row: str, table: str, old: Mapping[str, Any], new: Any, reasons: list
 
 
 def figures(conversion: Any, reasons: list[str]) -> dict[tuple[str, int], tuple[tuple[float, float], ...]]:
-    """`[conversion.UNIT]` tables, species = [[MeV/u, counts of monitor 1 per unit], ...], energies ascending."""
+    """`[conversion.UNIT]` tables, species = [[MeV/u, counts of monitor 1 per unit], ...], energies ascending.
+
+    `ratio2`: counts of monitor 2 per count of monitor 1. `excess2`: counts of monitor 2 that a field may have beyond the plan.
+    """
     found: dict[tuple[str, int], tuple[tuple[float, float], ...]] = {}
     for unit, species in conversion.items() if isinstance(conversion, dict) else ():
         for token, table in species.items() if isinstance(species, dict) else ():
             pairs = [pair for pair in table if isinstance(pair, list) and len(pair) == 2] if isinstance(table, list) else []
             whole = bool(pairs) and len(pairs) == len(table) and all(is_number(x) and x > 0 for pair in pairs for x in pair)
             rising = whole and all(a[0] < b[0] for a, b in itertools.pairwise(pairs))
-            if unit not in ("MU", "NP") or not token.isdecimal() or not rising:
+            if unit not in ("MU", "NP", "ratio2", "excess2") or not token.isdecimal() or not rising:
                 reasons.append(f"conversion.{unit}.{token}: not pairs of rising energy and counts, all above 0")
             else:
                 found[unit, int(token)] = tuple((float(energy), float(counts)) for energy, counts in pairs)

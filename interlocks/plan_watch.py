@@ -18,14 +18,19 @@ from interlocks.plan_ceilings import Beam, PlanNotUnderstood, read
 Figures = Mapping[tuple[str, int], tuple[tuple[float, float], ...]]  # (unit, species): (MeV/u, counts per unit), ascending
 
 
+SPOT_MARGIN, SPOT_MARGIN_COUNTS = 1.05, 20  # what the second dose unit may have beyond the largest spot; assumed
+
+
 class Ceilings(NamedTuple):
-    """Of one beam, in counts of monitor 1."""
+    """Of one beam, in counts of monitor 1; of what the second dose unit may be loaded with, in counts of monitor 2."""
 
     angle_mdeg: int
     species: int
     field: float
     layers: tuple[float, ...]
     row: float
+    field2: float
+    spot2: float
 
 
 def counts_per_unit(figures: Figures, unit: str, species: int, energy_mev_u: float) -> float:
@@ -45,7 +50,11 @@ def ceilings_of(beam: Beam, figures: Figures) -> Ceilings:
     per_unit = [counts_per_unit(figures, beam.unit, beam.species, layer.energy_mev_u) for layer in beam.layers]
     layers = tuple([layer.total * counts for layer, counts in zip(beam.layers, per_unit, strict=True)])
     row = max(layer.spot * counts for layer, counts in zip(beam.layers, per_unit, strict=True))
-    return Ceilings(round(beam.gantry_deg * 1000.0), beam.species, sum(layers), layers, row)
+    ratio = max(counts_per_unit(figures, "ratio2", beam.species, layer.energy_mev_u) for layer in beam.layers)
+    # The highest energy is given first; the unit is loaded then.
+    excess = counts_per_unit(figures, "excess2", beam.species, max(layer.energy_mev_u for layer in beam.layers))
+    second = sum(layers) * ratio + excess, row * ratio * SPOT_MARGIN + SPOT_MARGIN_COUNTS
+    return Ceilings(round(beam.gantry_deg * 1000.0), beam.species, sum(layers), layers, row, *second)
 
 
 class PlanWatch:
@@ -92,11 +101,11 @@ class PlanWatch:
             known = beam is not None and same and seen["granted_layer_number"] <= len(beam.layers)
         total = self._carried + granted if armed else 0
         if beam is None or not known:
-            return _words((known, 1), (NO_ANGLE, 2), (0, 2), (0, 4), (0, 4), (0, 2), (total, 4))
+            return _words((known, 1), (NO_ANGLE, 2), (0, 2), (0, 4), (0, 4), (0, 2), (total, 4), (0, 2), (0, 2))
         layer = beam.layers[seen["granted_layer_number"] - 1] if seen["granted_layer_number"] else 0
-        ceilings = [max(1, round(counts)) for counts in (beam.field, layer, beam.row)]
+        field, layer, row, *second = [max(1, round(x)) for x in (beam.field, layer, beam.row, beam.field2, beam.spot2)]
         head = ((1, 1), (beam.angle_mdeg, 2), (beam.species, 2))
-        return _words(*head, *zip(ceilings, (4, 4, 2), strict=True), (total, 4))
+        return _words(*head, (field, 4), (layer, 4), (row, 2), (total, 4), *((counts, 2) for counts in second))
 
 
 PRESETS = ("armed", "preset_plan", "preset_beam")

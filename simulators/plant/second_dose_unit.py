@@ -103,6 +103,12 @@ class SecondDoseUnitPlant:
         return self._total + int(self._flying())
 
     @property
+    def ceilings(self) -> tuple[int, int] | None:
+        """Ceilings of field and spot, counts of monitor 2; None while none are loaded, or there is no power to hold them."""
+        loaded = self.powered and self.state is not Watch.IDLE and self._field_max > 0
+        return (self._field_max, self._spot_max) if loaded else None
+
+    @property
     def self_test_age_s(self) -> int:
         """Whole seconds since the last self-test, passed or not; the largest int32 when there was none since power-up."""
         return NEVER_S if self._tested_ns is None else (self._kernel.now_ns - self._tested_ns) // 1_000_000_000

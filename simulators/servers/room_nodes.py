@@ -18,6 +18,7 @@ from simulators.servers.modbus_node import CommandedNode, ModbusNode, ModbusRefu
 
 DRIVE, ENCODER, COUCH, NOZZLE, SAFETY_IO, PERMIT_RELAY = 0xD1, 0xE1, 0xC1, 0x41, 0x51, 0x52
 SAFETY_CYCLE_S = 0.01
+NO_CEILING = 0x7FFF_FFFF  # shown where the second dose unit has none: whoever compares finds it above everything
 UNUSED = (0,) * 5  # registers of the permit relay between what is written and what it is
 MICRO = 1000.0  # um per mm, mdeg per deg
 
@@ -167,12 +168,12 @@ class NozzleNode(CommandedNode):
 
 
 class SafetyNode(ModbusNode):
-    """Remote I/O of the room: 8 to 75 read; heartbeat, pulse, token, presets, armed, plan and beam at 127 to 137 written."""
+    """Remote I/O of the room: 8 to 80 read; heartbeat, pulse, token, presets, armed, plan and beam at 127 to 137 written."""
 
     def __init__(self, room: RoomPlant) -> None:
         self._room = room
         super().__init__(room.kernel, SAFETY_IO, f"{room.name}-safety", SAFETY_CYCLE_S, 127, [0] * 11, (130, 132, 135))
-        self.add_area(8, 68, lambda: (*self._all(), *self._guards()))
+        self.add_area(8, 73, lambda: (*self._all(), *self._guards()))
         self.add_area(8, 44, self._all)
         self.add_area(8, 30, self._inputs)  # all that the controller asks for
         self.add_area(8, 5, self._state)  # all that is asked for with most pulses
@@ -234,8 +235,10 @@ class SafetyNode(ModbusNode):
         )
 
     def _guards(self) -> Sequence[int]:
-        """Beam-off elements, hard-wired positions and contacts, services."""
+        """Beam-off elements, hard-wired positions and contacts, services, and the ceilings of the second dose unit."""
         room = self._room
+        unit2 = room.unit2
+        ceilings = (unit2.ceilings if unit2 is not None else None) or (NO_CEILING, NO_CEILING)
         off, nozzle, services, now = room.chain.beam_off, room.nozzle, room.services, room.kernel.now_ns
         ripple = nozzle.ripple_filter
         return (
@@ -249,6 +252,8 @@ class SafetyNode(ModbusNode):
             *services.flows_permille,
             *(word for margin in services.coil_margins_mk() for word in words32(margin)),
             *words32(round(services.area_usv_h() * 100.0)),
+            int(unit2.state) if unit2 is not None and unit2.powered else 0,
+            *(word for counts in ceilings for word in words32(min(counts, NO_CEILING))),
         )
 
     def _inputs(self) -> Sequence[int]:

@@ -418,6 +418,10 @@ BY_FILE = {
         ),
     ],
     "plan_watch.py": [
+        ("the second unit may have the field twice", "second = sum(layers) * ratio +", "second = 2 * sum(layers) * ratio +"),
+        ("the second unit may have the field in a spot", "excess, row * ratio", "excess, sum(layers) * ratio"),
+        ("the excess is that of the lowest energy", "beam.species, max(layer", "beam.species, min(layer"),
+        ("what monitor 2 counts is not converted", "ratio = max(counts", "ratio = 1.0 or max(counts"),
         (
             "a refused plan leaves the one before",
             "self._none if data is None else {}",
@@ -427,7 +431,7 @@ BY_FILE = {
         ("another beam may be granted than was armed", "known = beam is not None and same and", "known = beam is not None and"),
         ("no plan is ever needed", "None if not required else dict[tuple[int, int], Ceilings]()", "None"),
         ("what was given in the field before is forgotten", "self._given * restarted if", "0 if"),
-        ("a layer may have what the field has", "in (beam.field, layer, beam.row)]", "in (beam.field, beam.field, beam.row)]"),
+        ("a layer may have what the field has", "in (beam.field, layer, beam.row,", "in (beam.field, beam.field, beam.row,"),
         ("figures between energies are those of the lower", "(energy_mev_u - low) / (high - low)", "0"),
         ("a total too large wraps round", "bits = min(value, (1 << 16 * count) - 1) &", "bits = value &"),
     ],

@@ -75,6 +75,9 @@ NUMBERS = {
     "coil_margin_b_mk": (70, 2),
     "coil_margin_c_mk": (72, 2),
     "area_dose_rate": (74, 2),
+    "unit2_state": (76, 1),
+    "unit2_field_ceiling": (77, 2),
+    "unit2_spot_ceiling": (79, 2),
     "room_token": (129, 1),
     "preset_angle_mdeg": (130, 2),
     "preset_species_token": (132, 2),
@@ -94,8 +97,10 @@ NUMBERS = {
     "plan_layer_ceiling": (149, 4),
     "plan_row_ceiling": (153, 2),
     "granted_since_armed": (155, 4),
-    "proof_age_s": (159, 2),
-    "pulse_gap_ms": (161, 1),
+    "plan_field_ceiling2": (159, 2),
+    "plan_spot_ceiling2": (161, 2),
+    "proof_age_s": (163, 2),
+    "pulse_gap_ms": (165, 1),
 }
 WIRE_SIZE = 138  # what the node shows; the rest is the interlock system's own
 CARBON = 6012
@@ -134,6 +139,9 @@ SAFE = {
     "coil_margin_b_mk": 1450,
     "coil_margin_c_mk": 1500,
     "area_dose_rate": 8,
+    "unit2_state": 1,
+    "unit2_field_ceiling": 130_000,
+    "unit2_spot_ceiling": 965,
     "room_token": 1,
     "preset_angle_mdeg": -30_000,
     "preset_species_token": CARBON,
@@ -153,6 +161,8 @@ SAFE = {
     "plan_layer_ceiling": 20_000,
     "plan_row_ceiling": 900,
     "granted_since_armed": 100_000,
+    "plan_field_ceiling2": 130_000,
+    "plan_spot_ceiling2": 965,
     "proof_age_s": 3600,
     "pulse_gap_ms": 0,
 }
@@ -160,7 +170,7 @@ SAFE = {
 
 def image_of(values: dict[str, int], counter: int) -> list[int]:
     """The registers that say `values`, the interlock system's own included."""
-    image = [0] * 162
+    image = [0] * 166
     image[0:4] = [0x1009, 0x51, 1, 77]
     image[8] = counter & 0xFFFF
     for name, (register, bit) in BITS.items():

@@ -64,7 +64,7 @@ class _Clocked(_Node):
         )
 
     def own_registers(self, image, now_ns):
-        return [*super().own_registers(image, now_ns)[:21], self.gap_ms(now_ns)]
+        return [*super().own_registers(image, now_ns)[:-1], self.gap_ms(now_ns)]
 
 
 def check_open_until_reset(standing, seen=True):

@@ -17,6 +17,7 @@ BEAM = read(DATA).beams[0]
 LIMITS = load(overlay=overlay_of("asan"))
 COUNTS_PER_MU = 1000.0  # drivers/hal/facilities/asan.toml
 FIELD = round(BEAM.total * COUNTS_PER_MU)
+RATIO2 = 1.0072  # counts of monitor 2 per count of monitor 1, by the signed library (figures in limits.d/asan.toml)
 ARMED = {
     "armed": 1,
     "preset_plan": read(DATA).hash,
@@ -26,6 +27,8 @@ ARMED = {
     "motor_angle_mdeg": round(BEAM.gantry_deg * 1000),
     "preset_species_token": BEAM.species,
     "species_token": BEAM.species,
+    "unit2_field_ceiling": round(FIELD * RATIO2),
+    "unit2_spot_ceiling": round(BEAM.spot * COUNTS_PER_MU * RATIO2),
 }
 GRANTED = ("granted_field", "granted_row", "granted_layer_number", "granted_layer", "granted_plan", "granted_beam")
 NOTHING_GRANTED = dict.fromkeys((*GRANTED, "counts1", "counts2"), 0)
@@ -138,6 +141,61 @@ def test_a_grant_beyond_the_plan_withholds(changes, row):
     assert made.press("physicist") == (row,)
 
 
+def excess():
+    """0.25 Gy over one spot of the highest energy, counts of monitor 2, off the nearest line of the overlay."""
+    lines = dict(LIMITS.conversion["excess2", BEAM.species])
+    energy = max(layer.energy_mev_u for layer in BEAM.layers)
+    low, high = max(e for e in lines if e <= energy), min(e for e in lines if e >= energy)
+    return lines[low] if low == high else lines[low] + (lines[high] - lines[low]) * (energy - low) / (high - low)
+
+
+def loads():
+    """What the second dose unit may be loaded with at most: field and spot."""
+    spot = BEAM.spot * COUNTS_PER_MU * RATIO2 * 1.05 + 20
+    return (FIELD * RATIO2 + excess()) * 1.02 + 50, spot * 1.02 + 20
+
+
+NOTHING = 0x7FFF_FFFF  # the node shows this where no ceiling is loaded
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.5, 0.99])
+def test_ceilings_of_the_second_unit_up_to_what_the_plan_allows_are_permitted(factor):
+    field, spot = loads()
+    made = armed(unit2_field_ceiling=round(field * factor), unit2_spot_ceiling=round(spot * factor))
+    grant(made)
+    assert made.permit, made.tripped
+
+
+@pytest.mark.parametrize("factor", [1.02, 10.0, None])
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_second_unit_loaded_with_more_than_the_plan_allows_or_nothing_withholds_before_any_grant(factor, index):
+    name, row = (("unit2_field_ceiling", "PLAN_CEILING2_FIELD"), ("unit2_spot_ceiling", "PLAN_CEILING2_SPOT"))[index]
+    loaded = NOTHING if factor is None else round(loads()[index] * factor)
+    made = armed(**{name: loaded})
+    assert made.tripped == (row,)
+    assert not made.permit
+    first = made.node.decision.first_out
+    assert (first.id, first.shown[1]) == (row, loaded)
+    assert first.shown[2] == pytest.approx(loads()[index], rel=0.005)
+    made.set(**{**ARMED, "armed": 0})
+    assert made.press("operator") == (), "a physicist decides"
+    assert made.press("physicist") == (row,)
+
+
+def test_without_a_plan_no_ceiling_of_the_second_unit_is_judged():
+    made = bench(plan=None)
+    made.set(**{**ARMED, "unit2_field_ceiling": NOTHING, "unit2_spot_ceiling": NOTHING})
+    made.run(100)
+    assert made.permit
+
+
+def test_ceilings_that_are_not_loaded_matter_only_once_a_treatment_is_armed():
+    made = bench()
+    made.set(unit2_field_ceiling=NOTHING, unit2_spot_ceiling=NOTHING)
+    made.run(300)
+    assert made.permit
+
+
 def test_the_ceiling_itself_is_permitted():
     made = armed()
     grant(made, granted_field=round(FIELD * 1.02), granted_layer=round(BEAM.layers[0].total * COUNTS_PER_MU * 1.02))
@@ -229,6 +287,7 @@ def test_a_plan_is_answered_and_can_be_taken_back(tmp_path):
 
 def test_figures_are_straight_lines_and_nothing_is_guessed_beyond_them():
     figures = {("NP", 6012): ((100.0, 0.03), (200.0, 0.02))}
+    second = {("ratio2", 6012): ((100.0, 0.5), (200.0, 0.4)), ("excess2", 6012): ((100.0, 999.0), (200.0, 100.0))}
     assert counts_per_unit(figures, "NP", 6012, 150.0) == pytest.approx(0.025)
     assert counts_per_unit(figures, "NP", 6012, 100.0) == 0.03
     assert counts_per_unit(figures, "NP", 6012, 200.0) == 0.02
@@ -236,9 +295,12 @@ def test_figures_are_straight_lines_and_nothing_is_guessed_beyond_them():
         with pytest.raises(PlanNotUnderstood, match="no conversion figure"):
             counts_per_unit(figures, unit, species, energy)
     beam = Beam(1, "NP", 6012, 30.0, 3e6, (Layer(200.0, 2e6, 1e5), Layer(100.0, 1e6, 9e4)))
-    ceilings = ceilings_of(beam, figures)
+    with pytest.raises(PlanNotUnderstood, match="no conversion figure for ratio2"):
+        ceilings_of(beam, figures)
+    ceilings = ceilings_of(beam, {**figures, **second})
     assert ceilings.layers == pytest.approx((4e4, 3e4))
     assert (ceilings.field, ceilings.row) == pytest.approx((7e4, 2700.0))
+    assert (ceilings.field2, ceilings.spot2) == pytest.approx((3.5e4 + 100.0, 1350.0 * 1.05 + 20.0))
 
 
 def test_an_image_that_is_not_of_registers_is_left_to_be_refused():
