@@ -58,7 +58,7 @@ async def jog_target(ground: Ground, axis: str, direction: int) -> float:
         gap = partial(_gap_at, axis, couch, angle_deg, snout_mm)
     end = travel.maximum if direction > 0 else travel.minimum
     # A way is judged at many places: not in the loop that keeps the room.
-    find = partial(way_out, gap=gap) if gap(start) < collision.GAP_MIN_MM else partial(clear_end, check=check)
+    find = partial(way_out, gap=gap) if gap(start) < collision.GAP_MIN_MM else partial(clear_end, check=check, gap=gap)
     return await asyncio.get_running_loop().run_in_executor(None, partial(find, start, end, room=room))
 
 
@@ -72,23 +72,34 @@ def way_out(start: float, end: float, gap: Gap, room: str = "") -> float:
     raise CommandRejected(message, code=TOO_NEAR, device=room, hint="jog the other way, or another axis first")
 
 
-def clear_end(start: float, end: float, check: Check, room: str = "") -> float:
-    """The farthest place from `start` towards `end` to which `check` does not object. Raises CommandRejected (4468)."""
+def clear_end(start: float, end: float, check: Check, gap: Gap, room: str = "") -> float:
+    """The farthest place from `start` towards `end` to which `check` does not object. Raises CommandRejected (4468).
+
+    Where a way is blocked once and not free again behind, places alone find the end of it, and one judgement of the way
+    confirms that; otherwise each try judges its whole way.
+    """
     refusal = _objection(check, end)
     if refusal is None:
         return end
+    share = _last_free(lambda share: gap(start + share * (end - start)) >= collision.GAP_MIN_MM)
+    if _objection(check, start + share * (end - start)) is not None:
+        share = _last_free(lambda share: _objection(check, start + share * (end - start)) is None)
+    if share * abs(end - start) < LEAST:
+        hint = "jog the other way, or another axis first"
+        raise CommandRejected(refusal.message, code=TOO_NEAR, device=room, hint=hint)
+    return start + share * (end - start)
+
+
+def _last_free(free: Callable[[float], bool]) -> float:
+    """By halving: a share of the way that is free, with one that is not a five-hundredth behind it."""
     clear, blocked = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (clear + blocked) / 2.0
-        found = _objection(check, start + middle * (end - start))
-        if found is None:
+        if free(middle):
             clear = middle
         else:
-            blocked, refusal = middle, found
-    if clear * abs(end - start) < LEAST:
-        hint = "jog the other way, or another axis first"
-        raise CommandRejected(refusal.message, code=TOO_NEAR, device=room, hint=hint)
-    return start + clear * (end - start)
+            blocked = middle
+    return clear
 
 
 def _objection(check: Check, target: float) -> CommandRejected | None:

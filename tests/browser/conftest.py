@@ -1,4 +1,8 @@
-"""A program that serves, and a browser; both are started once for all tests of this folder."""
+"""A program that serves, and a browser; both are started once for the tests of one file.
+
+Never for longer: Playwright keeps a loop running in the thread while it is there, and a test of another file that runs in the
+same process could not start one of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from playwright.sync_api import Browser, sync_playwright
 from witness import system_program
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium; the tests are skipped where it is not installed, and fail in continuous integration."""
     program = system_program("chromium", "chromium")
@@ -22,7 +26,7 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def house(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One room of the simulated facility, served; not started where there is no browser."""
     served = House(tmp_path_factory.mktemp("house") / "state")
