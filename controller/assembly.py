@@ -200,6 +200,7 @@ class SimulatedWorld:
         tap: what every wire of the drivers goes through.
         plan: file that the interlock system reads by itself; None: it has none to hold anything against.
         breathing: the patient's breathing is told and listened to, for those who show it.
+        life: of the plant, see `FacilityPlant.begin_life`; 0: that of the shipped one.
         staff: pace of the people, as of `simulators.staff.pace_of`; empty: that of the scripted operator.
     """
 
@@ -215,12 +216,15 @@ class SimulatedWorld:
         *,
         breathing: bool = False,
         staff: str = "",
+        life: int = 0,
     ) -> None:
         self._breathing = breathing
         self.facility = facility
         self.bus = bus
         self.room = room
         self.plant = plant or FacilityPlant.shipped(Kernel(seed), facility.name)
+        if life:
+            self.plant.begin_life(life)
         self.world = World(self.plant.kernel)
         self.variables: PvTable = facility_pvs(self.plant)
         self.channels = MemoryChannels(self.variables, self.world.sync)

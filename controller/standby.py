@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import secrets
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 TOLD = ("device.up", "device.down", "device.fault", "interlock.trip", "interlock.reset", "treatment.ended", "program.exception")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LIVES = 2**29  # boot ids are 31 bits on the wire
 EXAMPLE = Path(__file__).parents[1] / "examples" / "carbon_sphere.dcm"
 EXAMPLE_FACILITY = "asan"
 
@@ -128,7 +130,8 @@ async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, ended.set)
-    world: ServedSurroundings = served_surroundings(asked.facility, asked.where, asked.seed, bus, asked.room, asked.staff)
+    life = 1 + secrets.randbelow(LIVES)  # nothing that an earlier process knew is known by this one's dose units
+    world: ServedSurroundings = served_surroundings(asked.facility, asked.where, asked.seed, bus, asked.room, asked.staff, life)
     room: ServedRoom | None = None
     link: LinkServer | None = None
     keeper: asyncio.Task[None] | None = None

@@ -155,13 +155,19 @@ class Telling(Protocol):
 
 
 def served_surroundings(
-    facility: Facility, where: Whereabouts | None, seed: int, bus: EventBus, room: str, staff: str = "real"
+    facility: Facility, where: Whereabouts | None, seed: int, bus: EventBus, room: str, staff: str = "real", life: int = 0
 ) -> ServedSurroundings:
-    """The world of a room that stands by. `staff`: pace of the people of a world in this process."""
+    """The world of a room that stands by.
+
+    Args:
+        facility, where, seed, bus, room: see `surroundings`.
+        staff: pace of the people of a world in this process.
+        life: of that world's plant (`FacilityPlant.begin_life`); 0: the boot ids of the shipped plant, the same each time.
+    """
     if where is None:
         from controller.assembly import SimulatedWorld
 
-        return SimulatedWorld(facility, seed, bus, room, breathing=True, staff=staff)
+        return SimulatedWorld(facility, seed, bus, room, breathing=True, staff=staff, life=life)
     from controller.attached import AttachedRoom
 
     return AttachedRoom(where, bus, room, breathing=True)

@@ -35,6 +35,7 @@ from simulators.world import World
 
 LOOK_S = 0.2  # wall time between two looks at the child processes
 START_S = 30.0  # wall time for one server to start by the backdoor
+LIVES = 2**29  # boot ids are 31 bits on the wire
 NOTES_KEPT = 1000
 
 
@@ -64,6 +65,7 @@ class Site:
         self.loop = loop
         self.speed = options.speed
         self.plant = make_plant(options)
+        self.plant.begin_life(1 + secrets.randbelow(LIVES))
         self.world = World(self.plant.kernel)
         self.token = secrets.token_urlsafe(24)
         self.following = Shadow(self.plant)

@@ -230,7 +230,11 @@ def _from_latch(history: BeamHistory, grant: Grant, latch: UnitLatch | None, kno
     allowed2 = max(MONITORS_COUNTS, MONITORS_FRACTION * abs(delta1)) * claim.counts2_per_count1
     if difference2 > allowed2:
         return _interval(grant, f"the monitors disagree by {difference2:.0f} counts, beyond {allowed2:.0f}")
+    if delta1 < -MONITORS_COUNTS:
+        return _interval(grant, f"the unit's total is {-delta1} counts below what is accounted for: its memory was lost")
     if latch.grant_id < grant.grant_id:
+        if grant.grant_id in history.started:
+            return _interval(grant, "the unit started this grant, and its latch knows nothing of it: its memory was lost")
         later = [g for g in history.grants if g <= latch.grant_id and g not in history.done]
         if not later and abs(delta1) > MONITORS_COUNTS:
             return _interval(grant, f"the unit never took this grant, yet its total moved by {delta1} counts")

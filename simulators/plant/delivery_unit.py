@@ -517,6 +517,10 @@ class DeliveryUnitPlant(UnitReadings):
             self._end_timer.cancel()
             self._end_timer = self._kernel.at(self._kernel.now_ns, self._close)
 
+    def begin_life(self, boot_id: int) -> None:
+        """A unit that has counted nothing yet, under another boot id."""
+        self.boot_id, self.memory = boot_id, UnitMemory(boot_id)
+
     @property
     def _live(self) -> bool:
         """Whether both chambers give new samples."""

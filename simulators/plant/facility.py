@@ -61,6 +61,15 @@ class FacilityPlant:
         """The shipped plant of that name."""
         return cls(kernel, load_truth(name))
 
+    def begin_life(self, number: int) -> None:
+        """Before anything runs: dose units get boot ids of this life, so that nobody takes them for those of an earlier one.
+
+        A simulated unit dies with its process, and its latch and totals with it. `number`: below 2**30, another one each time.
+        """
+        for index, room in enumerate(self.rooms.values()):
+            room.unit.begin_life(number + 1000 * index)
+            room.unit2.boot_id = number + 1000 * index + 500
+
     def _fit_beam(self, room: RoomPlant, truth: RoomTruth) -> None:
         kernel, chain, chambers = self.kernel, room.chain, truth.chambers
         magnets = BeamlineMagnets(kernel, truth, self.log)

@@ -53,13 +53,14 @@ def make_pieces(grant, counts):
     return pieces
 
 
-def journal_with(store, *, grants, done=(), base=1000):
+def journal_with(store, *, grants, done=(), base=1000, unstarted=()):
     journal = Journal.open(store, PATH, boot_id=1, clock=lambda: 0)
     sizes = np.array([4, 3], np.int32)
     write_claim(journal, BeamClaim("1.2", 1, 4, 5, BOOT, base, base, 1.0, sizes, np.full(7, 1000, np.int64)))
     for grant in grants:
         write_grant(journal, grant)
-        write_started(journal, grant.grant_id, 9)
+        if grant not in unstarted:
+            write_started(journal, grant.grant_id, 9)
     for grant, counts, *ended in done:
         pieces = counts if isinstance(counts, np.ndarray) else make_pieces(grant, counts)
         write_done(journal, grant.grant_id, *(ended or [EndReason.FINISHED]), pieces)
@@ -99,10 +100,27 @@ def test_agreeing_counters_close_the_open_grant_by_themselves():
 
 
 def test_a_grant_the_unit_never_took_delivered_nothing():
-    records = journal_with(MemoryStore(), grants=[FIRST, SECOND], done=DONE)
+    records = journal_with(MemoryStore(), grants=[FIRST, SECOND], done=DONE, unstarted=[SECOND])
     result = beam(records, latch(1, 3, 0, 4003))
     assert result.outcomes[1].how is How.NOT_DELIVERED
     assert int(result.received()[1].sum()) == 4003
+
+
+def test_a_unit_that_knows_nothing_of_a_grant_it_started_vouches_for_nothing():
+    """Its memory was lost: a unit that begins anew under the same boot id shows the totals of nobody."""
+    records = journal_with(MemoryStore(), grants=[FIRST], base=0)
+    result = beam(records, UnitLatch(BOOT, 0, -1, 0, 0, 0, 0))
+    assert result.outcomes[0].how is How.INTERVAL
+    assert "memory was lost" in result.outcomes[0].reason
+    assert result.needs_signature
+    assert int(result.received()[1].sum()) >= 4000, "the whole grant may have been given"
+
+
+def test_totals_below_what_was_accounted_for_are_those_of_another_memory():
+    records = journal_with(MemoryStore(), grants=[FIRST, SECOND], done=DONE, unstarted=[SECOND])
+    result = beam(records, UnitLatch(BOOT, 0, -1, 0, 0, 0, 0))
+    assert result.outcomes[1].how is How.INTERVAL
+    assert "below what is accounted for" in result.outcomes[1].reason
 
 
 @pytest.mark.parametrize(
