@@ -21,11 +21,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _on_wires(item) and item.path.parent.name in SITE:
             item.add_marker(pytest.mark.xdist_group("sites"), append=False)
-    items.sort(key=lambda item: not _on_wires(item))
+    items.sort(key=lambda item: not (_on_wires(item) or _in_group(item, "browser")))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tests that share wires, a browser or a long preparation stay in one process: checked, because it was lost silently once."""
+    if not session.config.getoption("loadgroup", default=False):
+        return
+    apart = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
+    if apart:
+        raise pytest.UsageError(f"this pytest-xdist keeps no groups together with pytest {pytest.__version__}: {apart[0]}")
 
 
 def _on_wires(item: pytest.Item) -> bool:
-    return any(mark.args[:1] == ("wires",) for mark in item.iter_markers("xdist_group"))
+    return _in_group(item, "wires")
+
+
+def _in_group(item: pytest.Item, name: str) -> bool:
+    return any(mark.args[:1] == (name,) for mark in item.iter_markers("xdist_group"))
 
 
 @pytest.fixture(scope="session")
