@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tests that share wires, a browser or a long preparation stay in one process: checked, because it was lost silently once."""
+    """Tests that share wires, a browser or a long preparation stay in one process: checked, as it was lost unnoticed once."""
     if not session.config.getoption("loadgroup", default=False):
         return
     apart = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
