@@ -40,10 +40,14 @@ class BeamStanding:
         return self.state is BeamState.COMPLETE and short <= COMPLETE_WITHIN * self.counts1_planned
 
     def line(self) -> str:
-        """For the operator."""
+        """For the operator, with what may follow."""
+        return f"{self.words()}; {self.advice}"
+
+    def words(self) -> str:
+        """What is known of the beam."""
         where = f"beam {self.number} {self.name}".rstrip()
         if self.state is BeamState.UNTOUCHED:
-            return f"{where}: not begun; {self.advice}"
+            return f"{where}: not begun"
         low, high = self.counts1_lower, self.counts1_upper
         planned = max(self.counts1_planned, 1)
         bounds, share = f"{low} counts", f"{100 * low / planned:.2f}"
@@ -51,7 +55,7 @@ class BeamStanding:
             bounds, share = f"between {low} and {high} counts", f"{share} to {100 * high / planned:.2f}"
         why = f" ({self.reason})" if self.reason else ""
         signed = f"; accepted by {self.signed}" if self.signed else ""
-        return f"{where}: {self.state.value}, received {bounds}, {share} % of plan{why}{signed}; {self.advice}"
+        return f"{where}: {self.state.value}, received {bounds}, {share} % of plan{why}{signed}"
 
     def report(self) -> dict[str, Any]:
         """For programs."""

@@ -130,6 +130,13 @@ def _close_failed(event: Event) -> str:
     return f"{_text(event, 'device')} could not be let go of: {_text(event, 'error')}"
 
 
+def _cut_off(event: Event) -> str:
+    name = _text(event, "id")
+    if event.data.get("state") == "locked":
+        return f"treatment {name}: its dose is in doubt: a physicist takes control and signs it under Treatments"
+    return f"treatment {name} was cut off in beam: a physicist takes control and presses Reconcile under Treatments"
+
+
 def _cleared(event: Event) -> Iterable[str]:
     cleared = event.data.get("cleared")
     return map(str, cleared) if isinstance(cleared, list | tuple) else ()
@@ -159,6 +166,7 @@ _ROWS: tuple[AlarmRule, ...] = (
         key=lambda event: _text(event, "beam_number") or _text(event, "device"),
         grade=lambda event: "high" if "beam_number" in event.data else "low",
     ),
+    AlarmRule("treatment.cut_off", "high", _cut_off, "it is reconciled, and signed where in doubt", _field("id")),
     AlarmRule("grant.unsettled", "high", _says("what a grant gave is not known; reconcile it"), key=_field("grant_id")),
     AlarmRule("results.lost", "high", _says("results of a grant are lost; reconcile it"), key=_field("grant_id")),
     AlarmRule("latch.unreadable", "high", _says("the delivery unit does not say what it gave")),
@@ -194,6 +202,7 @@ _CLEARINGS: tuple[Clearing, ...] = (
         "room.state", ("trip",), lambda event: event.data.get("state") == "standby" or event.data.get("event") == "resume"
     ),
     Clearing("interlock.reset", ("interlock.trip",), keys=_cleared),
+    Clearing("treatment.settled", ("treatment.cut_off",), keys=lambda event: (_text(event, "id"),)),
     Clearing("device.up", ("device.down", "device.refused", "device.fault")),
     Clearing("motion.start", ("motion.failed", "motion.stop_unconfirmed")),
     Clearing("motion.end", ("motion.failed", "motion.stop_unconfirmed")),

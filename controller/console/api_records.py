@@ -31,6 +31,7 @@ FILES = {
     "spots.parquet": "application/vnd.apache.parquet",
     "events.jsonl": "application/x-ndjson",
 }
+SALVAGED = {f"salvage-{name}": name for name in ("record.dcm", "summary.json", "spots.parquet")}  # they lie in salvage/
 _MORE_RECORDS = re.compile(r"record-[1-9][0-9]{0,2}\.dcm")
 # A report has its style in itself and nothing else: nothing in it runs or loads.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
@@ -73,12 +74,16 @@ async def treatment_file(
         str | None, Query(pattern=r"^resume-[A-Za-z0-9_-]{1,80}$", description="directory of a later session")
     ] = None,
 ) -> Response:
-    """report.html, record.dcm (record-2.dcm ... for more), summary.json, spots.parquet, events.jsonl."""
-    kind = FILES.get(name) or ("application/dicom" if _MORE_RECORDS.fullmatch(name) else None)
+    """report.html, record.dcm (record-2.dcm ... for more), summary.json, spots.parquet, events.jsonl; once it was
+    cut off and reconciled salvage-record.dcm, salvage-summary.json, salvage-spots.parquet."""
+    salvaged = SALVAGED.get(name)
+    plain = salvaged or name
+    kind = FILES.get(plain) or ("application/dicom" if _MORE_RECORDS.fullmatch(name) else None)
     folders = [treatment_id] if session is None else [treatment_id, session]
-    path = await asyncio.to_thread(_file_of, hub.state / "treatments", folders, name) if kind is not None else None
+    folders += ["salvage"] if salvaged else []
+    path = await asyncio.to_thread(_file_of, hub.state / "treatments", folders, plain) if kind is not None else None
     if path is None:
-        raise Refused(404, f"treatment {treatment_id} has no file {name!r}", f"files: {', '.join(FILES)}")
+        raise Refused(404, f"treatment {treatment_id} has no file {name!r}", f"files: {', '.join([*FILES, *SALVAGED])}")
     headers = {"Cache-Control": "no-store"}
     if name == "report.html":
         headers["Content-Security-Policy"] = _REPORT_POLICY

@@ -316,11 +316,13 @@ class TreatmentSummary(View):
     plan_label: str
     patient_id: str
     fraction: int
-    status: str
+    status: str = Field(description="open (being treated), cut_off, locked, unbegun, complete, partial, refused, fault")
     termination: str = ""
     started_utc: str
     simulated: bool
-    meterset_planned: float
-    meterset_delivered: float
+    meterset_planned: float | None = Field(description="null: not known")
+    meterset_delivered: float | None = Field(description="null: not known, or known only within bounds")
     unit: str
     files: list[str]
+    needs: Literal["", "reconcile", "signature"] = Field(default="", description="what a physicist has to do, if anything")
+    bounds: list[str] = Field(default_factory=list, description="what the ledger knows of its beams, where no summary says it")

@@ -234,6 +234,12 @@ class Ledger:
         with self._transaction():
             return tuple(self._entries)
 
+    def unsettled(self) -> tuple[Received, ...]:
+        """Beams with an open claim, whoever holds it, and beams that wait for a signature; in order of first claim."""
+        with self._transaction():
+            doubtful = (BeamState.OPEN, BeamState.LOCKED)
+            return tuple(self._received(key) for key, entry in self._entries.items() if entry.state in doubtful)
+
     # --- transactions ---------------------------------------------------------------------------------------------
 
     def claim(

@@ -8,19 +8,21 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from controller.console.views import TreatmentSummary
+from controller.record.ledger import Received
 from controller.serving.audit import Audit
+from controller.serving.cut_off import CUT_OFF, UNBEGUN, Ending, LedgerBook, ending_of, loaded_in, names_of, room_of
 from controller.serving.ground import Ground
 from controller.serving.interlock_book import InterlockBook
 from controller.serving.plans import PlanStore
-from drivers.hal.errors import CommandRejected
+from drivers.hal.errors import BeamlineError, CommandRejected
 
 FILES = ("report.html", "record.dcm", "summary.json", "spots.parquet", "events.jsonl")
-LOADED = "loaded.json"  # who was to be treated with what, written when the plan was loaded
+SALVAGED = ("record.dcm", "summary.json", "spots.parquet")  # in `salvage/`, told as salvage-NAME
 LISTED_MAX = 500
 UNKNOWN, NO_TREATMENT = 4481, 4482
 
@@ -28,12 +30,15 @@ UNKNOWN, NO_TREATMENT = 4481, 4482
 class Asking:
     """Of one room."""
 
-    def __init__(self, ground: Ground, plans: PlanStore, audit: Audit, interlocks: InterlockBook) -> None:
+    def __init__(
+        self, ground: Ground, plans: PlanStore, audit: Audit, interlocks: InterlockBook, ledger: LedgerBook | None = None
+    ) -> None:
         self._ground = ground
         self._plans = plans
         self._audit = audit
         self._interlocks = interlocks
-        self._summaries: dict[Path, tuple[tuple[float, ...], TreatmentSummary]] = {}
+        self._ledger = ledger or LedgerBook(ground.state, ground.boot_id)
+        self._summaries: dict[Path, tuple[tuple[object, ...], TreatmentSummary]] = {}
 
     async def answer(self, what: str, arguments: Mapping[str, Any]) -> Any:
         """Answer ``plans``, ``plan{id}``, ``treatments{limit}``, ``treatment{id}``, ``audit{from_seq, limit, actor, name}`` or
@@ -90,35 +95,92 @@ class Asking:
         return {**summary.model_dump(mode="json"), "summary": whole, "sessions": sessions, "directory": str(directory)}
 
     def _summary(self, directory: Path) -> TreatmentSummary | None:
-        """Of one treatment with all its sessions; kept until one of their summaries changes."""
+        """Of one treatment with all its sessions; kept until a summary, or what the ledger says of it, changes."""
         files = [directory / "summary.json", *(path / "summary.json" for path in _resumed(directory))]
         changed = tuple(_changed(file) for file in files)
+        ended = bool(changed[-1])
+        doubtful = self._doubtful(directory.name)
+        # Whether somebody treats it is not in the ledger: what has no end is looked at every time.
+        key = (changed, tuple((r.key, r.state) for r in doubtful))
         known = self._summaries.get(directory)
-        if known is not None and any(changed) and known[0] == changed:
+        if known is not None and ended and known[0] == key:
             return known[1]
         told = [data for file, when in zip(files, changed, strict=True) if when and (data := _json(file))]
         first, last = (told[0], told[-1]) if told else ({}, {})
         beams = first.get("beams", ())
-        loaded = _json(directory / LOADED) or {}
+        loaded = loaded_in(directory)
+        ending = None
+        if not ended:
+            ending = self._ending(directory, loaded)
+        elif doubtful:
+            ending = ending_of({r.key.beam_number: r for r in doubtful}, {})
+        planned, delivered, unit = self._metersets(told, loaded, ending if not ended else None)
         made = TreatmentSummary(
             id=directory.name,
-            room=str(first.get("room", self._ground.room)),
+            room=str(first.get("room") or room_of(directory) or self._ground.room),
             plan_label=str((first.get("plan") or loaded).get("label", "")),
             patient_id=str(loaded.get("patient_id", "")),
             fraction=int(first.get("fraction") or loaded.get("fraction", 0)),
-            status=str(last.get("status", "open")),
-            termination=str(last.get("termination", "")),
+            status=ending.status if ending is not None and not ended else str(last.get("status", "open")),
+            termination=str(last.get("termination", "")) if ended else "",
             started_utc=_started_of(directory.name),
             simulated=bool(first.get("simulated", self._ground.simulated)),
-            meterset_planned=sum(float(beam.get("meterset_planned", 0.0)) for beam in beams),
-            meterset_delivered=sum(
-                float(beam.get("meterset_delivered_primary", 0.0)) for data in told for beam in data.get("beams", ())
-            ),
-            unit=str(beams[0].get("unit", "")) if beams else "",
+            meterset_planned=planned,
+            meterset_delivered=delivered,
+            unit=str(beams[0].get("unit", "")) if beams else unit,
             files=_files(directory),
+            needs=ending.needs if ending is not None else "",
+            bounds=list(ending.bounds) if ending is not None else [],
         )
-        self._summaries[directory] = changed, made
+        self._summaries[directory] = key, made
         return made
+
+    def _doubtful(self, name: str) -> tuple[Received, ...]:
+        """Beams of a treatment that are open or locked; none where the ledger cannot be read now, which is told elsewhere."""
+        try:
+            return self._ledger.unsettled().get(name, ())
+        except BeamlineError:
+            return ()
+
+    def _held_beams(self, loaded: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+        """UID of the plan of a treatment and the beams of it that were asked for, as the plan store knows them."""
+        try:
+            about = self._plans.get(loaded.get("plan_id")).about
+        except CommandRejected:
+            return "", []
+        wanted = loaded.get("beams") or [beam["number"] for beam in about["beams"]]
+        return str(about["uid"]), [beam for beam in about["beams"] if beam["number"] in wanted]
+
+    def _ending(self, directory: Path, loaded: Mapping[str, Any]) -> Ending:
+        """Of a treatment, or its last session, that has no summary."""
+        uid, beams = self._held_beams(loaded)
+        if not uid:
+            return Ending(CUT_OFF, "reconcile") if self._doubtful(directory.name) else Ending("open")
+        try:
+            return self._ledger.ending(directory, uid, int(loaded.get("fraction", 0)), names_of(beams, ()))
+        except BeamlineError as error:
+            return Ending("open", "", (f"the ledger cannot be read: {error}",))
+
+    def _metersets(
+        self, told: Sequence[Mapping[str, Any]], loaded: Mapping[str, Any], ending: Ending | None
+    ) -> tuple[float | None, float | None, str]:
+        """Planned and delivered meterset with the plan's unit. What no summary says comes from plan and ledger, or is None."""
+        planned = sum(float(beam.get("meterset_planned", 0.0)) for beam in told[0].get("beams", ())) if told else None
+        if ending is None:
+            beams = [beam for data in told for beam in data.get("beams", ())]
+            return planned, sum(float(beam.get("meterset_delivered_primary", 0.0)) for beam in beams) if told else None, ""
+        _, held = self._held_beams(loaded)
+        if not held:
+            return planned, None, ""
+        unit = str(held[0].get("unit", ""))
+        whole = sum(float(beam["meterset"]) for beam in held)
+        parts = [
+            None if (share := ending.shares.get(int(beam["number"]))) is None else share * float(beam["meterset"])
+            for beam in held
+        ]
+        known = [part for part in parts if part is not None]
+        delivered = sum(known) if len(known) == len(parts) else 0.0 if ending.status == UNBEGUN else None
+        return whole, delivered, unit
 
 
 def _resumed(directory: Path) -> list[Path]:
@@ -141,7 +203,8 @@ def _started_of(name: str) -> str:
 
 
 def _files(directory: Path) -> list[str]:
-    return [name for name in FILES if (directory / name).is_file()]
+    salvaged = [f"salvage-{name}" for name in SALVAGED if (directory / "salvage" / name).is_file()]
+    return [name for name in FILES if (directory / name).is_file()] + salvaged
 
 
 def _json(path: Path) -> dict[str, Any] | None:

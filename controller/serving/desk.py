@@ -27,6 +27,8 @@ from controller.room.supervision import Timing
 from controller.room.watch import Watch
 from controller.serving.asking import Asking
 from controller.serving.audit import Audit
+from controller.serving.console_words import reconciled
+from controller.serving.cut_off import CutOff, LedgerBook
 from controller.serving.devices_book import DevicesBook
 from controller.serving.ground import Ground
 from controller.serving.interlock_book import InterlockBook
@@ -44,6 +46,7 @@ from drivers.hal.facility import Facility
 
 BOOT_BITS = 48  # a number that every client's language keeps
 LOOK_S = 0.1
+CUT_OFF_LOOK_S = 2.0  # costs one look at a file's date; assumed
 
 
 class ServedRoom:
@@ -104,7 +107,9 @@ class ServedRoom:
             self.alarms,
             self.devices,
         )
-        self._asking = Asking(ground, self.plans, self.audit, self.interlocks)
+        ledger = LedgerBook(ground.state, ground.boot_id)
+        self._cut_off = CutOff(ground, ledger)
+        self._asking = Asking(ground, self.plans, self.audit, self.interlocks, ledger)
         self._tasks: list[asyncio.Task[None]] = []
         for take in (self.alarms.take, self.devices.take, self.interlocks.take, self._viewer.take, self._event):
             ground.bus.subscribe(take)
@@ -122,6 +127,7 @@ class ServedRoom:
         self.devices.start()
         self._tasks = [
             asyncio.create_task(self._look_after(), name="room"),
+            asyncio.create_task(self._look_for_cut_off(), name="cut off"),
             asyncio.create_task(self.audit.run(), name="audit"),
             asyncio.create_task(tell_lag(self.ground.bus, f"room.{self.ground.room}"), name="lag"),
         ]
@@ -210,7 +216,7 @@ class ServedRoom:
             "unload_plan": treating.unload,
             "edit": treating.edit,
             "acknowledge": self._acknowledge,
-            "reconcile": treating.reconcile,
+            "reconcile": self._reconcile,
             "reset_dose_trip": treating.reset_dose,
             "reset_drives": servicing.reset_drives,
             "reset_interlock": servicing.reset_interlock,
@@ -250,6 +256,11 @@ class ServedRoom:
         await self.treating.acknowledge(command)
         self.ground.machine.attach(self._standing_facts)
 
+    async def _reconcile(self, command: Command) -> dict[str, Any]:
+        value = reconciled(await self.treating.reconcile(command))
+        await self._cut_off.look()
+        return value
+
     # --- looking after ----------------------------------------------------------------------------------------------------
 
     def _facts(self) -> RoomFacts:
@@ -268,6 +279,13 @@ class ServedRoom:
             self.servicing.look()
             if show is not None:
                 show(self._viewer.view().model_dump(mode="json"))
+
+    async def _look_for_cut_off(self) -> None:
+        """At the start, and whenever the ledger has changed while nothing is treated here: another tool may settle it, too."""
+        while True:
+            if not self.treating.under_way:
+                await self._cut_off.look()
+            await asyncio.sleep(CUT_OFF_LOOK_S)
 
     def _connected(self, device: Connectable) -> None:
         """A controller that died may have left the room armed; nothing armed may move."""

@@ -18,7 +18,9 @@ from controller.console.views import SpotsView, TreatmentView
 from controller.intake import Refused
 from controller.request import Earlier
 from controller.resume import ResumeOptions, admit_remainder
-from controller.serving.asking import LOADED as LOADED_FILE
+from controller.serving.console_words import for_console
+from controller.serving.cut_off import LOADED as LOADED_FILE
+from controller.serving.cut_off import root_of_journal
 from controller.serving.ground import Ground
 from controller.serving.pictures import Picture
 from controller.serving.plans import Held
@@ -119,17 +121,31 @@ class Loader:
 
     def admit(self, held: Held, options: TreatOptions, output: Path, who: str) -> Loaded:
         """In a worker. Raises Refused."""
-        admitted = admit(options)
+        try:
+            admitted = admit(options)
+        except Refused as refused:
+            raise Refused(for_console(refused.reasons)) from None
         made = make_output(options, admitted.intake.plan.label)
         plan = admitted.intake.plan
-        told = {"plan_id": held.id, "label": plan.label, "patient_id": plan.patient.id, "fraction": options.fraction, "by": who}
+        told = {
+            "room": self._ground.room,
+            "plan_id": held.id,
+            "label": plan.label,
+            "patient_id": plan.patient.id,
+            "fraction": options.fraction,
+            "beams": [beam.number for beam in admitted.intake.beams],
+            "by": who,
+        }
         (output / LOADED_FILE).write_text(json.dumps(told), encoding="utf-8")
         return self._loaded(output.name, held, options, admitted, Earlier(), made or output, who)
 
     def admit_remainder(self, held: Held, options: TreatOptions, who: str) -> Loaded:
         """In a worker. Raises Refused."""
         root = self._root_of(str(held.about["uid"]), options.fraction, [int(beam["number"]) for beam in held.about["beams"]])
-        left = admit_remainder(ResumeOptions(root, seed=options.seed, endpoints=options.endpoints))
+        try:
+            left = admit_remainder(ResumeOptions(root, seed=options.seed, endpoints=options.endpoints))
+        except Refused as refused:
+            raise Refused(for_console(refused.reasons)) from None
         if options.overrides:
             raise Refused(["overrides: those of the treatment hold for what is left of it"])
         return self._loaded(root.name, held, left.options, left.admitted, left.earlier, left.output, who)
@@ -153,11 +169,6 @@ class Loader:
     ) -> Loaded:
         picture = Picture(admitted.intake, self._publish)
         return Loaded(name, held, options, admitted, earlier, output, who, datetime.now(UTC), picture)
-
-
-def root_of_journal(journal: Path) -> Path:
-    """Directory of the treatment whose journal this is; a resumed session lies inside it."""
-    return journal.parent.parent if re.fullmatch(r"resume-\d+", journal.parent.name) else journal.parent
 
 
 def _slug(label: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from controller.commands import CommandDesk
+from controller.console.alarm_table import RULES as RULES_OF_ALARMS
 from controller.console.alarms import AlarmList
 from controller.console.views import (
     AxisView,
@@ -105,6 +106,7 @@ class RoomViewer:
         self._devices = devices
         self._seq = 0
         self._why = ""
+        self._cut_off: dict[str, str] = {}  # by treatment: what has to be done before the room is as if nothing had happened
         self._since_ns = now_ns()
         self._target_deg: float | None = None
         self._couch_targets: dict[str, float] = {}
@@ -115,12 +117,19 @@ class RoomViewer:
         data = event.data
         if event.kind == "room.state":
             self._why, self._since_ns = str(data.get("why") or ""), event.t_ns
+        elif event.kind == "treatment.cut_off":
+            self._cut_off[str(data.get("id"))] = RULES_OF_ALARMS[event.kind].words(event)
+        elif event.kind == "treatment.settled":
+            self._cut_off.pop(str(data.get("id")), None)
         elif event.kind == "trip":
             self._why = str(data.get("message") or data.get("cause") or "")
         elif event.kind == "motion.start" and "to_deg" in data:
             self._target_deg = float(data["to_deg"])
         elif event.kind == "motion.start":
             self._couch_targets |= {k.removeprefix("to_"): float(v) for k, v in data.items() if k.startswith("to_")}
+
+    def _unsettled(self, state: State) -> str:
+        return next(iter(self._cut_off.values()), "") if state is State.STANDBY else ""
 
     def view(self) -> RoomView:
         """Everything, now."""
@@ -142,7 +151,7 @@ class RoomViewer:
             banners=self._banners(state),
             mode=mode.value,
             state=state.value,
-            why=self._questions.doing or self._waiting(state) or self._why,
+            why=self._questions.doing or self._waiting(state) or self._unsettled(state) or self._why,
             deadline_s=self._deadline_s(state, at_ns),
             control=ControlView(
                 console=control.console,

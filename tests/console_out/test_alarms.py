@@ -116,6 +116,22 @@ def test_a_reset_ends_what_it_cleared_and_nothing_else() -> None:
     }
 
 
+def test_a_treatment_that_was_cut_off_stands_until_it_is_settled_and_says_who_does_what() -> None:
+    desk = Desk()
+    desk.happens("room.G1", "treatment.cut_off", id="T-1", state="open")
+    assert desk.only.severity == "high"
+    assert desk.only.text == (
+        "treatment T-1 was cut off in beam: a physicist takes control and presses Reconcile under Treatments"
+    )
+    desk.alarms.acknowledge(desk.only.id, "Olga")
+    desk.happens("room.G1", "treatment.settled", id="T-2")
+    assert desk.only.active, "another treatment's end is not this one's"
+    desk.happens("room.G1", "treatment.cut_off", id="T-1", state="locked")
+    assert "signs it" in desk.only.text and desk.only.active
+    desk.happens("room.G1", "treatment.settled", id="T-1")
+    assert not desk.rows or not desk.only.active
+
+
 def test_the_trip_of_a_start_is_no_high_alarm() -> None:
     desk = Desk()
     desk.happens("G1-interlocks", "interlock.trip", **{**door(), "id": "POWER_UP"})
