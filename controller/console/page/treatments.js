@@ -1,10 +1,11 @@
-/** What was treated: a list, and the report of one opened in place. */
+/** What was treated: a list, the report of one opened in place, and what a physicist settles of one that was cut off. */
 
-import { h, keyed, mark, panel, put, show, sign } from "./dom.js";
+import { enable, h, keyed, mark, panel, put, show, sign } from "./dom.js";
+import { label } from "./interlocks.js";
 import { figure, moment, percent, statusOf } from "./words.js";
 
 const AGAIN_MS = 5000;
-const SIGN = { complete: "tick", partial: "part" };
+const SIGN = { complete: "tick", partial: "part", open: "rays", unbegun: "ring" };
 
 export function treatmentPage(desk) {
   const list = h("ul", { class: "choices" });
@@ -14,7 +15,8 @@ export function treatmentPage(desk) {
   const files = h("div", { class: "row" });
   const sheet = h("iframe", { class: "sheet", title: "Report", sandbox: "allow-same-origin" }); // no script runs in it
   const hint = h("p", { class: "soft" }, "Choose a treatment to read its report.");
-  const report = panel("Report", { class: "report" }, sessions, files, hint, sheet);
+  const settling = makeSettling(desk, () => chosen && open(chosen, true));
+  const report = panel("Report", { class: "report" }, settling.element, sessions, files, hint, sheet);
   report.querySelector("h2").append(" ", title);
   const element = h(
     "div", { class: "page two narrow" },
@@ -28,23 +30,25 @@ export function treatmentPage(desk) {
     if (answer === null) return;
     treatments = answer.treatments ?? answer;
     draw();
+    settling.choose(treatments.find((treatment) => treatment.id === chosen) ?? null);
   }
   function draw() {
     show(none, treatments.length === 0);
     keyed(list, treatments, (one) => one.id, (one) => makeTreatment(() => open(one.id)), (row, one) => row.update(one, one.id === chosen));
   }
-  async function open(id) {
+  async function open(id, again = false) {
     chosen = id;
+    if (again) await load();
     draw();
     const one = treatments.find((treatment) => treatment.id === id);
+    settling.choose(one ?? null);
     if (!one) return;
     put(title, `${one.plan_label}, fraction ${one.fraction}, ${moment(one.started_utc)}`);
     const detail = await desk.ask(`/api/treatments/${encodeURIComponent(id)}`);
     if (chosen !== id) return;
-    const later = (detail?.sessions ?? []).map(({ directory, files: names, summary }) => ({
-      directory, files: names, status: summary?.status ?? "open",
-    }));
-    const all = [{ directory: null, files: one.files, status: one.status }, ...later];
+    const told = (summary) => summary?.status ?? one.status; // a session without a summary is the one that goes on, or was cut off
+    const later = (detail?.sessions ?? []).map(({ directory, files: names, summary }) => ({ directory, files: names, status: told(summary) }));
+    const all = [{ directory: null, files: one.files, status: told(detail?.summary) }, ...later];
     const buttons = all.map((session, index) => h(
       "button", { type: "button", class: "small", on: { click: () => read(index) } },
       sign(SIGN[session.status] ?? "cross"), `Session ${index + 1}: ${statusOf(session.status)}`,
@@ -65,7 +69,8 @@ export function treatmentPage(desk) {
     const report = session.files.includes("report.html");
     show(sheet, report);
     show(hint, !report);
-    put(hint, "This session has no report.");
+    const salvaged = session.files.some((name) => name.startsWith("salvage-"));
+    put(hint, salvaged ? "This session was cut off and has no report; what its journal holds is in the salvage record." : "This session has no report.");
     const text = report ? await desk.file(`${base}report.html${ask}`) : null;
     if (text !== null && chosen === id) showReport(sheet, text);
   }
@@ -85,9 +90,81 @@ export function treatmentPage(desk) {
       await load();
       if (wanted) await open(wanted);
     },
-    update() {},
+    update: settling.update,
   };
 }
+
+/** What is known of a treatment that was cut off, and what a physicist does about it: reconcile, and sign where the dose is in doubt. */
+function makeSettling(desk, again) {
+  const what = h("p", {});
+  const bounds = h("ul", { class: "objections" });
+  const go = h("button", { type: "button", class: "act main" }, "Reconcile");
+  const reason = h("input", { type: "text", required: true, maxlength: "300", autocomplete: "off" });
+  const accept = h("button", { type: "submit", class: "act main" }, "Sign");
+  const form = h("form", { class: "form" }, label("Why this dose is accepted", reason), accept);
+  const missing = h("p", { class: "soft" });
+  const element = h("section", { class: "settling", "aria-label": "To be settled", hidden: true }, what, bounds, go, form, missing);
+  let one = null;
+  let busy = false;
+
+  async function send(more) {
+    if (one === null || busy) return;
+    busy = true;
+    try {
+      const answer = await desk.send("reconcile", { treatment: one.id, ...more }, performance.now());
+      if (!answer) return;
+      reason.value = "";
+      desk.say(
+        answer.value.status === "locked" ? "Reconciled: its dose is known only within bounds and waits for a signature" : "Settled",
+        "plain", (answer.value.lines ?? []).join(". "),
+      );
+      await again();
+    } finally {
+      busy = false;
+    }
+  }
+  go.addEventListener("click", () => send({}));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (reason.value.trim()) send({ reason: reason.value.trim() });
+  });
+  const lacks = () => {
+    if (one.room !== desk.room()) return `Open ${one.room} first: it was treated there.`;
+    const role = desk.person()?.role;
+    if (role !== "physicist") return "A physicist does this: sign in as physicist and take control.";
+    if (!desk.holds()) return `Take control as physicist first: ${desk.why("reconcile")}.`;
+    return desk.why("reconcile") && `Not possible: ${desk.why("reconcile")}.`;
+  };
+  const update = () => {
+    if (one === null || !one.needs && !one.bounds?.length) return;
+    const why = one.needs ? lacks() : "";
+    enable(go, !why && !busy, why);
+    enable(accept, !why && !busy, why);
+    put(missing, why);
+  };
+  return {
+    element,
+    update,
+    choose(next) {
+      if (next?.id !== one?.id) reason.value = "";
+      one = next;
+      show(element, Boolean(one?.needs || one?.bounds?.length));
+      if (one === null) return;
+      mark(element, "data-needs", one.needs || null);
+      put(what, SETTLE[one.needs ?? ""]);
+      keyed(bounds, one.bounds ?? [], (line) => line, (line) => h("li", {}, line), () => {});
+      show(go, one.needs === "reconcile");
+      show(form, one.needs === "signature");
+      show(missing, Boolean(one.needs));
+      update();
+    },
+  };
+}
+const SETTLE = {
+  reconcile: "The program ended while beam was on. Until a physicist has reconciled it, everything that was asked for counts as given.",
+  signature: "The dose is in doubt. A physicist accepts what is stated here, with a reason; nothing more is delivered before.",
+  "": "From the ledger:",
+};
 
 function makeTreatment(choose) {
   const picture = sign("tick");

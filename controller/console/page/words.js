@@ -48,7 +48,10 @@ export const ACTS = [
   { name: "cancel", label: "Cancel preparation", ask: "Give this preparation up?" },
   { name: "unload_plan", label: "Unload plan", ask: "Take the plan off this room?", when: (view) => view.treatment?.status === "loaded" },
   { name: "acknowledge", label: "Acknowledge fault", ask: "Every cause is gone and understood?" },
-  { name: "reconcile", label: "Reconcile dose", ask: "Sign what the open grant delivered?" },
+  {
+    name: "reconcile", label: "Reconcile dose", ask: "Settle what the treatment that ended has given?", // any other: under Treatments
+    when: (view) => view.treatment && !["loaded", "running", "writing"].includes(view.treatment.status),
+  },
   { name: "reset_dose_trip", label: "Reset dose trip", ask: "Reset the dose unit that tripped?" },
   { name: "self_test", label: "Dose self-test" },
   { name: "enter_service", label: "Service: QA", args: { mode: "qa" }, ask: "Leave treatment for quality assurance?", only: "physicist" },
@@ -78,7 +81,8 @@ export const unitOf = (unit) => UNITS[unit] ?? unit ?? "";
 
 const STATUS = {
   waiting: "to come", current: "now", complete: "complete", partial: "partial", refused: "refused", fault: "fault",
-  loaded: "loaded", running: "running", writing: "writing the record",
+  loaded: "loaded", running: "running", writing: "writing the record", open: "being treated", unbegun: "never begun",
+  cut_off: "cut off in beam, to be reconciled", locked: "waits for a physicist's signature",
 };
 export const statusOf = (status) => STATUS[status] ?? status ?? "";
 
@@ -157,8 +161,8 @@ export function figure(value, digits = 1) {
 /** A count with thin spaces between thousands. */
 export const count = (value) => (Number.isFinite(value) ? String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u202f") : "–");
 
-/** What is not complete is never called 100 %. */
-export const percent = (part, whole, complete = false) => (whole > 0 ? `${Math.min(
+/** What is not complete is never called 100 %, and what is not known is a dash. */
+export const percent = (part, whole, complete = false) => (whole > 0 && Number.isFinite(part) ? `${Math.min(
   complete ? 100 : 99, Math.round((100 * part) / whole),
 )} %` : "–");
 
