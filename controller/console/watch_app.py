@@ -52,18 +52,30 @@ class WatchApp(App[None]):
 
     TITLE = "iongantry watch"
     ENABLE_COMMAND_PALETTE = False
+    # What must never be out of sight has lines of its own that nothing takes away, fitted to 80 x 24: the screen itself never
+    # scrolls, only what is behind the tabs does, and dialogs stand between those lines (5 above, 4 below).
     CSS = """
-    #banner { height: 1; background: $panel; }
-    #alarm { height: 1; }
-    #said { height: 2; background: $boost; }
+    Screen { overflow: hidden; }
+    #banner { height: 2; background: $panel; }
+    #alarm { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
+    #state { height: 2; text-wrap: nowrap; text-overflow: ellipsis; }
+    #tabs { height: 1fr; }
+    #tabs ContentSwitcher { height: 1fr; }
+    TabPane { height: 1fr; padding: 0; }
+    #alarms { height: 1fr; }
+    #said { height: 3; background: $boost; }
+    .old #tabs { text-opacity: 60%; }
     .panel { border: round $primary; padding: 0 1; height: auto; }
     .column { width: 1fr; }
-    .dialog { width: 76; max-height: 90%; height: auto; border: thick $warning; background: $surface; padding: 1 2; }
+    .dialog { width: 76; margin: 5 0 4 0; max-height: 100%; height: auto; padding: 0 2;
+        border: thick $warning; background: $surface; }
     .danger { border: thick $error; }
+    .answer { dock: bottom; height: auto; background: $surface; }
     .ask { text-style: bold; margin-bottom: 1; }
     .keys { margin-top: 1; color: $text-muted; }
-    SignIn, TypeWord, Sure, Choose { align: center middle; }
-    OptionList { height: auto; max-height: 16; }
+    SignIn Input { margin-bottom: 1; }
+    SignIn, TypeWord, Sure, Choose { align: center middle; background: $background 0%; }
+    OptionList { height: auto; max-height: 37vh; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f9", "stop", "STOP", priority=True),
@@ -71,12 +83,12 @@ class WatchApp(App[None]):
         Binding("l", "sign_in", "sign in/out"),
         Binding("c", "control", "control"),
         Binding("o", "open_plan", "plan"),
-        Binding("y", "answer", "yes"),
-        Binding("n", "decline", "no"),
+        Binding("y", "answer", "yes", show=False),  # the question itself names these two
+        Binding("n", "decline", "no", show=False),
         Binding("p", "plain('pause')", "pause"),
         Binding("t", "sure('terminate')", "terminate"),
-        Binding("x", "sure('reset_interlock')", "reset"),
-        Binding("a", "seen", "alarm seen"),
+        Binding("x", "sure('reset_interlock')", "reset", show=False),  # named beside what has tripped
+        Binding("a", "seen", "seen"),
         Binding("m", "menu", "more"),
         Binding("q", "leave", "quit"),
     ]
@@ -94,13 +106,14 @@ class WatchApp(App[None]):
         client.changed = self._changed
 
     def compose(self) -> ComposeResult:
-        """The first line, the most urgent alarm, the room in two columns, and lists behind tabs."""
+        """What is always in sight above and below; between them the room in two columns, and lists behind tabs."""
         yield Static(id="banner")
         yield Static(id="alarm")
+        yield Static(id="state")
         with TabbedContent(id="tabs"):
             with TabPane("Room", id="tab-room"), Horizontal():
                 with VerticalScroll(classes="column"):
-                    for name in ("state", "question", "checklist", "gantry"):
+                    for name in ("question", "checklist", "gantry"):
                         yield _panel(name)
                 with VerticalScroll(classes="column"):
                     for name in ("interlocks", "beam", "progress"):
@@ -112,7 +125,7 @@ class WatchApp(App[None]):
             with TabPane("Events", id="tab-events"), VerticalScroll():
                 yield Static(id="events")
         yield Static(id="said")
-        yield Footer()
+        yield Footer(compact=True)
 
     def on_mount(self) -> None:
         """Begin to draw; ask who is here."""
@@ -290,7 +303,7 @@ class WatchApp(App[None]):
         panel.update(text, layout=before is None or _height(before, panel) != _height(text, panel))
 
     def _draw(self) -> None:
-        """What is new; the first line always, because what is shown may have become old."""
+        """What is new; the first line and the state always, because what is shown may have become old."""
         client = self.client
         view = client.shown.view
         if not self.is_running:
@@ -301,7 +314,11 @@ class WatchApp(App[None]):
             trouble = "the room's process is not there"
         line = words.banner(view, room=client.room, stale=client.stale, trouble=trouble, who=who, in_control=client.in_control)
         self._put("banner", line)
-        if not self._new or view is None:
+        if view is None:
+            return
+        self.screen_stack[0].set_class(client.stale, "old")
+        self._put("state", words.state_words(view, stale=client.stale))
+        if not self._new:
             return
         self._new = False
         self._put("alarm", words.alarm_summary(view))
@@ -332,7 +349,6 @@ class WatchApp(App[None]):
 
 
 _PANELS: dict[str, Callable[[Any], Text]] = {
-    "state": words.state_words,
     "question": words.question_words,
     "checklist": words.checklist_words,
     "gantry": words.gantry_words,

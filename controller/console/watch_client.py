@@ -27,6 +27,7 @@ REQUEST_S = 20.0  # a command may take as long as a self-test
 STOP_S, STOP_TRIES = 2.0, 3
 HEARTBEAT_S = 0.25  # at least three a second are asked for
 LEAVE_S = 2.0
+KEEP_S = 2.0  # the console lets an idle line go after 5 s (uvicorn); who lets go later sends a command into a line that closes
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 3.0
 STALE_S = 1.0  # views come ten times a second
 EVENTS_KEPT = 500
@@ -278,7 +279,8 @@ class WatchClient:
 
     def _client(self, timeout_s: float) -> httpx.AsyncClient:
         verify: ssl.SSLContext | bool = self._tls if self._tls is not None else True
-        return httpx.AsyncClient(base_url=self._url, timeout=timeout_s, trust_env=False, verify=verify)
+        limits = httpx.Limits(keepalive_expiry=KEEP_S)
+        return httpx.AsyncClient(base_url=self._url, timeout=timeout_s, trust_env=False, verify=verify, limits=limits)
 
     @property
     def _headers(self) -> dict[str, str]:

@@ -52,9 +52,9 @@ class SignIn(ModalScreen[Credentials | None]):
         """Three lines to fill in."""
         with Vertical(classes="dialog"):
             yield Static(self._why or "sign in", classes="ask")
-            yield Input(placeholder="name", id="name", max_length=64)
-            yield Input(placeholder="password", password=True, id="password", max_length=256)
-            yield Input(placeholder="role (empty: your first)", id="role", max_length=20)
+            yield Input(placeholder="name", id="name", max_length=64, compact=True)
+            yield Input(placeholder="password", password=True, id="password", max_length=256, compact=True)
+            yield Input(placeholder="role (empty: your first)", id="role", max_length=20, compact=True)
             yield Static("Enter: next, then sign in    Esc: give up", classes="keys")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
@@ -86,8 +86,9 @@ class TypeWord(_Dialog):
             yield Static(self._text, classes="ask", markup=False)
             for name, value in self._facts:
                 yield Static(f"{name}: {value}", markup=False)
-            yield Static(f"type  {self.word}  and press Enter    Esc: give up", classes="keys", markup=False)
-            yield Input(id="word", max_length=20)
+            with Vertical(classes="answer"):  # in sight however long the list above is; up and down move that
+                yield Static(f"type  {self.word}  and press Enter    Esc: give up", classes="keys", markup=False)
+                yield Input(id="word", max_length=20, compact=True)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Only the word counts."""

@@ -29,31 +29,36 @@ _SEVERITY_SIGNS = {"high": "!!!", "medium": "!! ", "low": "!  "}
 
 
 def banner(view: View | None, *, room: str, stale: bool, trouble: str, who: str, in_control: bool) -> Text:
-    """The first line: room, what is simulated, who is here, and whether all this is now."""
-    text = Text(no_wrap=True, overflow="ellipsis")
-    if stale:
-        text.append(f" STALE: {trouble or 'nothing new is shown'} ", BAD)
-        text.append(" ")
+    """The first lines: whether all this is now, what is simulated, the room, who is here; then why it is old, and the time.
+
+    What may fall off a narrow terminal stands last.
+    """
+    text = Text()
+    text.append(" STALE " if stale else "", BAD)
+    text.append(" " if stale else "")
     for word in (view or {}).get("banners", ()):
         text.append(f" {word} ", WARN)
         text.append(" ")
     text.append(f"{room or 'no room'}", STRONG)
-    if view is not None:
-        text.append(f" of {view['facility']}  {view['utc'][:19].replace('T', ' ')} UTC  mode {view['mode']}", DIM)
-    text.append(f"  {who}" if who else "  nobody is signed in (l)", "cyan" if who else WARN)
+    text.append(f" of {view['facility']}" if view is not None else "", DIM)
     text.append("  IN CONTROL" if in_control else "", GOOD)
+    text.append(f"  {who}" if who else "  nobody is signed in (l)", "cyan" if who else WARN)
+    text.append(f"  {trouble or 'nothing new has come'}" if stale else "", "bold red")
+    if view is not None:
+        text.append(f"  mode {view['mode']}  {view['utc'][:19].replace('T', ' ')} UTC", DIM)
     return text
 
 
-def state_words(view: View) -> Text:
-    """State, why, until when, who commands."""
+def state_words(view: View, *, stale: bool = False) -> Text:
+    """State, until when, why; who commands. An old state is called that, and has no colour that says that it is so now."""
     text = Text()
     state = str(view["state"])
-    text.append(f" {state} ", _STATE_STYLES.get(state.partition(".")[0], STRONG))
-    if view.get("why"):
-        text.append(f"  {view['why']}")
+    text.append("last known: " if stale else "", BAD)
+    text.append(f" {state} ", DIM if stale else _STATE_STYLES.get(state.partition(".")[0], STRONG))
     if view.get("deadline_s") is not None:
         text.append(f"  (lapses in {view['deadline_s']:.0f} s)", "yellow")
+    if view.get("why"):
+        text.append(f"  {view['why']}")
     control = view.get("control")
     commanded = f"{control['console']}, {control['actor']} as {control['role']}" if control else "nobody"
     text.append(f"\ncommanded by {commanded}", DIM)
@@ -190,14 +195,14 @@ def alarm_row(alarm: Mapping[str, Any]) -> tuple[Text, Text, Text, Text]:
 
 
 def alarm_summary(view: View) -> Text:
-    """The most urgent one, and how many more."""
+    """How many, and the most urgent one: its words may fall off a narrow terminal, the number may not."""
     alarms = [alarm for alarm in view["alarms"] if not alarm.get("shelved_by")]
     if not alarms:
         return Text("no alarm", DIM)
     first = alarms[0]
     text = Text(f" {_SEVERITY_SIGNS.get(first['severity'], '!')} ", _SEVERITY_STYLES.get(first["severity"], ""))
+    text.append(f" (and {len(alarms) - 1} more)" if len(alarms) > 1 else "", DIM)
     text.append(f" {first['text']}")
-    text.append(f"  (and {len(alarms) - 1} more)" if len(alarms) > 1 else "", DIM)
     return text
 
 

@@ -1,10 +1,16 @@
-"""A terminal shows a room and commands it like a page does; its stop key works whatever else does not."""
+"""A terminal shows a room and commands it like a page does; its stop key works whatever else does not.
+
+What must never be out of sight (whether all this is now, the alarm, the state, the answer, the stop key) is looked for where
+the terminal draws it: inside its edges, beneath no dialog, from 80 x 24 on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,8 +20,9 @@ from typing import Any
 import pytest
 import standin_room
 from console_site import Site, console_site, real_server
+from rich.text import Text
 from textual.pilot import Pilot
-from textual.widgets import DataTable, Input, OptionList, Static
+from textual.widgets import DataTable, Input, OptionList, Static, TabbedContent
 from typer.testing import CliRunner
 
 from controller import commands
@@ -29,6 +36,10 @@ from controller.console.watch_dialogs import Choose, Credentials, SignIn, Sure, 
 from controller.room.states import State
 from drivers.hal.clock import NS_PER_S
 from drivers.hal.errors import CommandRejected, CommunicationError, ConfigError
+
+ALWAYS = ("#banner", "#alarm", "#state", "#said", "Footer")
+STALE_SEEN_S = 2.0  # after the last view
+SIZES = ((80, 24), (120, 40), (200, 60))
 
 pytestmark = pytest.mark.xdist_group("wires")
 
@@ -72,6 +83,33 @@ class Terminal:
             said = self.words("said")
             raise AssertionError(f"{name} does not say {parts}: {self.words(name)}; {said}") from None
 
+    def in_sight(self) -> None:
+        """Every line that must never be out of sight is drawn whole, and nothing stands on it or hangs over the edge."""
+        base, top = self.app.screen_stack[0], self.app.screen
+        assert base.scroll_offset == (0, 0) and base.max_scroll_y == 0, "the screen itself does not scroll"
+        edges = base.region
+        for name in ALWAYS:
+            widget = base.query_one(name)
+            shown, whole = base.find_widget(widget).visible_region, widget.region
+            assert whole.area and shown == whole and edges.contains_region(whole), f"{name} at {whole} in {edges}: seen {shown}"
+            for dialog in top.query(".dialog"):
+                assert not dialog.region.overlaps(whole), f"{name} is beneath {top}: {dialog.region} on {whole}"
+        for dialog in top.query(".dialog"):
+            assert edges.contains_region(dialog.region), f"{top} hangs over the edge: {dialog.region}"
+        assert base.query_one("#tabs").region.height >= 10, "and between them there is room for the rest"
+
+    def drawn(self) -> str:
+        """What the terminal shows, as one line, dialogs on top."""
+        pieces = re.findall(r"<text[^>]*>([^<]*)</text>", self.app.export_screenshot())
+        return re.sub(r"\s+", " ", html.unescape(" ".join(pieces)))
+
+    async def shows(self, *parts: str) -> None:
+        """It is not enough that a line holds the words: they are drawn."""
+        end_s = asyncio.get_running_loop().time() + 5.0
+        while not all(part in (drawn := self.drawn()) for part in parts):
+            assert asyncio.get_running_loop().time() < end_s, f"the terminal does not show {parts}: {drawn}"
+            await self.pilot.pause(0.15)  # a picture takes a while
+
     async def asks(self, kind: type[Any], but: Any = None) -> Any:
         """The dialog, when keys reach it."""
         await self.until(lambda: isinstance(self.app.screen, kind) and self.app.screen is not but)
@@ -81,20 +119,20 @@ class Terminal:
 
 
 @asynccontextmanager
-async def terminal(state: Path, role: str = "operator") -> AsyncIterator[Terminal]:
+async def terminal(state: Path, role: str = "operator", size: tuple[int, int] = (110, 40)) -> AsyncIterator[Terminal]:
     """Signed in, and the room is shown; with role empty nobody is signed in."""
     async with console_site(state) as site, real_server(site.app) as port:
         credentials = Credentials(role, site.password(role), "") if role else None
         app = WatchApp(WatchClient(f"http://127.0.0.1:{port}"), "G1", credentials)
-        async with app.run_test(size=(110, 40)) as pilot:
+        async with app.run_test(size=size) as pilot:
             made = Terminal(site, app, pilot)
             if role:
                 await made.until(lambda: app.client.shown.view is not None)
             yield made
 
 
-async def test_a_field_is_treated_by_keys_and_beam_on_needs_its_word(tmp_path: Path) -> None:
-    async with terminal(tmp_path) as t:
+async def test_a_field_is_treated_by_keys_and_beam_on_needs_its_word_and_the_question_of_now(tmp_path: Path) -> None:
+    async with terminal(tmp_path, size=SIZES[0]) as t:
         await t.says("banner", "G1 of asan", "SIMULATED", "operator as operator")
         await t.keys("c")
         await t.says("banner", "IN CONTROL")
@@ -122,6 +160,9 @@ async def test_a_field_is_treated_by_keys_and_beam_on_needs_its_word(tmp_path: P
         assert t.app.screen is dialog and t.site.room.state is State.ARMED, "Enter held down turns nothing on"
         await t.keys(*dialog.word, "enter")
         await t.says("state", "irradiating.beam_on", "commanded by watch-")
+        await t.shows(
+            "SIMULATED", "IN CONTROL", "operator as operator", "irradiating.beam_on", "commanded by watch-", "f9 STOP"
+        )
         await t.says("beam", "BEAM ENABLED", "A yes", "MeV/u")
         await t.keys("p")
         await t.says("state", "interrupted")
@@ -133,11 +174,32 @@ async def test_a_field_is_treated_by_keys_and_beam_on_needs_its_word(tmp_path: P
         names = [command.name for command in t.site.room.taken]
         assert names == ["load_plan", "identify", "accept_position", "beam_on", "pause"]
 
+        t.site.room.go_to(State.ARMED)
+        await t.says("question", "Beam on?")
+        await t.keys("y")
+        dialog = await t.asks(TypeWord)
+        t.site.room.go_to(State.ARMED)  # the same question, asked anew
+        await t.keys(*dialog.word, "enter")
+        await t.says("said", "beam_on", "earlier question")
+        assert t.site.room.state is State.ARMED, "an answer to a question that has changed is refused by the room"
 
-async def test_control_is_kept_by_heartbeats_and_given_back(tmp_path: Path) -> None:
-    async with terminal(tmp_path) as t:
+
+async def test_control_is_kept_by_heartbeats_and_what_must_be_seen_is_seen_at_every_size(tmp_path: Path) -> None:
+    async with terminal(tmp_path, size=SIZES[0]) as t:
+        t.site.room.alarms["a"] = AlarmView(
+            id="a", severity="high", text="long " * 60, source="x", raised_t_ns=0, active=True, count=1
+        )
         await t.keys("c")
         await t.says("banner", "IN CONTROL")
+        await t.says("alarm", "!!!", "long")
+        for size in SIZES:
+            await t.pilot.resize_terminal(*size)
+            await t.until(lambda size=size: t.app.screen.size == size)
+            for tab in ("tab-alarms", "tab-devices", "tab-events", "tab-room")[3 if size > SIZES[0] else 0 :]:
+                t.app.query_one(TabbedContent).active = tab
+                await t.pilot.pause()
+                t.in_sight()
+        assert "STALE" not in t.drawn() and "last known" not in t.drawn()
         desk, end_s = t.site.room.desk, asyncio.get_running_loop().time() + 1.6
         while asyncio.get_running_loop().time() < end_s:
             assert desk.console_alive()
@@ -146,8 +208,14 @@ async def test_control_is_kept_by_heartbeats_and_given_back(tmp_path: Path) -> N
         await t.until(lambda: desk.control is None)
         await t.until(lambda: "IN CONTROL" not in t.words("banner"))
 
+        t.app.client._take = lambda message: None  # type: ignore[method-assign]
+        last_s = t.app.client.shown.at_s  # the line stands, and no view comes any more
+        await t.says("banner", "STALE")
+        assert asyncio.get_running_loop().time() - last_s < STALE_SEEN_S
+        await t.shows("STALE", "nothing new has come", "SIMULATED", "last known: standby")
 
-async def test_stop_works_before_anybody_has_signed_in_and_while_a_password_is_typed(tmp_path: Path) -> None:
+
+async def test_stop_works_before_anybody_has_signed_in_and_a_wrong_password_is_asked_again(tmp_path: Path) -> None:
     async with terminal(tmp_path, role="") as t:
         await t.asks(SignIn)
         await t.keys(*"ana", "enter", *"se", "space", *"cret")
@@ -157,6 +225,17 @@ async def test_stop_works_before_anybody_has_signed_in_and_while_a_password_is_t
         await t.says("said", "STOP was taken")
         assert t.site.room.state is State.FAULT
         assert isinstance(t.app.screen, SignIn), "and the dialog is still there"
+
+        await t.keys("escape", "l")
+        first = await t.asks(SignIn)
+        await t.fill("operator", "wrong")
+        await t.asks(SignIn, but=first)
+        await t.says("said", "name or password is wrong")
+        await t.fill("operator", t.site.password("operator"))
+        await t.says("banner", "operator as operator")
+        await t.keys("l")
+        await t.says("said", "signed out")
+        await t.says("banner", "STALE", "nobody is signed in")
 
 
 async def test_stop_works_when_the_sign_in_has_ended(tmp_path: Path) -> None:
@@ -175,17 +254,25 @@ async def test_stop_works_when_the_sign_in_has_ended(tmp_path: Path) -> None:
         await t.says("said", "pause", "sign")
 
 
-async def test_stop_works_in_every_dialog(tmp_path: Path) -> None:
-    async with terminal(tmp_path) as t:
+async def test_stop_works_in_every_dialog_and_its_answer_is_seen(tmp_path: Path) -> None:
+    async with terminal(tmp_path, size=SIZES[0]) as t:
         for kind, key in ((TypeWord, "f9"), (Sure, "space"), (Choose, "space")):
             if kind is TypeWord:
-                t.app.push_screen(TypeWord("Beam on?", [("patient", "[b]Stand^In[/b]")]))
+                many = [("patient", "[b]Stand^In[/b]"), *((f"fact {number}", "x") for number in range(30))]
+                t.app.push_screen(TypeWord("Beam on?", many))
             else:
                 await t.keys("t" if kind is Sure else "o")
-            await t.asks(kind)
+            dialog = await t.asks(kind)
             await t.keys(key)
-            await t.until(lambda: t.site.room.state is State.FAULT)
+            await t.says("said", "STOP was taken")
+            assert t.site.room.state is State.FAULT
             assert isinstance(t.app.screen, kind), "and what was asked is still asked"
+            await t.shows("SIMULATED", " fault ", "STOP was taken by the room", "f9 STOP")
+            t.in_sight()
+            if kind is TypeWord:
+                await t.shows("Beam on?", f"type {dialog.word} and press Enter")
+                assert dialog.find_widget(dialog.query_one("#word")).visible_region.area, "where it is typed, too"
+            t.app._say(Text(""))
             await t.keys("escape")
             await t.until(lambda kind=kind: not isinstance(t.app.screen, kind))
             t.site.room.go_to(State.STANDBY)
@@ -199,31 +286,20 @@ async def test_a_console_that_is_gone_makes_it_stale_and_stop_says_that_it_is_no
         port = await server.enter_async_context(real_server(site.app))
         client = WatchClient(f"http://127.0.0.1:{port}")
         app = WatchApp(client, "G1", Credentials("operator", site.password("operator"), ""))
-        async with app.run_test(size=(100, 30)) as pilot:
+        async with app.run_test(size=SIZES[0]) as pilot:
             t = Terminal(site, app, pilot)
             await t.until(lambda: client.shown.view is not None)
+            last_s = client.shown.at_s
             await site.rooms[0].server.close()  # the room's process ends
-            await t.says("banner", "STALE", "room's process is not there")
+            assert asyncio.get_running_loop().time() - last_s < STALE_SEEN_S
+            await t.shows("STALE", "room's process is not there", "SIMULATED", "last known: standby")
             await t.keys("space")
-            await t.says("said", "STOP IS NOT CONFIRMED")
+            await t.shows("STOP IS NOT CONFIRMED")
             await server.aclose()  # and now the console's
             await t.keys("space")
             await t.says("said", "STOP IS NOT CONFIRMED", "the console does not answer", "press the emergency stop")
-
-
-async def test_an_answer_to_a_question_that_has_changed_is_refused_by_the_room(tmp_path: Path) -> None:
-    async with terminal(tmp_path) as t:
-        await t.keys("c")
-        await t.says("banner", "IN CONTROL")
-        await t.app.client.command("load_plan", {"plan_id": "0123456789ab"})
-        t.site.room.go_to(State.ARMED)
-        await t.says("question", "Beam on?")
-        await t.keys("y")
-        dialog = await t.asks(TypeWord)
-        t.site.room.go_to(State.ARMED)  # the same question, asked anew
-        await t.keys(*dialog.word, "enter")
-        await t.says("said", "beam_on", "earlier question")
-        assert t.site.room.state is State.ARMED
+            await t.shows("STALE", "last known: standby", "STOP IS NOT CONFIRMED", "press the emergency stop", "f9 STOP")
+            t.in_sight()
 
 
 async def test_alarms_are_listed_and_the_one_under_the_cursor_is_acknowledged(tmp_path: Path) -> None:
@@ -269,19 +345,6 @@ async def test_devices_events_and_the_menu_of_the_role(tmp_path: Path) -> None:
         assert [choose.query_one(OptionList).get_option_at_index(0).id] == ["acknowledge"]
         await t.keys("enter")
         await t.says("state", "standby")
-
-
-async def test_a_wrong_password_is_told_and_asked_again(tmp_path: Path) -> None:
-    async with terminal(tmp_path, role="") as t:
-        first = await t.asks(SignIn)
-        await t.fill("operator", "wrong")
-        await t.asks(SignIn, but=first)
-        await t.says("said", "name or password is wrong")
-        await t.fill("operator", t.site.password("operator"))
-        await t.says("banner", "operator as operator")
-        await t.keys("l")
-        await t.says("said", "signed out")
-        await t.says("banner", "STALE", "nobody is signed in")
 
 
 async def test_one_view_is_printed_for_scripts_and_what_is_wrong_is_said(tmp_path: Path) -> None:
@@ -332,6 +395,33 @@ def test_the_command_refuses_with_words(
     result = CliRunner().invoke(command_line, ["watch", *given])
     assert result.exit_code == 2
     assert words in result.output or words in result.stderr
+
+
+async def test_a_line_that_the_console_is_about_to_close_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_client, "KEEP_S", 0.05)
+
+    lines: list[Any] = []
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one request of a line, and lets go of it without an answer to the second."""
+        lines.append(asyncio.current_task())
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        await reader.read(1)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(once, "127.0.0.1", 0)
+    client = WatchClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert (await client.health()).accepted
+    await asyncio.sleep(0.1)
+    told = await client.health()
+    assert told.accepted, told
+    await client.close()
+    await asyncio.gather(*lines)
+    server.close()
+    await server.wait_closed()
 
 
 async def test_which_room(tmp_path: Path) -> None:
