@@ -231,6 +231,14 @@ def up(
             take_in(plan, facility, name, (), {}, *library_in(state))
         except Refused as refused:
             refuse(refused.reasons)
+    elif not no_console:
+        from controller.console.process import check_place
+        from drivers.hal.errors import BeamlineError
+
+        try:
+            check_place(host, port, tls_cert, tls_key)
+        except BeamlineError as error:
+            refuse(error.as_reasons)
     site = Household(
         facility=facility,
         room=name,

@@ -36,12 +36,15 @@ class ConsoleKeeper:
     Args:
         asked: what `serve` was asked.
         say: told where the console is, and once that it died.
+        refused: told why, where it refuses before it ever stood: whoever keeps the room has nobody to command it.
     """
 
-    def __init__(self, asked: Serving, say: Callable[[str], None]) -> None:
+    def __init__(self, asked: Serving, say: Callable[[str], None], refused: Callable[[str], None]) -> None:
         self._asked = asked
         self._say = say
         self._port = asked.port
+        self._refused = refused
+        self._stood = False
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self) -> None:
@@ -51,6 +54,9 @@ class ConsoleKeeper:
             while True:
                 begun_s = time.monotonic()
                 code = await self._one()
+                if code == REFUSED and not self._stood:
+                    self._refused("the console process refuses to start, see above")
+                    return
                 if code == REFUSED:
                     self._say("the console process refuses to start, see above; the room stands by without it")
                     return
@@ -88,6 +94,7 @@ class ConsoleKeeper:
         while told is None or told.get("pid") != pid:
             await asyncio.sleep(LOOK_S * self._asked.pace)
             told = _read(file)
+        self._stood = True
         port = int(told["port"])
         again, self._port = self._port == port and self._asked.port != port, port  # browsers find it again where it was
         if not again:

@@ -79,6 +79,13 @@ def serve_room(asked: Serving, say: Callable[[str], None]) -> list[str]:
     """Serve until interrupted. Returns why it could not; empty when it did."""
     from controller.assembly import loop_factory, unhurried_loop
 
+    if asked.console:
+        from controller.console.process import check_place
+
+        try:  # before anything of the room: a room that nobody can command is of no use
+            check_place(asked.host, asked.port, asked.tls_cert, asked.tls_key)
+        except BeamlineError as error:
+            return error.as_reasons
     made = loop_factory(asked.pace) if asked.where is not None else unhurried_loop(asked.speed)
     try:
         lock = _hold(asked)
@@ -130,6 +137,12 @@ async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, ended.set)
+    refused: list[str] = []
+
+    def no_console(why: str) -> None:
+        refused.append(why)
+        ended.set()
+
     life = 1 + secrets.randbelow(LIVES)  # nothing that an earlier process knew is known by this one's dose units
     world: ServedSurroundings = served_surroundings(asked.facility, asked.where, asked.seed, bus, asked.room, asked.staff, life)
     room: ServedRoom | None = None
@@ -165,8 +178,9 @@ async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
         if ground.simulated:
             await _example(asked, room, say)
         if asked.console:
-            keeper = asyncio.create_task(ConsoleKeeper(asked, say).run(), name="console process")
+            keeper = asyncio.create_task(ConsoleKeeper(asked, say, no_console).run(), name="console process")
         await ended.wait()
+        return refused
     except BeamlineError as error:
         return error.as_reasons
     except OSError as error:
@@ -182,7 +196,6 @@ async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
         if link is not None:
             await link.close()
         await world.stop()
-    return []
 
 
 async def _example(asked: Serving, room: ServedRoom, say: Callable[[str], None]) -> None:

@@ -40,6 +40,7 @@ GRACE_S = 2
 SEND_BUFFER_BYTES = 256 * 1024
 MESSAGE_BYTES_MAX = 64 * 1024
 PING_S = 20.0
+PORT_MAX = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,16 @@ def check_exposure(host: str, cert: Path | None, key: Path | None) -> bool:
     return remote
 
 
+def check_place(host: str, port: int, cert: Path | None, key: Path | None) -> None:
+    """Whether a console could stand there; nothing stays behind. Raises ConfigError: not safe, taken, or not ours."""
+    check_exposure(host, cert, key)
+    listen(host, port).close()
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ConfigError: the address is taken or not ours."""
+    if not 0 <= port <= PORT_MAX:
+        raise ConfigError(f"{port} is no port: expected 0 to {PORT_MAX}", code=1084, hint="choose another --port, or 0 for any")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
