@@ -98,23 +98,23 @@ class Asking:
         """Of one treatment with all its sessions; kept until a summary, or what the ledger says of it, changes."""
         files = [directory / "summary.json", *(path / "summary.json" for path in _resumed(directory))]
         changed = tuple(_changed(file) for file in files)
-        ended = bool(changed[-1])
+        ended, told_whole = bool(changed[-1]), all(changed)
         doubtful = self._doubtful(directory.name)
-        # Whether somebody treats it is not in the ledger: what has no end is looked at every time.
+        # Whether somebody treats it is not in the ledger: what lacks a summary is looked at every time.
         key = (changed, tuple((r.key, r.state) for r in doubtful))
         known = self._summaries.get(directory)
-        if known is not None and ended and known[0] == key:
+        if known is not None and told_whole and known[0] == key:
             return known[1]
         told = [data for file, when in zip(files, changed, strict=True) if when and (data := _json(file))]
         first, last = (told[0], told[-1]) if told else ({}, {})
         beams = first.get("beams", ())
         loaded = loaded_in(directory)
         ending = None
-        if not ended:
+        if not told_whole:
             ending = self._ending(directory, loaded)
         elif doubtful:
             ending = ending_of({r.key.beam_number: r for r in doubtful}, {})
-        planned, delivered, unit = self._metersets(told, loaded, ending if not ended else None)
+        planned, delivered, unit = self._metersets(told, loaded, ending if not told_whole else None)
         made = TreatmentSummary(
             id=directory.name,
             room=str(first.get("room") or room_of(directory) or self._ground.room),

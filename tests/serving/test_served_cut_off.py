@@ -6,6 +6,7 @@ import shutil
 from served import serving
 
 from controller.console.views import TreatmentSummary
+from controller.recover import run_recovery
 from controller.room.states import State
 from controller.serving.console_words import for_console
 
@@ -92,9 +93,43 @@ def test_a_death_in_beam_is_told_shown_as_unknown_and_settled_at_the_console(mad
     virtually(main())
 
 
-def test_what_was_settled_by_another_tool_is_no_alarm_any_more(made, state, tmp_path, virtually):
-    from controller.recover import run_recovery
+def test_a_later_session_that_is_cut_off_is_told_too_and_what_all_sessions_gave_comes_from_the_ledger(
+    made, state, tmp_path, virtually
+):
+    async def main():
+        plan, name = await died_in_beam(state, tmp_path / "kept", made(diameter_mm=24.0))
+        await asyncio.to_thread(run_recovery, state / "treatments" / name, sign="Petra", reason="phantom")
+        async with serving(state) as room:
+            operator = room.console()
+            await operator.control()
+            assert await room.to_armed(operator, plan, remainder=True) == name
+            await operator.answer()
+            await room.until(lambda: len(room.said_of("pass.started")) >= 2, 60, "two layers")
+            (row,) = await room.room.ask("treatments", {})
+            assert (row["status"], row["needs"]) == ("open", "")
+            shutil.copytree(state, tmp_path / "again")
+            await operator.do("terminate")
+            await room.ended()
+        shutil.rmtree(state)
+        (tmp_path / "again").rename(state)
+        async with serving(state) as room:
+            assert name in (await told(room)).text
+            (row,) = await room.room.ask("treatments", {})
+            assert (row["status"], row["needs"], row["meterset_delivered"]) == ("cut_off", "reconcile", None)
+            await asyncio.to_thread(run_recovery, state / "treatments" / name, sign="Petra", reason="phantom")
+            await room.until(lambda: not cut_off(room), 10, "the end of the alarm")
+            operator = room.console()
+            await operator.control()
+            assert await room.treat(operator, plan, remainder=True) == name
+            (row,) = await room.room.ask("treatments", {})
+            assert row["status"] in ("complete", "partial")
+            assert row["meterset_delivered"] is None, "two grants are known within bounds only: no session's sum is the dose"
+            assert "between" in row["bounds"][0] and "accepted by Petra" in row["bounds"][0]
 
+    virtually(main())
+
+
+def test_what_was_settled_by_another_tool_is_no_alarm_any_more(made, state, tmp_path, virtually):
     async def main():
         _, name = await died_in_beam(state, tmp_path / "kept", made(diameter_mm=24.0))
         async with serving(state) as room:
