@@ -238,22 +238,6 @@ async def test_stop_works_before_anybody_has_signed_in_and_a_wrong_password_is_a
         await t.says("banner", "STALE", "nobody is signed in")
 
 
-async def test_stop_works_when_the_sign_in_has_ended(tmp_path: Path) -> None:
-    async with terminal(tmp_path) as t:
-        await t.keys("c")
-        await t.says("banner", "IN CONTROL")
-        for session in list(t.site.hub.tokens._alive.values()):
-            t.site.hub.tokens.end(session, "this sign-in lapsed after 15 minutes without use")
-        await t.says("banner", "STALE", "lapsed after 15 minutes", "nobody is signed in")
-        assert not t.app.client.in_control
-        await t.keys("space")
-        await t.says("said", "STOP was taken")
-        assert t.site.room.state is State.FAULT
-        await t.keys("y")
-        await t.keys("p")
-        await t.says("said", "pause", "sign")
-
-
 async def test_stop_works_in_every_dialog_and_its_answer_is_seen(tmp_path: Path) -> None:
     async with terminal(tmp_path, size=SIZES[0]) as t:
         for kind, key in ((TypeWord, "f9"), (Sure, "space"), (Choose, "space")):
@@ -328,7 +312,7 @@ async def test_alarms_are_listed_and_the_one_under_the_cursor_is_acknowledged(tm
         assert sent == [("acknowledge_alarm", {"id": "a0"}), ("acknowledge_alarm", {"id": "a1"})]
 
 
-async def test_devices_events_and_the_menu_of_the_role(tmp_path: Path) -> None:
+async def test_devices_events_the_menu_of_the_role_and_stop_when_the_sign_in_has_ended(tmp_path: Path) -> None:
     async with terminal(tmp_path) as t:
         t.app.query_one("#tabs").active = "tab-devices"  # type: ignore[attr-defined]
         await t.says("devices", "G1-device-0", "connected", "value_0")
@@ -345,6 +329,17 @@ async def test_devices_events_and_the_menu_of_the_role(tmp_path: Path) -> None:
         assert [choose.query_one(OptionList).get_option_at_index(0).id] == ["acknowledge"]
         await t.keys("enter")
         await t.says("state", "standby")
+
+        for session in list(t.site.hub.tokens._alive.values()):
+            t.site.hub.tokens.end(session, "this sign-in lapsed after 15 minutes without use")
+        await t.says("banner", "STALE", "lapsed after 15 minutes", "nobody is signed in")
+        assert not t.app.client.in_control
+        await t.keys("space")
+        await t.says("said", "STOP was taken")
+        assert t.site.room.state is State.FAULT
+        await t.keys("y")
+        await t.keys("p")
+        await t.says("said", "pause", "sign")
 
 
 async def test_one_view_is_printed_for_scripts_and_what_is_wrong_is_said(tmp_path: Path) -> None:
@@ -367,8 +362,9 @@ async def test_one_view_is_printed_for_scripts_and_what_is_wrong_is_said(tmp_pat
         assert code == 0
         view = json.loads(said)
         assert (view["room"], view["state"]) == ("G1", "standby")
-        none, refused = await watched("--room", "G9", *who)
-        assert none == 2 and "no room G9 is served; served: G1" in refused and "Traceback" not in refused
+        none = await asyncio.to_thread(CliRunner().invoke, command_line, ["watch", *url, "--once", "--room", "G9", *who])
+        refused = none.output + none.stderr
+        assert none.exit_code == 2 and "no room G9 is served; served: G1" in refused and "Traceback" not in refused
         said = view_words(view)
         assert "standby" in said and "SIMULATED" in said and "permit relay closed" in said
         assert not site.hub.tokens._alive, "nobody stays signed in"
