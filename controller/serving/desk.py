@@ -25,6 +25,7 @@ from controller.room.proofs import Proofs
 from controller.room.states import RoomFacts, State
 from controller.room.supervision import Timing
 from controller.room.watch import Watch
+from controller.serving.arguments import EDITS, LOADS, checked
 from controller.serving.asking import Asking
 from controller.serving.audit import Audit
 from controller.serving.console_words import reconciled
@@ -212,9 +213,9 @@ class ServedRoom:
             **dict.fromkeys(("terminate", "cancel"), treating.terminate),
             "import_plan": self._import_plan,
             "approve_plan": lambda c: self.plans.approve(c.arguments.get("plan_id"), c.actor.name).model_dump(mode="json"),
-            "load_plan": treating.load,
+            "load_plan": checked(self.ground.room, LOADS, treating.load),
             "unload_plan": treating.unload,
-            "edit": treating.edit,
+            "edit": checked(self.ground.room, EDITS, treating.edit),
             "acknowledge": self._acknowledge,
             "reconcile": self._reconcile,
             "reset_dose_trip": treating.reset_dose,
