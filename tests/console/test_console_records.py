@@ -82,3 +82,20 @@ async def test_the_layers_of_the_current_beam_are_given(site):
     await until(lambda: site.hub.link("G1").spots_lines)
     (layer,) = (await ann.get("/api/rooms/G1/spots")).json()
     assert layer["layer_index"] == 0 and len(layer["x_mm"]) == len(layer["mu_planned"]) and not layer["complete"]
+
+
+async def test_a_salvage_record_is_reached_by_its_name_and_by_no_way_round(site, tmp_path):
+    ann = await site.sign_in("observer")
+    salvage = site.state / "treatments" / "t-1" / "resume-1" / "salvage"
+    salvage.mkdir(parents=True)
+    (salvage / "record.dcm").write_bytes(b"salvaged")
+    files = "/api/treatments/t-1/files"
+    found = await ann.get(f"{files}/salvage-record.dcm?session=resume-1")
+    assert (found.status_code, found.content) == (200, b"salvaged")
+    assert (await ann.get(f"{files}/salvage-record.dcm")).status_code == 404
+    assert (await ann.get(f"{files}/record.dcm?session=resume-1")).status_code == 404
+    assert (await ann.get(f"{files}/salvage-report.html?session=resume-1")).status_code == 404
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / "record.dcm").write_bytes(b"not ours")
+    (site.state / "treatments" / "t-1" / "salvage").symlink_to(elsewhere)
+    assert (await ann.get(f"{files}/salvage-record.dcm")).status_code == 404
