@@ -17,6 +17,11 @@ from controller.intake import Refused, take_in
 from drivers.hal.errors import BeamlineError, DataError
 from drivers.hal.facility import Facility, load_facility
 
+HEAD_BYTES = 64 * 1024  # the file meta information has some hundred
+DICM_AT = 128
+SYNTAX = b"\x02\x00\x10\x00UI"  # (0002,0010) as PS3.10 has it, always explicit little endian
+DEFLATED = "1.2.840.10008.1.2.1.99"
+EXPORT = "export it uncompressed"
 READ_S = 120.0  # wall time for the largest plan on a loaded computer; assumed
 
 
@@ -30,7 +35,11 @@ def inspect(path: Path, facility: str, library: Path | None = None, keys: Path |
 
     try:
         installed = load_facility(facility)
+        if is_deflated(path):
+            return {"reasons": [f"the plan is deflated (transfer syntax {DEFLATED}); nothing is unpacked here: {EXPORT}"]}
         plan = read_plan(path)
+    except OSError as error:
+        return {"reasons": [f"the plan cannot be read: {error.strerror or error}"]}
     except PlanRefused as refused:
         return {"reasons": [str(reason) for reason in refused.reasons]}
     except BeamlineError as error:
@@ -65,6 +74,18 @@ def inspect(path: Path, facility: str, library: Path | None = None, keys: Path |
         ],
         "objections": {room: _objections(path, facility, installed, room, library, keys) for room in installed.rooms},
     }
+
+
+def is_deflated(path: Path) -> bool:
+    """Whether a DICOM file says that its data set is deflated; told from its first bytes. Raises OSError."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    at = head.find(SYNTAX, DICM_AT + 4)
+    if head[DICM_AT : DICM_AT + 4] != b"DICM" or at < 0:
+        return False
+    first = at + len(SYNTAX) + 2
+    length = int.from_bytes(head[first - 2 : first], "little")
+    return head[first : first + length].strip(b" \0") == DEFLATED.encode("ascii")
 
 
 def _objections(
