@@ -15,6 +15,7 @@ from controller.room.states import RoomFacts
 from controller.room.supervision import DOSE_UNIT_TRIPPED, Seen, Timing, chain_elements_lost, stale
 
 HEALTHY_TO_ACKNOWLEDGE = 1 | 4 | 8 | 32 | 64  # chain A without door and standstill: a door may be open when a fault is cleared
+NEVER_S = 2**31 - 1  # largest age that the wire carries
 
 
 @dataclass(slots=True)
@@ -88,10 +89,15 @@ class Proofs:
                 "permit_b": f"first-out code {seen.interlock.first_out_code}, {seen.interlock.active_trips} active trips",
                 "secured": f"door {'closed' if seen.access.door_closed else 'open'}, search state {seen.access.search_state}",
                 "proven": f"version {self.edit_version}, confirmed {self.proven_version}",
-                "self_tested": f"{seen.dose.self_test_age_s} s old",
+                "self_tested": _age_words(seen.dose.self_test_age_s),
                 "unit_closed": f"grant {seen.unit.open_grant_id}",
             },
         )
+
+
+def _age_words(age_s: int) -> str:
+    """Age of a self-test; the dose unit tells the largest number that it has when there was none."""
+    return f"{age_s} s old" if 0 <= age_s < NEVER_S else "never"
 
 
 def _causes_gone(seen: Seen, timing: Timing) -> bool:
