@@ -61,7 +61,7 @@ class Household:
             "--seed",
             str(self.seed),
         ]
-        command += ["--staff", self.staff, "--directory", str(self.directory), "--no-interlock"]
+        command += ["--staff", self.staff, "--directory", str(self.directory), "--no-interlock", "--breathing"]
         return [*command, *(["--broker", self.broker] if self.broker else [])]
 
     def interlock(self) -> list[str]:
