@@ -39,7 +39,12 @@ async def require_motion_permit(view: InterlockView | None, room: str) -> None:
     else:
         why = "and names no row: the interlock system does not run, hangs, or is cut off"
         what = "see that the interlock system of this room runs; it gives motion back when it does"
-    raise CommandRejected(f"the motion permit is withheld {why}", code=MOTION_WITHHELD, device=f"{room}-interlock", hint=what)
+    said = f"the motion permit is withheld {why}"
+    first = status.first_out_code
+    if status.motion_code and first not in (0, status.motion_code):  # what tripped first is the reason; the rest followed
+        said = f"{status.first_out_row or f'the row of first-out code {first}'} tripped first; {said}"
+        what = status.first_out_advice or f"see iongantry explain-trip {first}"
+    raise CommandRejected(said, code=MOTION_WITHHELD, device=f"{room}-interlock", hint=what)
 
 
 async def move_permitted(

@@ -116,6 +116,7 @@ class InterlockStatusLine:
         motion = self._at.get("motion_closed")
         motion_code = words[self._at["motion_code"]] if motion is not None else 0
         row, advice = self._rows.get(motion_code, ("", ""))
+        first_row, first_advice = self._rows.get(words[self._at["first_out"]], ("", ""))
         before = self._status
         fresh = not closed or (self._pulse is not None and pulse != self._pulse)
         self._pulse = pulse
@@ -132,6 +133,8 @@ class InterlockStatusLine:
             motion_code=motion_code,
             motion_row=row,
             motion_advice=advice,
+            first_out_row=first_row,
+            first_out_advice=first_advice,
         )
         if _facts(status) != _facts(before):
             self._bus.emit(

@@ -470,6 +470,8 @@ class InterlockStatus:
     motion_code: int = 0  # of the row that withholds motion; 0: none
     motion_row: str = ""  # that row in words, where its code is known
     motion_advice: str = ""  # what to do about it
+    first_out_row: str = ""  # the row that tripped first in words, where its code is known
+    first_out_advice: str = ""
 
 
 @runtime_checkable

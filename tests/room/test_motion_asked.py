@@ -106,3 +106,28 @@ async def test_any_other_fault_is_none_to_begin_again_after(view):
     with pytest.raises(DeviceError, match="in fault"):
         await move_permitted(view, "G1", motion, Person(True))
     assert motion.begun == 1
+
+
+class Stalled:
+    """A stall was first; the relay's own row followed and withholds motion."""
+
+    def __init__(self, *words):
+        self.words = words
+
+    async def refresh(self):
+        row = "RELAY_WELDED: the relay does not follow"
+        return InterlockStatus(1, False, 2, 21, 1, 0, 0, 0xFFFF, False, 65, row, "Replace the relay.", *self.words)
+
+
+async def test_where_several_rows_stand_the_first_out_is_the_reason_and_its_advice_the_hint():
+    with pytest.raises(CommandRejected) as refused:
+        await require_motion_permit(Stalled("PLANT_STALE: the plant stood still", "Look for the stall."), "G1")
+    assert refused.value.message.startswith("PLANT_STALE: the plant stood still tripped first; ")
+    assert "withheld by RELAY_WELDED" in refused.value.message
+    assert refused.value.hint == "Look for the stall."
+
+
+async def test_a_first_out_without_words_is_told_by_its_code():
+    with pytest.raises(CommandRejected, match="the row of first-out code 21 tripped first; ") as refused:
+        await require_motion_permit(Stalled(), "G1")
+    assert "explain-trip 21" in refused.value.hint
