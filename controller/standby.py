@@ -96,6 +96,8 @@ def serve_room(asked: Serving, say: Callable[[str], None]) -> list[str]:
     try:
         with asyncio.Runner(loop_factory=made) as runner:
             return runner.run(_serve(asked, say))
+    except KeyboardInterrupt:  # before the room listened to signals: what had begun is put away already
+        return []
     finally:
         lock.release()
 
