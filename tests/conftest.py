@@ -13,6 +13,7 @@ from simulators import clock
 SITE = ("site", "rig")  # folders whose tests start whole simulators, and take as long as all others on real wires
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on real wires wait more than they compute: two processes begin with them while the others compute.
 
