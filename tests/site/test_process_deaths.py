@@ -4,6 +4,7 @@ The controller here is a process with the real driver of the safety I/O and noth
 daemon. Plant time is wall time.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -61,12 +62,19 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 DAEMON = HANGS + "\nimport sys\nfrom interlocks.daemon import main\nsys.exit(main(sys.argv[1:]))\n"
 
 
+def go_first(process):
+    """Where it may be: pulses that come in time although other tests compute, as where the interlock system is installed."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, process, -10)
+
+
 class Room:
     """A served room, its interlock daemon and its controller, each in a process of its own."""
 
     def __init__(self, directory):
         self.directory = directory
         self.site = SiteProcess(directory, "--room", "G1", "--at", "0", "--route", "G1", "--staff", "quick", "--no-interlock")
+        go_first(self.site.process.pid)
         self.processes = {}
         self.journal = directory / "interlock.jsonl"
         self.buttons = directory / "own-buttons"
@@ -77,6 +85,7 @@ class Room:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-c", program, *map(str, arguments)], env=environment, stdout=log, stderr=log
             )
+        go_first(self.processes[name].pid)
 
     def start_daemon(self):
         at = self.site.at("G1-safety")
@@ -118,7 +127,7 @@ class Room:
                 self.press("key", "operator", "service", "physicist")
             return False
 
-        until(given, 15.0, lambda: self.said("controller") + self.said("daemon"))
+        until(given, 60.0, lambda: self.said("controller") + self.said("daemon"))
 
     def plant_s(self):
         return self.site.ask("GET", "/clock")["t_s"]
@@ -146,11 +155,13 @@ def site_room(tmp_path_factory):
 @pytest.fixture
 def room(site_room):
     """Beam enabled: daemon, controller and plant live."""
-    site_room.start_daemon()
-    site_room.start_controller()
-    site_room.enable()
-    yield site_room
-    site_room.end()
+    try:
+        site_room.start_daemon()
+        site_room.start_controller()
+        site_room.enable()
+        yield site_room
+    finally:
+        site_room.end()
 
 
 def falls(room, which, strike):
