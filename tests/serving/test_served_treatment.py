@@ -153,7 +153,7 @@ def test_a_plan_is_refused_with_every_reason_and_nothing_moves(made, state, virt
             assert "the plan is not approved" in words and "--fraction 3: the plan has 1 fraction" in words
             assert "override" in await operator.refused("load_plan", plan_id=unapproved, overrides={"approval": " "})
             assert "holds no plan" in await operator.refused("load_plan", plan_id="0123456789ab")
-            assert "a number from 1" in await operator.refused("load_plan", plan_id=unapproved, fraction="1")
+            assert "a whole number from 1" in await operator.refused("load_plan", plan_id=unapproved, fraction="1")
             other = await room.file(made(room="G1", label="far"), approved=True)
             room.room.plans.get(other).path.write_bytes(b"changed")
             assert "no longer the one that was filed" in await operator.refused("load_plan", plan_id=other)
