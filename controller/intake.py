@@ -159,6 +159,20 @@ def placement_reasons(beams: Sequence[Beam], room: Room) -> list[str]:
     return reasons or blocked_between_beams(places, room)
 
 
+def beam_facts(beam: Beam) -> dict[str, Any]:
+    """What a beam is, for people and programs: angle in deg, meterset in its own unit."""
+    return {
+        "number": beam.number,
+        "name": beam.name,
+        "species": beam.ion.symbol,
+        "gantry_angle_deg": beam.gantry_angle_deg,
+        "meterset": beam.meterset,
+        "unit": beam.meterset_unit,
+        "layers": len(beam.layers),
+        "spots": beam.spots,
+    }
+
+
 def report(intake: Intake) -> dict[str, Any]:
     """What `check` prints of a plan that can be delivered."""
     return {
@@ -170,14 +184,7 @@ def report(intake: Intake) -> dict[str, Any]:
         "overridden": [str(refusal) for refusal in intake.overridden],
         "beams": [
             {
-                "number": beam.number,
-                "name": beam.name,
-                "species": beam.ion.symbol,
-                "gantry_angle_deg": beam.gantry_angle_deg,
-                "meterset": beam.meterset,
-                "unit": beam.meterset_unit,
-                "layers": len(beam.layers),
-                "spots": beam.spots,
+                **beam_facts(beam),
                 "passes": len(schedule.passes),
                 "cycles": schedule.cycles,
                 "estimated_s": schedule.duration_s,

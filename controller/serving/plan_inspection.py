@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from controller.intake import Refused, take_in
+from controller.intake import Refused, beam_facts, take_in
 from drivers.hal.errors import BeamlineError, DataError
 from drivers.hal.facility import Facility, load_facility
 
@@ -58,20 +58,7 @@ def inspect(path: Path, facility: str, library: Path | None = None, keys: Path |
         "machine": ", ".join(sorted({beam.machine_name for beam in plan.beams})),
         "fractions": max(plan.fractions_planned, 1),
         "notes": list(plan.notes),
-        "beams": [
-            {
-                "number": beam.number,
-                "name": beam.name,
-                "species": beam.ion.symbol,
-                "gantry_angle_deg": beam.gantry_angle_deg,
-                "meterset": beam.meterset,
-                "unit": beam.meterset_unit,
-                "layers": len(beam.layers),
-                "spots": beam.spots,
-                "machine": beam.machine_name,
-            }
-            for beam in plan.beams
-        ],
+        "beams": [{**beam_facts(beam), "machine": beam.machine_name} for beam in plan.beams],
         "objections": {room: _objections(path, facility, installed, room, library, keys) for room in installed.rooms},
     }
 

@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from channel_access import client, until
 from channel_access import said as tool
+from channel_access import until
+from epics_tool import epics_tool
 from shown_room import TRIP, alarm, as_bytes, beam, device, room_view, signal, treatment
 
 from controller.console import process
@@ -103,7 +104,7 @@ async def test_everything_is_read_by_caget_and_nothing_is_written_by_caput() -> 
         again = await tool(port, "caget", "-t", "ASAN:G1:STATE", "ASAN:G1:PERMIT-R", "ASAN:G1:STATE.ASG")
         assert again.split() == ["irradiating.beam_on", "yes", "DEFAULT"]
 
-        async with client(port, "camonitor", "ASAN:G1:HEARTBEAT", "ASAN:G1:STATE") as process:
+        async with epics_tool(port, "camonitor", "ASAN:G1:HEARTBEAT", "ASAN:G1:STATE") as process:
             assert process.stdout is not None
             seen = b""
             async with asyncio.timeout(15.0):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from epics_bench import epics_tool, in_real_time, until
+from epics_bench import in_real_time, until
+from epics_tool import epics_tool
 
 from drivers.hal.errors import CommandRejected, DataError
 from drivers.wire.channels import Sample, Severity

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from epics_bench import SharedIoc, SmallTable, epics_tool, facility_bench, in_real_time, run_tool, until
+from epics_bench import SharedIoc, SmallTable, facility_bench, in_real_time, run_tool, until
+from epics_tool import epics_tool
 
 from drivers.wire.channels import Severity, as_int_array
 from drivers.wire.epics_channels import EpicsChannels
