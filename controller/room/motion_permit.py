@@ -77,6 +77,7 @@ async def move_permitted(
                 raise DeviceError(
                     f"{stopped.message}; {why.message}", code=stopped.code, device=stopped.device, hint=why.hint
                 ) from stopped
-            asked = view is not None and move_on is not None and left and stopped.code in ENDED_BY_SAFETY_FUNCTION
-            if not (asked and move_on is not None and await move_on({"device": stopped.device, "stopped": stopped.message})):
+            may_ask = view is not None and left and stopped.code in ENDED_BY_SAFETY_FUNCTION
+            person = move_on if may_ask else None
+            if person is None or not await person({"device": stopped.device, "stopped": stopped.message}):
                 raise

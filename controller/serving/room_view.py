@@ -116,7 +116,8 @@ class RoomViewer:
         """Fold one event in: why the room is in its state, and where its axes are going."""
         data = event.data
         if event.kind == "room.state":
-            self._why, self._since_ns = str(data.get("why") or ""), event.t_ns
+            tripped = self._why if data.get("event") == "trip" else ""  # told just before, with its cause
+            self._why, self._since_ns = str(data.get("why") or "") or tripped, event.t_ns
         elif event.kind == "treatment.cut_off":
             self._cut_off[str(data.get("id"))] = RULES_OF_ALARMS[event.kind].words(event)
         elif event.kind == "treatment.settled":

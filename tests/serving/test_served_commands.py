@@ -125,6 +125,7 @@ def test_a_lost_console_pauses_the_beam_and_the_next_one_resumes_it(made, state,
             await room.in_state(State.INTERRUPTED, 5.0)
             assert 0.6 < loop.time() - silent < 1.3, "1 s after its last sign of life"
             assert room.said_of("trip")[0].data["cause"] == "console.lost"
+            assert "no commanding console" in room.room.view().why
             question = await room.asked("resume", 1.0) if room.room.questions.view() else None
             assert question is None, "nothing is asked while nobody could answer"
             other = room.console("console-9", "Oscar")
