@@ -25,6 +25,7 @@ from drivers.wire.channels import PutValue, Sample, Severity, normalise
 
 SEARCH_S = 2.0  # how long a request waits for a variable that was never seen before
 SEARCH_ANEW_S = (1.0, 5.0)  # the library searches ever more rarely; a channel made anew begins with short pauses
+SETTLE_S = 0.02  # assumed: the library takes the rights of a lost variable away up to so long before it tells of the loss
 PENDING_MONITOR = 8  # updates of one monitor that wait for the loop; older ones give way to newer ones
 PENDING_BYTES_MAX = 256_000  # of requests not yet answered: beyond 360 kB the library's calls begin to wait
 REQUEST_BYTES = 32
@@ -136,7 +137,10 @@ class EpicsChannels:
         deadline_s = loop.time() + timeout_s
         channel = await self._connect(name, timeout_s)
         if not self._lib.ca_write_access(channel.chid):
-            raise _denied(name)
+            await asyncio.sleep(SETTLE_S)
+            channel = await self._connect(name, timeout_s)
+            if not self._lib.ca_write_access(channel.chid):
+                raise _denied(name)
         kind, count, data = ca.encode(name, carried, channel.kind, channel.elements)
         number, request = self._request(channel, REQUEST_BYTES + len(data), put=True)
         status = self._lib.ca_array_put_callback(kind, count, channel.chid, data, self._on_put, number)
@@ -238,7 +242,10 @@ class EpicsChannels:
         """Wait for the library's answer to what was just asked."""
         if status != ca.NORMAL:
             self._forget(number)
-            raise self._refusal(request, status)
+            error = self._refusal(request, status)
+            if status == ca.DISCONNECTED:
+                self._lose(request.channel)
+            raise error
         self._context.flush()
         late = CommunicationError(f"{request.channel.name}: no answer within {timeout_s:g} s", code=2001, retryable=True)
         timer = asyncio.get_running_loop().call_at(deadline_s, _fail, request.future, late)
@@ -262,6 +269,8 @@ class EpicsChannels:
         request = self._forget(number)
         if request is not None:
             _fail(request.future, self._refusal(request, status))
+            if status == ca.DISCONNECTED:  # of a variable that is lost, requests are told first
+                self._lose(request.channel)
 
     def _refusal(self, request: _Request, status: int) -> BeamlineError:
         name = request.channel.name
@@ -334,7 +343,12 @@ class EpicsChannels:
 
     def _down(self, number: int) -> None:
         channel = self._by_number.get(number)
-        if channel is None or not channel.connected:
+        if channel is not None:
+            self._lose(channel)
+
+    def _lose(self, channel: _Channel) -> None:
+        """The variable has no server any more; what is under way fails. A second loss before it is back does nothing."""
+        if not channel.connected:
             return
         channel.connected = False
         channel.lost_s = asyncio.get_running_loop().time()
