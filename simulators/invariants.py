@@ -322,8 +322,10 @@ def an_estop_takes_beam_and_torque(_truth: Truth, _event: TruthEvent, room: Room
 
 
 @invariant("R5", "no warning", "beam.on")
-def warned_before_beam(truth: Truth, _event: TruthEvent, room: RoomPlant, _known: RoomTruth) -> str | None:
+def warned_before_beam(truth: Truth, event: TruthEvent, room: RoomPlant, _known: RoomTruth) -> str | None:
     """Beam begins only with the warning lamp lit, and lit for its warning time before."""
+    if event.data["cause"] == "goes on":
+        return None  # it has begun already: how long it may go on in a room that is open is for R3 and B2
     access = room.access
     lit_s = (truth.now_ns - access.lamp_lit_ns) / 1e9
     if access.lamp_lit and lit_s >= access.truth.warning_s:

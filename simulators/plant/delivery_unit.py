@@ -329,6 +329,7 @@ class DeliveryUnitPlant(UnitReadings):
             self._begin(grant)
 
     def _mark_hold(self, hold: Hold) -> None:
+        self._beam_goes_on = False
         if hold != self.hold or self.state is not UnitState.HELD:
             self._note_controller_hold()
             self.hold = hold
@@ -344,6 +345,7 @@ class DeliveryUnitPlant(UnitReadings):
     def _begin(self, grant: GrantMessage) -> None:
         if self._grant_map is None:
             return
+        cause = "goes on" if self._beam_goes_on else "grant"
         self._beam_goes_on = False
         self._note_controller_hold()
         self._stretches += 1
@@ -363,7 +365,7 @@ class DeliveryUnitPlant(UnitReadings):
                 self._kernel.at(run.finding.t_ns, lambda _t: self._demand_off(run))
         self._end_timer = self._kernel.at(end_ns, self._close)
         self._progress = self._kernel.after(PROGRESS_NS, self._tick)
-        self._kernel.emit(self._name, "beam.on", room=self.room, cause="grant", grant_id=grant.grant_id)
+        self._kernel.emit(self._name, "beam.on", room=self.room, cause=cause, grant_id=grant.grant_id)
         s = run.stretch
         self._unit2.begin(s.row, s.t_start_ns, s.t_end_ns, s.counts2, lambda: self._flying()[2])
         self._post("status")
@@ -466,6 +468,7 @@ class DeliveryUnitPlant(UnitReadings):
         grant = self._open
         if grant is None:
             return
+        self._beam_goes_on = False
         self._note_controller_hold()
         self._granted.end(self._done1)
         if self._log_entry is not None:

@@ -290,6 +290,15 @@ def test_two_faults_one_after_the_other(sphere, first):
             run.check_record(settled="unit-power-dip" not in (first, second))
 
 
+def test_a_door_that_opens_in_the_instant_a_monitor_dies_ends_a_beam_that_had_begun(sphere):
+    """What the plant computes anew in that instant is no other beam, and none begins afterwards."""
+    run = treat(sphere, "door-opened@beam+0.3", "mu1-dead@beam+0.3")
+    run.check_trouble()
+    assert run.happened("beam.on")[-1].data["cause"] == "goes on"
+    opened_ns = next(event.t_ns for event in run.happened("door") if event.t_ns > run.happened("beam.on")[0].t_ns)
+    assert 0 < run.beam_off_after_ns(opened_ns) <= OFF_BY_CHAIN_MS * 1e6
+
+
 def test_extraction_and_chopper_that_both_fail_are_more_than_the_journal_bounds(sphere):
     """The bound of an open grant reckons with one stopping element that fails; with two the invariant says so by its name."""
     assert treat(sphere, "rfko-stuck@beam+0.3", "chopper-slow@beam+0.3").violation in ("V2", "B3")
