@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import sys
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -155,17 +156,16 @@ def _signed(path: Path, verify: Callable[[str, str], bool] | None) -> tuple[byte
     return data, signature
 
 
-def parse(
-    data: bytes, where: str = "limits", known: Collection[str] = tuple(SIGNALS), signature: str = "", overlay: bytes = b""
-) -> Limits:
-    """Parse and validate the bytes of a limits file with an overlay; `known` are the inputs there are."""
+@lru_cache(maxsize=8)  # equal bytes give equal limits, which nobody changes: a test or a console reads the same files again
+def parse(data: bytes, where: str = "limits", signature: str = "", overlay: bytes = b"") -> Limits:
+    """Parse and validate the bytes of a limits file with an overlay."""
     try:
         raw, over = tomllib.loads(data.decode("utf-8")), tomllib.loads(overlay.decode("utf-8"))
     except ValueError as error:  # TOML and encoding errors both are; a duplicate id is one
         raise LimitsError(where, [f"not a limits file: {error}"]) from None
     reasons = [f"unknown table {name!r}" for name in raw if name not in ("engine", "interlock")]
     if over and not reasons:
-        parse(data, where, known)  # an overlay is held against a sound file only
+        parse(data, where)  # an overlay is held against a sound file only
         raw = merged(raw, over, reasons)
     conversion = figures(raw.get("conversion", {}), reasons)
     engine = _table(raw.get("engine"), "engine", reasons)
@@ -180,7 +180,7 @@ def parse(
     if engine.get("invalid_reset_role") not in ROLES:
         reasons.append(f"engine: invalid_reset_role must be one of {', '.join(ROLES)}")
     tables = _table(raw.get("interlock"), "interlock", reasons)
-    rows = tuple(_row(name, _table(table, name, reasons), known, engine["poll_ms"], reasons) for name, table in tables.items())
+    rows = tuple(_row(name, _table(table, name, reasons), engine["poll_ms"], reasons) for name, table in tables.items())
     _judge_whole(rows, reasons)
     if reasons:
         raise LimitsError(where, reasons)
@@ -198,7 +198,7 @@ def _table(value: Any, where: str, reasons: list[str]) -> dict[str, Any]:
     return value
 
 
-def _row(name: str, raw: Mapping[str, Any], known: Collection[str], poll_ms: float, reasons: list[str]) -> Interlock:
+def _row(name: str, raw: Mapping[str, Any], poll_ms: float, reasons: list[str]) -> Interlock:
     """One row with defaults for whatever is missing; every fault goes to `reasons`."""
     mine: list[str] = [f"unknown field {key!r}" for key in raw if key not in FIELDS]
     sort, test, when = (_table(raw.get(key), key, mine) for key in ("sort", "test", "when"))
@@ -228,7 +228,7 @@ def _row(name: str, raw: Mapping[str, Any], known: Collection[str], poll_ms: flo
     )
     mine += [why for holds, why in checks if not holds]
     if software:
-        _judge_software(str(test.get("kind")), inputs, params, known, mine)
+        _judge_software(str(test.get("kind")), inputs, params, mine)
         trips, withholds = when.get("trips"), when.get("withholds")
         if trips not in PHASES or withholds not in ("always", "tripped") or (trips == "never" and withholds != "always"):
             mine.append(f"trips nothing: trips = {trips!r}, withholds = {withholds!r}")
@@ -280,14 +280,12 @@ def _known_keys(table: str, given: Mapping[str, Any], allowed: set[str], mine: l
     mine += [f"{table}: unknown key {key!r}" for key in given if key not in allowed]
 
 
-def _judge_software(
-    kind: str, inputs: tuple[str, ...], params: Mapping[str, Any], known: Collection[str], mine: list[str]
-) -> None:
+def _judge_software(kind: str, inputs: tuple[str, ...], params: Mapping[str, Any], mine: list[str]) -> None:
     if kind not in KINDS:
         mine.append(f"kind {kind!r} is unknown; known: {', '.join(KINDS)}")
         return
     needed, optional, count = KINDS[kind]
-    mine += [f"unknown input {name!r}" for name in inputs if name not in known]
+    mine += [f"unknown input {name!r}" for name in inputs if name not in SIGNALS]
     if len(inputs) != max(count, 0) if count else not inputs:
         mine.append(f"{kind} takes {max(count, 0) or 'one or more' if count >= 0 else 'no'} input(s), {len(inputs)} given")
     mine += [f"test: {key} missing" for key in sorted(needed - params.keys())]
