@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from simulators import clock
 
 SITE = ("site", "rig")  # folders whose tests start whole simulators, and take as long as all others on real wires
+STAND_BACK = 10  # niceness of tests that only compute
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -32,6 +35,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     apart = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
     if apart:
         raise pytest.UsageError(f"this pytest-xdist keeps no groups together with pytest {pytest.__version__}: {apart[0]}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the test's fixtures start their processes
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What waits on real clocks goes before what only computes; the processes that a test starts go with it."""
+    on_clocks = _on_wires(item) or _in_group(item, "browser")
+    with contextlib.suppress(PermissionError):  # a process that has stood back may not be allowed to come forward again
+        os.setpriority(os.PRIO_PROCESS, 0, 0 if on_clocks else STAND_BACK)
 
 
 def _on_wires(item: pytest.Item) -> bool:

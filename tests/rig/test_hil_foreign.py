@@ -26,7 +26,7 @@ EXPECTED: dict[str, tuple[str, str, set[str]]] = {
     "moves-when-enabled": ("enable", "it moved 0.300 deg while it was being enabled", set()),
     "brake-before-torque": ("torque_proof", "and torque was not proven", {"held"}),
     "never-there": ("move", "it stands +0.300 deg from its target", {"target_reached", "settling", "following"}),
-    "early-reached": ("target_reached", "target reached was set 2.0", set()),
+    "early-reached": ("target_reached", "target reached was set", set()),
     "overshoots": ("settling", "over its target", set()),
     "too-fast": ("velocity", "it says 4.2", {"following"}),
     "lags": ("following", "away from the commanded profile", set()),
@@ -59,12 +59,19 @@ def failed(result: HilResult) -> dict[str, str]:
     return {check.requirement.id: check.reason for check in result.of(Verdict.FAIL)}
 
 
+def unexplained(name: str, found: dict[str, str]) -> set[str]:
+    """What was found beside what a misbehaviour must be found by, and what it cannot help failing."""
+    check, _, also = EXPECTED[name]
+    late = {other for other, reason in found.items() if name == "slow-answers" and "does not answer within" in reason}
+    return set(found) - {check, *also} - late
+
+
 def as_expected(name: str, result: HilResult) -> bool:
     found = failed(result)
     if name not in EXPECTED:
         return not found
-    check, words, also = EXPECTED[name]
-    return words in found.get(check, "") and set(found) <= {check, *also}
+    check, words, _ = EXPECTED[name]
+    return words in found.get(check, "") and not unexplained(name, found)
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +114,10 @@ def test_a_drive_that_knows_no_command_tokens_conforms_without_them(results: dic
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_misbehaviour_is_found_and_named(results: dict[str, HilResult], bug: str) -> None:
     result = results[bug]
-    name, words, also = EXPECTED[bug]
+    name, words, _ = EXPECTED[bug]
     found = failed(result)
     assert words in found.get(name, ""), f"{bug}: found {found}, slowest answer {max(result.answers_s, default=0.0):.3f} s"
-    assert set(found) <= {name, *also}, found
+    assert not unexplained(bug, found), found
     assert result.exit_code == 3
 
 
