@@ -37,7 +37,6 @@ def grant(
         (owner.strip().casefold() == approver.strip().casefold(), "owner and approver are the same person"),
         (not 0 < duration_ns <= longest_ns, f"duration {duration_ns / 3.6e12:.2f} h is not within {longest_ns / 3.6e12:g} h"),
     )
-    for refused, why in refusals:
-        if refused:
-            raise BypassRefused(f"bypass of {row.id} refused: {why}")
+    if why := next((why for refused, why in refusals if refused), ""):
+        raise BypassRefused(f"bypass of {row.id} refused: {why}")
     return Bypass(row.id, owner, approver, reason, now_ns + duration_ns)

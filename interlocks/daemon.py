@@ -20,6 +20,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from interlocks.proof import ProofTest
 from interlocks.signature import SHIPPED_KEY, verifier
 
 Record = Mapping[str, Any]
+Journal = Callable[[Record], None]
 SAFETY_NODE = 1
 BETWEEN = (0,) * (OWN_FIRST - WIRE_SIZE)  # registers of nobody
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -66,7 +68,7 @@ class InterlockNode:
         *,
         read_pulses: Callable[[], Sequence[int]],
         latched: Iterable[str] = (),
-        journal: Callable[[Record], None] = lambda _record: None,
+        journal: Journal = lambda _record: None,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self.engine = Engine(limits, latched)
@@ -85,6 +87,8 @@ class InterlockNode:
         self._pulses_known = False  # whether the relays hold what we wrote last
         self._latches = self.engine.latched()  # as the journal knows them
         self._pressed_ns: dict[str, int] = {}
+        self._latest: dict[str, Trip] = {}  # of each row that has tripped
+        self._status = b""  # what is told of the last step; empty until somebody asks
 
     def step(self, now_ns: int) -> int:
         """Read, decide, pulse. Returns the time at which the next step is due at the latest."""
@@ -94,7 +98,7 @@ class InterlockNode:
             samples = self._ask()
         now_ns = self.clock()
         decision, wake_at_ns = self.engine.step(now_ns, samples)
-        self.decision, self._decided_ns = decision, now_ns
+        self.decision, self._decided_ns, self._status = decision, now_ns, b""
         proof = self._proof.step(now_ns, samples, decision.permit)
         self.pulse()
         if proof is not None:
@@ -102,8 +106,9 @@ class InterlockNode:
         before, self._latches = self._latches, self.engine.latched()
         for trip in decision.new:
             self.trips.append(trip)
-            told = {"kind": "trip", "boot_id": self._boot_id, "cause": trip.cause, **trip._asdict()}
-            self._journal({**told, "latched": self._latches})
+            self._latest[trip.id] = trip
+            told = {"boot_id": self._boot_id, "cause": trip.cause, **trip._asdict(), "latched": self._latches}
+            self._journal({"kind": "trip", **told})
         if self._latches != before and not decision.new:  # of a row that had tripped before, and latches only now
             self._journal({"kind": "latch", "t_ns": now_ns, "latched": self._latches})
         return wake_at_ns
@@ -131,9 +136,7 @@ class InterlockNode:
         permit = decision.permit and not self._proof.withholds
         if not (permit and late):
             self._given_ns = now_ns if permit else None
-        first = decision.first_out
-        code, (index, *numbers) = (first.code, first.shown) if first is not None else (0, NO_INPUT)
-        evidence = [word for n in numbers for word in words32(n)]
+        code, (index, value, limit) = (first.code, first.shown) if (first := decision.first_out) is not None else (0, NO_INPUT)
         try:
             if not self._pulses_known:
                 held = self._read_pulses()
@@ -143,8 +146,8 @@ class InterlockNode:
             young = 0 <= self.clock() - self._decided_ns <= RELAY_MS * NS_PER_MS
             beam = self._beam.next(permit and young and not late)
             motion = self._motion.next(decision.motion_code == 0 and young and not self._proof.withholds)
-            told = code, len(decision.tripped), *evidence, index
-            self._write_permit(beam.value, beam.boot_id, *told, motion.value, decision.motion_code)
+            shown = code, len(decision.tripped), *words32(value), *words32(limit), index
+            self._write_permit(beam.value, beam.boot_id, *shown, motion.value, decision.motion_code)
             self._pulses_known = True
         except OSError:
             self.link_faults += 1  # the relays fall by themselves
@@ -165,6 +168,20 @@ class InterlockNode:
     def gap_ms(self, now_ns: int) -> int:
         """How long ago the last pulse of beam was made, ms, rounded up; 0 while beam is withheld."""
         return 0 if self._given_ns is None else max(0, min(-((self._given_ns - now_ns) // NS_PER_MS), 0xFFFF))
+
+    def status(self, now_ns: int) -> bytes:
+        """What stands, as JSON; worked out once for each step at most, however often somebody asks. Changes nothing.
+
+        `by`: the role whose reset would clear a row now. Nothing before the first step.
+        """
+        if not self._status and (decision := self.decision) is not None:
+            told: dict[str, Any] = {"boot_id": self._boot_id, "t_ns": now_ns, "withheld": decision.withheld}
+            told |= {"latched": self.engine.latched(), "proof_age_s": self._proof.age_s(now_ns)}
+            told["rows"] = [trip._asdict() for name, trip in self._latest.items() if name in decision.tripped]
+            told["by"] = {row: role for role in ROLES for row in self.engine.resettable(role, now_ns).cleared}
+            told["bypasses"] = [bypass._asdict() for bypass in self.engine.bypasses.values()]
+            self._status = json.dumps(told).encode()
+        return self._status
 
     def give_plan(self, now_ns: int, data: bytes | None, sha256: str = "") -> bool:
         """Take the plan to hold grants against (None: back, so that there is none).
@@ -197,8 +214,7 @@ class InterlockNode:
             raise ValueError(f"role {role!r} is unknown; known: {', '.join(ROLES)}")
         if pressed:
             self._pressed_ns.setdefault(role, now_ns)
-            return Reset((), ())
-        if (pressed_ns := self._pressed_ns.pop(role, None)) is None:
+        if pressed or (pressed_ns := self._pressed_ns.pop(role, None)) is None:
             return Reset((), ())
         reset = self.engine.resettable(role, pressed_ns)
         latched = tuple(name for name in self.engine.latched() if name not in reset.cleared)
@@ -215,13 +231,10 @@ class InterlockNode:
 
 def latched_before(journal: Path, limits: Limits) -> tuple[str, ...]:
     """Rows that were latched when the journal ended. A torn last line is passed over: POWER_UP holds the permit anyway."""
-    lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
-    for line in reversed(lines):
-        try:
+    for line in reversed(journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []):
+        with suppress(ValueError, KeyError, TypeError):
             latched = json.loads(line)["latched"]
-        except (ValueError, KeyError, TypeError):
-            continue
-        return tuple(row.id for row in limits.software if row.id in latched)
+            return tuple(row.id for row in limits.software if row.id in latched)
     return ()
 
 
@@ -229,8 +242,8 @@ def obey(node: InterlockNode, message: bytes, now_ns: int) -> bytes:
     """What came over the socket: `press ROLE`, `release ROLE`, `plan PATH SHA256`, `proof begin NAME`, `proof end`.
 
     `plan back` takes the plan away: its rows sleep then, where no plan is required. Two persons' bypass is `bypass ID OWNER
-    APPROVER DURATION_MS REASON`, names without spaces; `end-bypass ID` ends it. Returns what is answered to whoever has an
-    address: what became of a plan or a bypass.
+    APPROVER DURATION_MS REASON`, names without spaces; `end-bypass ID` ends it. `status WORD` asks what stands and changes
+    nothing. Returns what is answered to whoever has an address: what became of a plan or a bypass, or the word and what stands.
     """
     verb, _, rest = message.decode("utf-8", "replace").strip().partition(" ")
     if verb in ("press", "release") and rest in ROLES:
@@ -239,10 +252,9 @@ def obey(node: InterlockNode, message: bytes, now_ns: int) -> bytes:
         node.proof(now_ns, rest.partition(" ")[2] if rest.startswith("begin ") else "")
     elif verb == "plan":
         path, _, sha256 = rest.rpartition(" ")
-        try:
-            data = Path(path).read_bytes() if rest != "back" else None
-        except (OSError, ValueError):  # no such file, or no path: as a plan that cannot be read
-            data = b""
+        data = b"" if rest != "back" else None
+        with suppress(OSError, ValueError):  # no such file, or no path: as a plan that cannot be read
+            data = Path(path).read_bytes()
         taken = node.give_plan(now_ns, data, sha256 or "none told")
         return f"plan {'taken' if taken else 'refused'} {sha256} {'; '.join(node.plan_refused)}".encode()
     elif verb == "bypass":
@@ -253,23 +265,16 @@ def obey(node: InterlockNode, message: bytes, now_ns: int) -> bytes:
             return f"bypass refused: {refused}".encode()
     elif verb == "end-bypass":
         node.engine.end_bypass(rest)
+    elif verb == "status":
+        return b"status %s %s" % (rest[:32].encode(), node.status(now_ns))
     return f"{verb} taken".encode() if verb in ("bypass", "end-bypass") else b""
 
 
-def wired(
-    link: ModbusTcp, limits: Limits, journal: Callable[[Record], None], latched: Iterable[str], clock: Callable[[], int]
-) -> InterlockNode:
+def wired(link: ModbusTcp, limits: Limits, journal: Journal, latched: Iterable[str], clock: Callable[[], int]) -> InterlockNode:
     """The interlock system of a room that answers on Modbus TCP."""
-    return InterlockNode(
-        lambda: gather(lambda first, count: link.read(SAFETY_NODE, first, count)),
-        lambda *values: link.write(RELAY_NODE, PULSE_REGISTER, values),
-        limits,
-        boot_id=secrets.randbelow(0xFFFF) + 1,
-        read_pulses=lambda: link.read(RELAY_NODE, PULSE_REGISTER, PULSES_SPAN),
-        latched=latched,
-        journal=journal,
-        clock=clock,
-    )
+    image, held = partial(gather, partial(link.read, SAFETY_NODE)), partial(link.read, RELAY_NODE, PULSE_REGISTER, PULSES_SPAN)
+    write, boot_id = lambda *values: link.write(RELAY_NODE, PULSE_REGISTER, values), secrets.randbelow(0xFFFF) + 1
+    return InterlockNode(image, write, limits, boot_id, read_pulses=held, latched=latched, journal=journal, clock=clock)
 
 
 def run(node: InterlockNode, buttons: socket.socket, speed: float, plan: bytes | None) -> None:
@@ -290,8 +295,9 @@ def run(node: InterlockNode, buttons: socket.socket, speed: float, plan: bytes |
             elif select.select([buttons], [], [], (min(wake_at_ns, pulse_at_ns) - t_ns) / 1e9 / speed)[0]:
                 message, sender = buttons.recvfrom(4096)
                 answer = obey(node, message, now_ns())
-                with suppress(OSError, TypeError):  # who asked may be gone, or have no address
-                    buttons.sendto(answer, socket.MSG_DONTWAIT, sender)
+                # Who asked may be gone, or have no address. Answers that nobody reads fill no socket but their own.
+                with suppress(OSError, TypeError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+                    line.sendto(answer, socket.MSG_DONTWAIT, sender)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -333,8 +339,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file.write(json.dumps(record) + "\n")  # line by line to the system
             os.fsync(file.fileno())
 
-        link = ModbusTcp(given.host, given.port)
-        node = wired(link, limits, journal, latched, lambda: round(time.monotonic_ns() * given.speed))
+        node = wired(
+            ModbusTcp(given.host, given.port), limits, journal, latched, lambda: round(time.monotonic_ns() * given.speed)
+        )
         run(node, buttons, given.speed, plan)
     return 0
 

@@ -42,6 +42,7 @@ OWN = {  # tests of a file, if they are not called after it; all others follow
     "daemon.py": (
         "test_late_pulses.py",
         "test_daemon.py",
+        "test_status_question.py",
         "test_engine.py",
         "test_plan_watch.py",
         "test_proof.py",
