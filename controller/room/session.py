@@ -155,6 +155,7 @@ class Session:
         self._shown_deg = float("nan")
         self._tripped: tuple[Cause, ...] = ()
         self._ended = State.STANDBY
+        self._released = False  # what happens to the room from then on is not of this session
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -523,8 +524,10 @@ class Session:
             self.room.trip(Cause("session.left", Severity.FAULT, "the session ended without an end", t_ns=now_ns()))
         await self._closing.run(self._tasks.pop("irradiate", None), tripped=bool(self.room.causes))
         self._tripped = self.room.causes
-        if self.room.state in (State.COMPLETE, State.PARTIAL) and not self.room.fire(Trigger.RELEASE):
-            self._closing.problems.append(str(self.room.refusal))
+        if self.room.state in (State.COMPLETE, State.PARTIAL):
+            self._released = self.room.fire(Trigger.RELEASE)
+            if not self._released:
+                self._closing.problems.append(str(self.room.refusal))
         for problem in self._closing.problems:
             self._emit("problem", {"what": problem})
 
@@ -533,7 +536,7 @@ class Session:
         ended = self._ended
         if self._declined:
             outcome = Outcome.REFUSED
-        elif ended is State.FAULT or self.room.state is State.FAULT:
+        elif ended is State.FAULT or (self.room.state is State.FAULT and not self._released):
             outcome = Outcome.FAULT
         else:
             outcome = Outcome.COMPLETE if ended is State.COMPLETE else Outcome.PARTIAL

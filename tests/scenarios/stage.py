@@ -84,6 +84,7 @@ class Stage:
     probe: Any = None
     prescription: Any = None
     asked_at_beam: int = 0  # callbacks that were asked for when the first beam began
+    struck: int = 0  # events that had been heard when the test struck
 
     @property
     def room(self) -> RoomPlant:

@@ -277,6 +277,7 @@ CORE = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 75 treatments
 @pytest.mark.parametrize("first", CORE)
 def test_two_faults_one_after_the_other(sphere, first):
     """The second strikes before, with and after what the first sets going."""
