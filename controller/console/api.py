@@ -61,7 +61,7 @@ def make_inner(hub: Hub, page: Path = PAGE) -> FastAPI:
     app.state.uploads.clear()
     app.state.dispatch = {room: Dispatch(link) for room, link in hub.links.items()}
     app.state.history_at_once = asyncio.Semaphore(HISTORY_AT_ONCE)
-    for routes in (api_people.router, api_rooms.router, api_records.router):
+    for routes in (api_people.router, api_rooms.router, api_records.router, api_records.of_process):
         app.include_router(routes)
     _mount_page(app, PageFiles(page))
 

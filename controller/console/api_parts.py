@@ -5,9 +5,11 @@ Not responsible for refusing (`guard` has done so before a route is reached).
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any, get_type_hints
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Depends, Header, Path, Request, params
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from controller.console.api_models import CONSOLE_PATTERN, ErrorView
@@ -26,7 +28,7 @@ WORDS = {
     408: "the body did not come",
     409: "not in this state",
     413: "too large",
-    415: "compressed",
+    415: "compressed, packed, or of another media type than is taken",
     421: "meant for another host",
     422: "not well formed",
     425: "too old: look at the room, then act again",
@@ -40,6 +42,28 @@ WORDS = {
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For `responses`: those of every route, and more."""
     return {status: {"model": ErrorView, "description": WORDS[status]} for status in (408, 413, 415, 421, 422, 429, *statuses)}
+
+
+async def only_asked(request: Request) -> None:
+    """A query that asks for what there is not is refused: a mistyped limit is not to pass for none. Raises Refused 422."""
+    asked = _asked(request.scope["endpoint"])
+    names = [name for name, _value in request.query_params.multi_items()]
+    if unknown := sorted(set(names) - asked):
+        told = ", ".join(repr(name[:64]) for name in unknown[:4])
+        raise Refused(422, f"there is no parameter {told} in this query", f"parameters: {', '.join(sorted(asked)) or 'none'}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Refused(422, f"query: {', '.join(twice)} is given more than once", "give it once")
+
+
+@cache
+def _asked(endpoint: Callable[..., Any]) -> frozenset[str]:
+    """Names of a route's parameters that are annotated as of the query."""
+    hints = get_type_hints(endpoint, include_extras=True)
+    return frozenset(
+        name
+        for name, hint in hints.items()
+        if any(isinstance(part, params.Query) for part in getattr(hint, "__metadata__", ()))
+    )
 
 
 def the_hub(request: Request) -> Hub:
@@ -69,6 +93,7 @@ async def the_session_that_acts(
     return session
 
 
+ONLY_ASKED = [Depends(only_asked)]  # of every route below /api
 HubOf = Annotated[Hub, Depends(the_hub)]
 Reader = Annotated[Session, Depends(the_session)]
 Doer = Annotated[Session, Depends(the_session_that_acts)]

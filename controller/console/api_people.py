@@ -19,7 +19,7 @@ from controller.console.api_models import (
     TokenView,
     UserView,
 )
-from controller.console.api_parts import Doer, HubOf, Reader, errors, may
+from controller.console.api_parts import ONLY_ASKED, Doer, HubOf, Reader, errors, may
 from controller.console.hub import Hub
 from controller.console.refused import Refused, too_many, unauthorized
 from controller.console.tokens import Session
@@ -27,7 +27,7 @@ from controller.console.users import User
 from controller.roles import Role
 from drivers.hal.errors import BeamlineError
 
-router = APIRouter(tags=["people"])
+router = APIRouter(tags=["people"], dependencies=ONLY_ASKED)
 WhoseName = Annotated[str, Path(pattern=NAME_PATTERN)]
 
 

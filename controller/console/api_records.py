@@ -15,7 +15,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from controller.console.api_models import AuditView, HealthView, SignalsView, TreatmentDetail
-from controller.console.api_parts import HubOf, Reader, errors
+from controller.console.api_parts import ONLY_ASKED, HubOf, Reader, errors
 from controller.console.archive_query import HistoryView
 from controller.console.hub import Hub
 from controller.console.metrics import CONTENT_TYPE
@@ -23,7 +23,8 @@ from controller.console.refused import Refused
 from controller.console.views import TreatmentSummary
 from drivers.hal.errors import BeamlineError
 
-router = APIRouter(tags=["records"])
+router = APIRouter(tags=["records"], dependencies=ONLY_ASKED)
+of_process = APIRouter(tags=["records"])  # for monitors, which may add to a query what they like
 FILES = {
     "report.html": "text/html; charset=utf-8",
     "record.dcm": "application/dicom",
@@ -144,7 +145,7 @@ async def audit(
     return AuditView(source=room, entries=sorted(entries, key=lambda entry: int(entry["seq"]), reverse=True))
 
 
-@router.get("/health", responses={503: {"model": HealthView, "description": "a room is not reached"}}, summary="Health")
+@of_process.get("/health", responses={503: {"model": HealthView, "description": "a room is not reached"}}, summary="Health")
 async def health(hub: HubOf, response: Response) -> HealthView:
     """Needs no sign-in and tells nothing of anybody."""
     told = health_of(hub)
@@ -152,7 +153,7 @@ async def health(hub: HubOf, response: Response) -> HealthView:
     return told
 
 
-@router.get(
+@of_process.get(
     "/metrics",
     responses={
         200: {"description": "figures in Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}

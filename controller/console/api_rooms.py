@@ -9,11 +9,11 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from controller.console.api_models import ErrorView, FacilityView, RoomSummary, RuleView
-from controller.console.api_parts import WORDS, Doer, HubOf, Reader, RoomName, errors, shown
+from controller.console.api_parts import ONLY_ASKED, WORDS, Doer, HubOf, Reader, RoomName, errors, shown
 from controller.console.dispatch import Dispatch, finite, status_of
 from controller.console.hub import Hub
 from controller.console.refused import Refused
-from controller.console.uploads import Uploads
+from controller.console.uploads import PACKED, TYPES, Uploads, check_type
 from controller.console.views import (
     AlarmView,
     AnswerView,
@@ -26,13 +26,14 @@ from controller.console.views import (
 )
 from controller.roles import RULES
 
-router = APIRouter(tags=["rooms"])
+router = APIRouter(tags=["rooms"], dependencies=ONLY_ASKED)
 Key = Annotated[
     str,
     Header(alias="Idempotency-Key", min_length=1, max_length=128, pattern=r"^[!-~]+$", description="one for each command"),
 ]
 FileName = Annotated[str | None, Header(alias="X-File-Name", max_length=1024, description="a label; percent-encoded")]
 PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$", description="first 12 hexadecimal digits of the file's SHA-256")]
+_KINDS = sorted(set(PACKED.values()))
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     status: {"model": AnswerView | ErrorView, "description": WORDS[status]}
     for status in (403, 404, 409, 422, 425, 429, 503, 504)
@@ -148,7 +149,9 @@ async def plan(plan_id: PlanId, _session: Reader, hub: HubOf) -> PlanView:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}}},
+            "description": "An RT Ion Plan or a raster file as it is. What begins as a packed file does is refused (415): "
+            f"{', '.join(_KINDS)}.",
+            "content": {kind: {"schema": {"type": "string", "format": "binary", "minLength": 1}} for kind in TYPES},
         }
     },
 )
@@ -160,6 +163,7 @@ async def bring_plan(
     room: Annotated[str | None, Query(max_length=64, description="whose process reads it; default: any")] = None,
 ) -> Response:
     """The bytes of the file as the body, up to 64 MiB, not compressed. A room's process reads, judges and files it."""
+    check_type(request.headers.get("content-type"))
     link = hub.link(room) if room is not None else hub.any_link()
     uploads: Uploads = request.app.state.uploads
     async with uploads.receive(request.stream(), x_file_name or "", request.headers.get("content-length")) as upload:

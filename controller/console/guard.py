@@ -13,6 +13,8 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
+
 from controller.console.hub import Hub
 from controller.console.refused import Refused, too_many, unauthorized
 from controller.console.stops import StopLane
@@ -114,6 +116,8 @@ class Guard:
         except Refused as refused:
             if not started:
                 await self._refuse(refused, send)
+        except ClientDisconnect:  # in the middle of a plan: nothing of it is kept, and nobody is there to be told
+            self._hub.count("left in the middle")
         except Exception as error:  # noqa: BLE001 - named in the log without its words, which might hold a secret
             where = error.__traceback__
             while where is not None and where.tb_next is not None:
@@ -190,7 +194,7 @@ async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[byte
 
 
 async def _whole_body(headers: dict[str, str], receive: Receive) -> Receive:
-    """The body, read before anything is done with it. Raises Refused: 408, 413."""
+    """The body, read before anything is done with it. Raises Refused: 408, 413; ClientDisconnect: it did not come whole."""
     declared = headers.get("content-length", "0")
     if not declared.isascii() or not declared.isdigit() or int(declared[:20]) > BODY_BYTES:
         raise Refused(413, f"a body has at most {BODY_BYTES} bytes", "plans go to POST /api/plans")
@@ -199,8 +203,8 @@ async def _whole_body(headers: dict[str, str], receive: Receive) -> Receive:
         async with asyncio.timeout(BODY_S):
             while True:
                 message = await receive()
-                if message["type"] == "http.disconnect":
-                    break
+                if message["type"] == "http.disconnect":  # part of a command is not to be acted on, even if it can be read
+                    raise ClientDisconnect
                 body += message.get("body", b"")
                 if len(body) > BODY_BYTES:
                     raise Refused(413, f"a body has at most {BODY_BYTES} bytes", "plans go to POST /api/plans")

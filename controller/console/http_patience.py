@@ -1,7 +1,8 @@
 """HTTP for clients that may never finish what they begin: a request whose head does not come in time is hung up.
 
 Without it a few thousand connections that say nothing would leave none for those who have something to say, stop among them.
-Not responsible for bodies (`guard`, `uploads`) nor for WebSockets (`stream`).
+What is no HTTP is answered as everything else is, in words, and hung up. Not responsible for bodies (`guard`, `uploads`) nor
+for WebSockets (`stream`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import asyncio
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from controller.console.refused import Refused
 
 HEAD_S = 10.0  # from the connection, or from a request's first byte, to the end of its head; assumed
 
@@ -44,6 +47,18 @@ class PatientProtocol(H11Protocol):
         self._stop_waiting()
         self._upgraded = True
         super().handle_websocket_upgrade(event)
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read as HTTP, also in the middle of a body: nothing of it is done."""
+        self._stop_waiting()
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer to it is on its way already
+            self.transport.close()
+            return
+        body = Refused(400, "this is no HTTP request", "see docs/console-api.md").body
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _wait(self) -> None:
         if not self._upgraded:

@@ -24,6 +24,7 @@ CHUNK_S, WHOLE_S = 10.0, 300.0
 BATCH_BYTES = 1024 * 1024
 AT_ONCE = 2
 NAME_MAX = 100
+TYPES = ("application/octet-stream", "application/dicom")  # a plan as it is; without a type it is taken for the first
 PACKED = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
@@ -113,6 +114,13 @@ class Uploads:
         if size == 0:
             raise Refused(422, "the plan is empty", "send the bytes of the file as the body")
         return digest.hexdigest(), size
+
+
+def check_type(told: str | None) -> None:
+    """The media type that a client tells of a plan: of a form or an archive nothing would be taken out. Raises Refused 415."""
+    if told is not None and told.partition(";")[0].strip().lower() not in TYPES:
+        hint = f"send the bytes of the file as the body, with Content-Type: {TYPES[0]}"
+        raise Refused(415, f"a plan comes as {' or '.join(TYPES)}, not as {told[:80]}", hint)
 
 
 def safe_name(name: str) -> str:
