@@ -1,6 +1,7 @@
 /** The breathing surrogate as a trace, with the time in which the gate was open as a band under it. */
 
-import { canvasOf, h, ink, mark, panel, put, sign } from "./dom.js";
+import { h, mark, panel, put, sign } from "./dom.js";
+import { ink, surfaceOf } from "./surface.js";
 import { figure } from "./words.js";
 
 const SPAN_S = 24; // of the room's time, times its speed
@@ -9,9 +10,11 @@ export function breathingPanel() {
   const canvas = h("canvas", { class: "breath-canvas", role: "img" });
   const lamp = sign("off"), word = h("span", {});
   const gate = h("span", { class: "chip" }, lamp, " ", word);
-  const value = h("span", { class: "soft number" });
+  const value = h("span", { class: "soft number breath-value" });
   const element = panel("Breathing", { class: "breathing" }, canvas);
-  element.querySelector("h2").append(" ", gate, " ", value);
+  element.querySelector("h2").append(" ", gate, " ", h("div", { class: "breath-place" }, value));
+  let shown = null; // what the trace was drawn of
+  const surface = surfaceOf(canvas, () => shown && draw(surface(), shown));
   return {
     element,
     update(store, good) {
@@ -25,16 +28,19 @@ export function breathingPanel() {
         good && delivery.breathing !== null ? `${figure(delivery.breathing, 1)} ${delivery.breathing_unit}` : delivery.breathing === null ? "no signal" : "–",
       );
       mark(canvas, "aria-label", known ? `breathing trace, gate ${delivery.gate_open ? "open" : "shut"}` : "breathing trace, no value");
-      draw(canvas, store.breath, SPAN_S * Math.min(speed, 4), good, store.view.t_ns / 1e9);
+      const now = store.view.t_ns / 1e9;
+      if (shown?.now === now && shown.good === good) return;
+      const span = SPAN_S * Math.min(speed, 4);
+      const still = shown !== null && shown.samples.length === 0; // no signal: nothing moves
+      shown = { samples: store.breath.filter((sample) => sample.t > now - span), span, good, now };
+      if (!still || shown.samples.length) draw(surface(), shown);
     },
   };
 }
 
-function draw(canvas, samples, span, good, now) {
-  const screen = canvasOf(canvas);
+function draw(screen, { samples: seen, span, good, now }) {
   if (screen === null) return;
   const { pen, width, height, rem } = screen;
-  const seen = samples.filter((sample) => sample.t > now - span);
   const band = 0.5 * rem;
   pen.strokeStyle = ink("line");
   pen.lineWidth = 1;
@@ -46,13 +52,12 @@ function draw(canvas, samples, span, good, now) {
   const x = (t) => width * (1 - (now - t) / span);
   const y = (value) => 0.3 * rem + (height - band - 0.9 * rem) * (1 - (value - low) / (high - low));
   pen.globalAlpha = good ? 1 : 0.35;
-  for (let i = 1; i < seen.length; i += 1) {
-    if (!seen[i].gate) continue;
-    const [from, to] = [x(seen[i - 1].t), x(seen[i].t)];
+  for (const [begun, ended] of openings(seen)) {
+    const [from, to] = [x(begun), x(ended)];
     pen.fillStyle = ink("gate-sheet");
-    pen.fillRect(from, 0, to - from + 0.6, height - band);
+    pen.fillRect(from, 0, to - from, height - band);
     pen.fillStyle = ink("ready");
-    pen.fillRect(from, height - band, to - from + 0.6, band);
+    pen.fillRect(from, height - band, to - from, band);
   }
   pen.strokeStyle = ink("ink");
   pen.lineWidth = Math.max(1.4, 0.11 * rem);
@@ -61,4 +66,15 @@ function draw(canvas, samples, span, good, now) {
   seen.forEach(({ t, value }, index) => (index === 0 ? pen.moveTo(x(t), y(value)) : pen.lineTo(x(t), y(value))));
   pen.stroke();
   pen.globalAlpha = 1;
+}
+
+/** From when to when the gate was open, as far as the samples tell. */
+function openings(seen) {
+  const spans = [];
+  for (let i = 1; i < seen.length; i += 1) {
+    if (!seen[i].gate) continue;
+    if (seen[i - 1].gate && spans.length) spans.at(-1)[1] = seen[i].t;
+    else spans.push([seen[i - 1].t, seen[i].t]);
+  }
+  return spans;
 }

@@ -72,12 +72,13 @@ export function gantryDial(jog) {
       const deg = fixed ? ring.fixed_deg : ring.angle_deg;
       mark(element, "data-unsound", !sound);
       put(angle, sound ? `${figure(deg, 1)}°` : "–");
-      mark(head, "transform", `rotate(${deg ?? 0})`);
+      mark(head, "transform", `rotate(${(deg ?? 0).toFixed(1)})`); // as the number beside it: an encoder is never quite still
       mark(head, "class", `head${sound ? "" : " unsound"}`);
       mark(beam, "class", view.delivery.beam_present ? "beam on" : "beam");
       const { lower_deg: lower, upper_deg: upper, target_deg: aimed } = ring;
-      show(way, !fixed && sound && aimed !== null && Math.abs(aimed - deg) > 0.05);
-      if (aimed !== null && sound && !fixed) mark(way, "d", arc(deg, aimed, R));
+      const off = !fixed && sound && aimed !== null && Math.abs(aimed - deg) >= 0.1;
+      show(way, off);
+      if (off) mark(way, "d", arc(deg, aimed, R));
       show(target, aimed !== null && !fixed);
       if (aimed !== null) mark(target, "transform", `rotate(${aimed})`);
       const open = upper - lower < 359.9 && !fixed;

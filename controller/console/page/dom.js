@@ -23,7 +23,10 @@ export const s = (tag, properties, ...children) => fill(document.createElementNS
 /** Set a text, and touch the page only when it differs. */
 export function put(element, text) {
   const words = text === null || text === undefined ? "" : String(text);
-  if (element.textContent !== words) element.textContent = words;
+  const only = element.firstChild;
+  if (only?.nodeType === Node.TEXT_NODE && only.nextSibling === null) {
+    if (only.data !== words) only.data = words; // the same letters' place with other letters
+  } else if (only !== null || words) element.textContent = words;
   return element;
 }
 
@@ -97,22 +100,3 @@ export function sign(name) {
   svg.as = (other) => mark(use, "href", `#sign-${other}`);
   return svg;
 }
-
-/** Give a canvas as many points as the screen has under it; returns the context and the size in CSS pixels, null while hidden. */
-export function canvasOf(canvas) {
-  const box = canvas.getBoundingClientRect();
-  if (box.width < 2 || box.height < 2) return null;
-  const ratio = window.devicePixelRatio || 1;
-  const [width, height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
-  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-  const pen = canvas.getContext("2d");
-  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-  pen.clearRect(0, 0, box.width, box.height);
-  return { pen, width: box.width, height: box.height, rem: rem() };
-}
-
-/** The size of one rem in CSS pixels: drawings grow with the letters. */
-export const rem = () => parseFloat(getComputedStyle(document.documentElement).fontSize) || 16;
-
-/** A colour of the style sheet, for canvases. */
-export const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();

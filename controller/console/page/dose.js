@@ -41,7 +41,7 @@ function monitor(name) {
   const value = h("output", { class: "number" });
   const meter = bar(name);
   return {
-    element: h("div", { class: "monitor" }, h("span", { class: "soft" }, name), meter.element, value),
+    element: h("div", { class: "monitor" }, h("span", { class: "soft" }, name), meter.element, h("div", {}, value)),
     update(counts, full, ceiling) {
       put(value, count(counts ?? NaN));
       meter.update(counts, full, ceiling);
@@ -78,15 +78,15 @@ export function beamPanel() {
     beam_present: lamp("Beam", "beam is measured", "beam"),
   };
   const energy = h("dd"), species = h("dd"), layer = h("dd"), spill = h("dd");
-  const held = h("p", { class: "held" });
+  const held = h("span", { class: "held" });
   const element = panel(
     "Beam", { class: "beam-panel" },
     h("ul", { class: "lamps" }, ...Object.values(lamps).map((one) => one.element)),
     h("dl", { class: "facts across" },
       fact("Ion", species), fact("Energy", energy), fact("Layer", layer), fact("Spill", spill),
     ),
-    held,
   );
+  element.querySelector("h2").append(held); // beside the heading: beam goes on and off many times a minute, and nothing is to jump
   return {
     element,
     update(view, good) {

@@ -7,8 +7,9 @@ import { clock, roleOf, sentence } from "./words.js";
 export function interlockPanel(desk) {
   const clear = h("p", { class: "clear" }, sign("ticked"), h("span", {}));
   const list = h("ol", { class: "trips" });
+  const rest = h("p", { class: "soft trips-rest" });
   const reset = makeReset(desk);
-  const element = panel("Interlocks", { class: "interlocks" }, clear, list, reset.element);
+  const element = panel("Interlocks", { class: "interlocks" }, clear, list, rest, reset.element);
   const tally = h("span", { class: "soft" });
   element.querySelector("h2").append(" ", tally);
   return {
@@ -18,7 +19,11 @@ export function interlockPanel(desk) {
       const closed = view.interlocks.relay_closed;
       show(clear, trips.length === 0 || !good);
       clear.firstChild.as(!good ? "unknown" : closed ? "ticked" : "box");
-      put(clear.lastChild, !good ? "not known" : closed ? "no interlock stands; permit given" : "no trip; permit not yet given");
+      const { rest_unknown: unknown, withheld = [] } = view.interlocks;
+      const why = withheld.length ? `no trip; permit withheld by ${withheld.join(", ")}` : "no trip; permit not yet given";
+      put(clear.lastChild, !good ? "not known" : closed ? "no interlock stands; permit given" : why);
+      show(rest, good && Boolean(unknown));
+      put(rest, unknown ? `Only the first-out is known, the rest is not: ${unknown}.` : "");
       mark(element, "data-tripped", good && trips.length > 0);
       put(tally, good && trips.length ? `${view.interlocks.active_trips} active` : "");
       keyed(list, good ? trips : [], keyOf, makeTrip, (row, trip) => row.update(trip));
@@ -68,11 +73,11 @@ function makeTrip() {
   row.update = (trip) => {
     mark(row, "data-first", trip.first_out);
     put(cause, sentence(trip.cause));
-    put(badge, trip.first_out ? "first out" : trip.latched ? "latched" : "follows");
+    put(badge, trip.first_out ? "first out" : "follows");
     put(id, trip.id);
     put(value, [trip.value && `value ${trip.value}`, trip.limit && `limit ${trip.limit}`].filter(Boolean).join(", "));
     put(advice, sentence(trip.advice));
-    put(who, trip.reset_role ? `reset: ${roleOf(trip.reset_role)}` : "");
+    put(who, [trip.latched && "latched", trip.reset_role && `reset: ${roleOf(trip.reset_role)}`].filter(Boolean).join(", "));
   };
   return row;
 }

@@ -11,6 +11,7 @@ import { interlockPage } from "./interlocks.js";
 import { listenToKeys } from "./keys.js";
 import { logPage } from "./log.js";
 import { overviewPage } from "./overview.js";
+import { makePace } from "./pace.js";
 import { peoplePage } from "./people.js";
 import { planPage } from "./plans.js";
 import { roomPage } from "./room.js";
@@ -29,7 +30,6 @@ let facility = null;
 let served = []; // names of the rooms that are served
 let others = new Map(); // views of rooms that are not open
 let page = "facility";
-let dirty = true;
 let looked = -Infinity;
 
 const room = () => stream?.room ?? [localStorage.getItem(LAST_ROOM), served[0]].find((name) => name && (!served.length || served.includes(name))) ?? null;
@@ -46,6 +46,7 @@ const desk = {
   may: (name) => why(name) === "",
   why: (name) => why(name),
   say: (words, tone, hint) => shell.say(words, { tone, hint }),
+  again: () => pace.acted(),
   help: () => help.open(),
   account: () => account.open(),
   passwordChanged: () => connection.passwordChanged(),
@@ -64,7 +65,7 @@ const desk = {
       refused(error);
       return null;
     } finally {
-      changed();
+      pace.acted();
     }
   },
   idle() {
@@ -140,8 +141,10 @@ listenToKeys({
 
 const go = (name) => (location.hash = name === "facility" ? "#/facility" : `#/${name}/${room() ?? ""}`);
 
+/** Something new is known. The title is told also while the page is not looked at: it is what its tab shows. */
 function changed() {
-  dirty = true;
+  pace.came();
+  if (document.hidden) shell.title(store());
 }
 
 function open(name) {
@@ -151,19 +154,24 @@ function open(name) {
   localStorage.setItem(LAST_ROOM, name);
 }
 
-/** Go where the address says: `#/page/room` and, for a treatment, its id. */
-async function route() {
+/** Show what the address says, `#/page/room` and, for a treatment, its id; the id is returned. */
+function place() {
   const [, name, where, more] = location.hash.split("/").map(decodeURIComponent);
   page = pages[name] ? name : "facility";
   if (connection.signedIn) {
     if (where && where !== room()) open(where);
-    else if (!stream && room() && (!served.length || served.includes(room()))) open(room());
-    else if (!stream && served.length) open(served[0]);
+    else if (!where && stream && served.length && !served.includes(stream.room)) open(served[0]); // it was served when it was left
+    else if (!stream && room() !== null) open(room());
   }
   for (const [one, { element }] of Object.entries(pages)) show(element, connection.signedIn && one === page);
   entrance.open(!connection.signedIn);
   mark(document.body, "data-page", connection.signedIn ? page : "entrance");
-  changed();
+  pace.acted();
+  return more;
+}
+
+async function route() {
+  const more = place();
   if (connection.signedIn) await pages[page].enter?.(more);
 }
 
@@ -178,6 +186,7 @@ async function signed() {
     await route();
     return;
   }
+  place(); // the room shows itself while the list of rooms is still asked for
   await look();
   await route();
 }
@@ -199,16 +208,12 @@ async function look() {
   changed();
 }
 
-/** Draw at most once a frame, and only what is in sight. */
-function frame() {
-  if (dirty) {
-    dirty = false;
-    shell.update(store(), page);
-    rail.update(store());
-    if (connection.signedIn) pages[page].update(store());
-  }
-  requestAnimationFrame(frame);
-}
+/** Draw only what is in sight. */
+const pace = makePace(() => {
+  shell.update(store(), page);
+  rail.update(store());
+  if (connection.signedIn) pages[page].update(store());
+});
 
 let due = 0;
 setInterval(() => {
@@ -233,4 +238,3 @@ window.addEventListener("beforeunload", (event) => {
 window.addEventListener("hashchange", route);
 connection.addEventListener("signed", signed);
 signed();
-frame();

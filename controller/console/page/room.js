@@ -16,7 +16,7 @@ export function roomPage(desk) {
     state: statePanel(), treatment: treatmentPanel(desk), checklist: checklistPanel(), beam: beamPanel(), dose: dosePanel(),
     gantry: gantryDial(jog), couch: couchPanel(jog), interlocks: interlockPanel(desk),
   };
-  const spots = spotMap(), breathing = breathingPanel();
+  const spots = spotMap(() => desk.again()), breathing = breathingPanel();
   const element = h(
     "div", { class: "room" },
     h("div", { class: "column" }, parts.state.element, parts.treatment.element, parts.checklist.element),
@@ -56,7 +56,8 @@ function statePanel() {
       picture.as(good ? state.shape : "unknown");
       put(word, good ? state.word : "Not known");
       put(meaning, good ? sentence(view.why || state.meaning) : `last seen: ${state.word}`);
-      show(lapse, good && view.deadline_s !== null);
+      show(lapse, good && (view.deadline_s !== null || view.state.startsWith("irradiating")));
+      mark(lapse, "data-none", view.deadline_s === null); // its place is kept while beam goes on and off: nothing is to jump
       if (view.deadline_s !== null) {
         put(what, LAPSES[view.state] ?? "ends in");
         const seconds = view.deadline_s / view.speed; // by the clock of the person who waits
@@ -114,7 +115,7 @@ function makeBeam() {
     put(part, good ? percent(beam.meterset_delivered, beam.meterset_planned, beam.status === "complete") : "–");
     put(status, statusOf(beam.status));
     mark(row, "aria-current", current ? "true" : null);
-    fill.style.transform = `scaleX(${beam.meterset_planned > 0 && good ? Math.min(1, beam.meterset_delivered / beam.meterset_planned).toFixed(4) : 0})`;
+    fill.style.transform = `scaleX(${beam.meterset_planned > 0 && good ? Math.min(1, beam.meterset_delivered / beam.meterset_planned).toFixed(2) : 0})`;
   };
   return row;
 }

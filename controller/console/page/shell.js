@@ -79,8 +79,17 @@ export function makeShell(desk) {
         );
         const cause = firstOut(view);
         put(first, cause && !store.stale ? `First out: ${cause.cause}. ${cause.advice}` : "");
-        document.title = `${store.stale ? "STALE" : word} · ${view.room} · iongantry`;
       }
+      this.title(store);
+    },
+    /** What the tab shows of a page that nobody looks at: the state, and how many alarms nobody has seen. */
+    title(store) {
+      const { view, stale } = store ?? {};
+      if (!view) return;
+      const alarms = badge("alarms", view);
+      const words = [stale ? "STALE" : stateOf(view.state).word, view.room, alarms && `${alarms} alarm${alarms > 1 ? "s" : ""}`, "iongantry"];
+      const title = words.filter(Boolean).join(" · ");
+      if (document.title !== title) document.title = title;
     },
   };
 }
@@ -184,7 +193,7 @@ function makeControl(desk) {
         store.stale ? "–" : mine ? `you command ${view.room}` : control ? `${control.actor} at ${control.console} commands` : `nobody commands ${view.room}`,
       );
       mark(element, "data-tone", mine ? "ready" : null);
-      mark(element, "title", control ? `heard ${Math.round(control.heard_ms)} ms ago` : null);
+      mark(element, "title", control ? `heard ${control.heard_ms < 1000 ? "less than 1" : Math.round(control.heard_ms / 1000)} s ago` : null);
       show(take, !mine && Boolean(desk.person()));
       show(give, mine);
       enable(take, desk.may("take_control"), desk.why("take_control"));

@@ -1,17 +1,22 @@
 /** The spot map at isocentre: planned rings, delivered discs. Too little and too much have a shape of their own, not only a colour. */
 
-import { canvasOf, h, ink, mark, panel, put, sign } from "./dom.js";
+import { h, mark, panel, put, sign } from "./dom.js";
 import { figure } from "./words.js";
 import { layerLadder } from "./ladder.js";
 import { currentBeam } from "./store.js";
+import { ink, surfaceOf } from "./surface.js";
 
 const OFF = 0.03; // of the planned meterset: from here a spot is shown as off plan
 const ALL = "all";
 
-export function spotMap() {
+/** `again()`: another layer was chosen and is to be shown at once. */
+export function spotMap(again) {
   const canvas = h("canvas", { class: "spots-canvas", role: "img" });
   const title = h("span", { class: "soft spots-title" });
-  const ladder = layerLadder((index) => ((chosen = index), (drawn = null)));
+  const ladder = layerLadder((index) => {
+    chosen = index;
+    again();
+  });
   const legend = h(
     "div", { class: "legend" },
     ...[
@@ -24,8 +29,8 @@ export function spotMap() {
   );
   element.querySelector("h2").append(" ", title);
   let chosen = null; // null follows the beam
-  let drawn = null;
-  new ResizeObserver(() => (drawn = null)).observe(canvas);
+  let drawn = null; // what the map was drawn of
+  const surface = surfaceOf(canvas, () => drawn && draw(surface(), drawn));
 
   return {
     element,
@@ -42,10 +47,10 @@ export function spotMap() {
         chosen === ALL ? "all layers so far" : layer ? `layer ${layer.index + 1} of ${beam.layers}, ${figure(layer.energy, 1)} MeV/u` : "",
       );
       const stamp = `${store.spotsVersion} ${beam?.number} ${chosen ?? latest} ${good}`;
-      if (stamp === drawn && canvas.width) return;
-      const tally = draw(canvas, shown, layers, good);
-      if (tally === null) return;
-      drawn = stamp;
+      if (stamp === drawn?.stamp) return;
+      drawn = { stamp, spots: gather(shown), span: extent(layers), good };
+      const tally = tallyOf(drawn.spots);
+      draw(surface(), drawn);
       mark(
         canvas, "aria-label",
         `${tally.spots} spots planned, ${tally.delivered} delivered, ${tally.under} with too little, ${tally.over} with too much`,
@@ -54,81 +59,73 @@ export function spotMap() {
   };
 }
 
-function draw(canvas, shown, all, good) {
-  const screen = canvasOf(canvas);
-  if (screen === null) return null;
+const isOver = ({ part }) => part > 1 + OFF;
+const isUnder = ({ part, planned, delivered, complete }) => complete && part < 1 - OFF && (delivered > 0 || planned > 0);
+
+function tallyOf(spots) {
+  const number = (is) => spots.reduce((total, spot) => total + Number(is(spot)), 0);
+  return { spots: spots.length, delivered: number((spot) => spot.delivered > 0), under: number(isUnder), over: number(isOver) };
+}
+
+/** All marks of one kind are one path: a thousand spots are a few strokes of the pen. */
+function draw(screen, { spots, span, good }) {
+  if (screen === null) return;
   const { pen, width, height, rem } = screen;
-  const colours = {
-    grid: ink("line"), soft: ink("soft"), planned: ink("spot-planned"), delivered: ink("spot-delivered"),
-    under: ink("spot-under"), over: ink("spot-over"),
-  };
-  const span = extent(all);
   const size = Math.min(width, height) - 2.2 * rem;
   const [left, top] = [(width - size) / 2 + 0.8 * rem, (height - size) / 2 - 0.4 * rem];
   const x = (mm) => left + (size * (mm + span)) / (2 * span);
   const y = (mm) => top + (size * (span - mm)) / (2 * span);
-  grid(pen, { x, y, span, rem, colours, left, top, size });
-  const tally = { spots: 0, delivered: 0, under: 0, over: 0 };
-  const spots = gather(shown);
+  grid(pen, { x, y, span, rem, left, top, size });
   if (!spots.length) {
-    pen.fillStyle = colours.soft;
+    pen.fillStyle = ink("soft");
     pen.textAlign = "center";
     pen.fillText("spots are shown from the first layer on", left + size / 2, top + size / 2 - rem);
-    return tally;
+    return;
   }
-  const most = Math.max(...spots.map((spot) => spot.planned), 1e-9);
+  const most = spots.reduce((so, spot) => Math.max(so, spot.planned), 1e-9);
   const widest = Math.max(2.2, Math.min(0.62 * rem, (size / (2 * span)) * spacing(spots) * 0.5));
-  pen.globalAlpha = good ? 1 : 0.35;
+  const [over, under, given, planned] = [new Path2D(), new Path2D(), new Path2D(), new Path2D()];
   for (const spot of spots) {
     const [px, py] = [x(spot.x), y(spot.y)];
     const radius = widest * Math.max(0.35, Math.sqrt(spot.planned / most));
-    tally.spots += 1;
-    const given = spot.delivered > 0;
-    if (given) tally.delivered += 1;
-    const part = spot.planned > 0 ? spot.delivered / spot.planned : given ? 2 : 1;
-    const over = part > 1 + OFF;
-    const under = given && spot.complete && part < 1 - OFF;
-    pen.lineWidth = Math.max(1, rem * 0.08);
-    if (over) {
-      tally.over += 1;
-      pen.strokeStyle = colours.over;
-      pen.lineWidth *= 1.8;
-      cross(pen, px, py, radius * 1.15);
-    } else if (under || (spot.complete && !given && spot.planned > 0)) {
-      tally.under += 1;
-      pen.fillStyle = colours.under;
-      wedge(pen, px, py, radius * 1.1);
-    } else if (given) {
-      pen.fillStyle = colours.delivered;
-      disc(pen, px, py, radius * Math.sqrt(Math.min(1, part)));
-      pen.fill();
-    }
-    if (!given || part < 1 - OFF) {
-      pen.strokeStyle = colours.planned;
-      disc(pen, px, py, radius);
-      pen.stroke();
-    }
+    if (isOver(spot)) cross(over, px, py, radius * 1.15);
+    else if (isUnder(spot)) wedge(under, px, py, radius * 1.1);
+    else if (spot.delivered > 0) disc(given, px, py, radius * Math.sqrt(Math.min(1, spot.part)));
+    if (spot.delivered <= 0 || spot.part < 1 - OFF) disc(planned, px, py, radius);
   }
+  pen.globalAlpha = good ? 1 : 0.35;
+  pen.fillStyle = ink("spot-delivered");
+  pen.fill(given);
+  pen.fillStyle = ink("spot-under");
+  pen.fill(under);
+  pen.lineWidth = Math.max(1, rem * 0.08);
+  pen.strokeStyle = ink("spot-planned");
+  pen.stroke(planned);
+  pen.lineWidth *= 1.8;
+  pen.strokeStyle = ink("spot-over");
+  pen.stroke(over);
   pen.globalAlpha = 1;
-  return tally;
 }
 
-/** Paintings of a layer share spots: one mark per place. */
+/** Paintings of a layer share spots: one mark per place. `part`: of what was planned for it. */
 function gather(layers) {
   const places = new Map();
   for (const { parts } of layers) {
     for (const part of parts) {
       for (let i = 0; i < part.x_mm.length; i += 1) {
-        const key = `${part.x_mm[i].toFixed(2)} ${part.y_mm[i].toFixed(2)}`;
-        const spot = places.get(key) ?? { x: part.x_mm[i], y: part.y_mm[i], planned: 0, delivered: 0, complete: true };
+        const [x, y] = [part.x_mm[i], part.y_mm[i]];
+        const key = Math.round(x * 100) * 1e6 + Math.round(y * 100); // a place, to a hundredth of a millimetre
+        let spot = places.get(key);
+        if (spot === undefined) places.set(key, (spot = { x, y, planned: 0, delivered: 0, complete: true }));
         spot.planned += part.mu_planned[i];
         spot.delivered += part.mu_delivered[i];
         spot.complete &&= part.complete;
-        places.set(key, spot);
       }
     }
   }
-  return [...places.values()];
+  const spots = [...places.values()];
+  for (const spot of spots) spot.part = spot.planned > 0 ? spot.delivered / spot.planned : spot.delivered > 0 ? 2 : 1;
+  return spots;
 }
 
 /** Half the field that is shown: the same for all layers of a beam, in round steps. */
@@ -147,17 +144,19 @@ function spacing(spots) {
   return Number.isFinite(least) ? least : 6;
 }
 
-function grid(pen, { x, y, span, rem, colours, left, top, size }) {
+function grid(pen, { x, y, span, rem, left, top, size }) {
   const step = span <= 30 ? 10 : span <= 60 ? 20 : span <= 100 ? 50 : 100;
   pen.lineWidth = 1;
   pen.font = `${0.72 * rem}px "DejaVu Sans", system-ui, sans-serif`;
   pen.textBaseline = "middle";
-  pen.fillStyle = colours.soft;
+  pen.fillStyle = ink("soft");
+  pen.strokeStyle = ink("line");
   for (let mm = -Math.floor(span / step) * step; mm <= span; mm += step) {
-    pen.strokeStyle = colours.grid;
     pen.globalAlpha = mm === 0 ? 1 : 0.55;
+    pen.beginPath();
     line(pen, x(mm), top, x(mm), top + size);
     line(pen, left, y(mm), left + size, y(mm));
+    pen.stroke();
     pen.globalAlpha = 1;
     pen.textAlign = "center";
     pen.fillText(figure(mm, 0), x(mm), top + size + 0.75 * rem);
@@ -168,28 +167,24 @@ function grid(pen, { x, y, span, rem, colours, left, top, size }) {
   pen.fillText("mm", left + size + 0.9 * rem, top + size + 0.75 * rem);
 }
 
-function line(pen, x1, y1, x2, y2) {
-  pen.beginPath();
-  pen.moveTo(x1, y1);
-  pen.lineTo(x2, y2);
-  pen.stroke();
+function line(path, x1, y1, x2, y2) {
+  path.moveTo(x1, y1);
+  path.lineTo(x2, y2);
 }
 
-function disc(pen, x, y, radius) {
-  pen.beginPath();
-  pen.arc(x, y, radius, 0, 2 * Math.PI);
+function disc(path, x, y, radius) {
+  path.moveTo(x + radius, y);
+  path.arc(x, y, radius, 0, 2 * Math.PI);
 }
 
-function cross(pen, x, y, radius) {
-  line(pen, x - radius, y - radius, x + radius, y + radius);
-  line(pen, x - radius, y + radius, x + radius, y - radius);
+function cross(path, x, y, radius) {
+  line(path, x - radius, y - radius, x + radius, y + radius);
+  line(path, x - radius, y + radius, x + radius, y - radius);
 }
 
-function wedge(pen, x, y, radius) {
-  pen.beginPath();
-  pen.moveTo(x - radius, y - radius * 0.7);
-  pen.lineTo(x + radius, y - radius * 0.7);
-  pen.lineTo(x, y + radius * 0.9);
-  pen.closePath();
-  pen.fill();
+function wedge(path, x, y, radius) {
+  path.moveTo(x - radius, y - radius * 0.7);
+  path.lineTo(x + radius, y - radius * 0.7);
+  path.lineTo(x, y + radius * 0.9);
+  path.closePath();
 }

@@ -17,11 +17,13 @@ export class RoomStore {
     this.#seen = -Infinity;
     this.#treatment = null;
     this.#seq = -1;
+    this.#merged = { version: -1, beam: null, layers: [] };
   }
 
   #seen;
   #treatment;
   #seq;
+  #merged;
 
   ageMs(now) {
     return now - this.#seen;
@@ -65,8 +67,15 @@ export class RoomStore {
     this.spotsVersion += 1;
   }
 
-  /** The layers of a beam in the order of delivery; paintings of one layer put together. */
+  /** The layers of a beam in the order of delivery; paintings of one layer put together. The same list until spots come. */
   layersOf(beam) {
+    if (this.#merged.version !== this.spotsVersion || this.#merged.beam !== beam) {
+      this.#merged = { version: this.spotsVersion, beam, layers: this.#merge(beam) };
+    }
+    return this.#merged.layers;
+  }
+
+  #merge(beam) {
     const merged = new Map();
     for (const spots of this.layers.values()) {
       if (spots.beam_number !== beam) continue;

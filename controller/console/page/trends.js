@@ -1,7 +1,8 @@
 /** Trend plots of archived signals: up to four, each with the span between its least and greatest value, gaps where nothing is known. */
 
-import { canvasOf, h, ink, keyed, mark, panel, put, show } from "./dom.js";
+import { h, keyed, mark, panel, put, show } from "./dom.js";
 import { label } from "./interlocks.js";
+import { ink, surfaceOf } from "./surface.js";
 
 const SPANS = [["10 min", 600], ["1 h", 3600], ["8 h", 28800], ["24 h", 86400], ["7 days", 604800]];
 const MOST = 4;
@@ -84,6 +85,8 @@ function makePlot() {
   const title = h("figcaption", {});
   const canvas = h("canvas", { class: "plot-canvas", role: "img" });
   const figure = h("figure", { class: "plot" }, title, canvas);
+  let shown = null;
+  const surface = surfaceOf(canvas, () => shown && draw(surface(), ...shown));
   figure.update = (history, from, to) => {
     const known = history.last.filter((value) => value !== null);
     const last = known.at(-1);
@@ -92,7 +95,8 @@ function makePlot() {
     const values = last === undefined ? "nothing known" : `last ${short(last)}, from ${short(least)} to ${short(most)}`;
     put(title, `${words}: ${values}${history.simulated ? " (simulated)" : ""}`);
     mark(canvas, "aria-label", title.textContent);
-    requestAnimationFrame(() => draw(canvas, history, from, to));
+    shown = [history, from, to];
+    draw(surface(), ...shown);
   };
   return figure;
 }
@@ -100,8 +104,7 @@ function makePlot() {
 const isKnown = (value) => value !== null;
 const short = (value) => String(Number(value.toPrecision(5))).replace("-", "−");
 
-function draw(canvas, history, from, to) {
-  const screen = canvasOf(canvas);
+function draw(screen, history, from, to) {
   if (screen === null) return;
   const { pen, width, height, rem } = screen;
   const box = { left: 4.2 * rem, top: 0.5 * rem, right: width - 0.6 * rem, bottom: height - 1.5 * rem };

@@ -1,0 +1,33 @@
+/**
+ * When to draw: once for all that came together, at most ten times a second; at once when a person acted. Nothing stands in a loop:
+ * a page to which nothing came costs nothing, and one that nobody sees is drawn when it is looked at again.
+ * Not responsible for what has to be told also while nobody looks (main.js: the title).
+ */
+
+const APART_MS = 100; // views come as often; more can nobody read
+
+/** `draw()` brings the page up to date. `came()`: something new is known; `acted()`: a person waits for it. */
+export function makePace(draw) {
+  let timer = 0;
+  let frame = 0;
+  let due = -Infinity; // when the last drawing was due: it is drawn a little later, and that must not add up
+
+  function run() {
+    frame = 0;
+    draw();
+  }
+  function ask(at) {
+    clearTimeout(timer);
+    [timer, due] = [0, at];
+    frame ||= requestAnimationFrame(run);
+  }
+  return {
+    came() {
+      if (frame || timer) return;
+      const [now, next] = [performance.now(), due + APART_MS];
+      if (next <= now) ask(now);
+      else timer = setTimeout(() => ask(next), next - now);
+    },
+    acted: () => ask(performance.now()),
+  };
+}
