@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from struct import pack, unpack
 from typing import NamedTuple
 
 from interlocks.inputs import NO_ANGLE, SIGNALS, value_of
@@ -70,6 +72,7 @@ class PlanWatch:
         self._beams = self._none = None if not required else dict[tuple[int, int], Ceilings]()
         self._armed: tuple[int, int] | None = None  # plan and beam at the last look
         self._carried = self._given = 0  # given in fields before since arming, and seen to be given in this one
+        self._last: tuple[tuple[int, ...], Sequence[int]] = (), ()  # what was looked at, and the answer: one has one
 
     def give(self, data: bytes | None, sha256: str = "") -> None:
         """Take the bytes of a plan file (None: there is none any more). After one that cannot be read no beam is known.
@@ -77,7 +80,7 @@ class PlanWatch:
         Raises:
             PlanNotUnderstood: with every reason; another hash than `sha256`, if one is told, is one.
         """
-        self._beams = self._none if data is None else {}
+        self._beams, self._last = self._none if data is None else {}, ((), ())
         if data is None:
             return
         if sha256 and hashlib.sha256(data).hexdigest() != sha256.lower():
@@ -85,37 +88,38 @@ class PlanWatch:
         plan = read(data)
         self._beams = {(plan.hash, beam.number & 0xFFFF): ceilings_of(beam, self._figures) for beam in plan.beams}
 
-    def registers(self, image: Sequence[int]) -> list[int]:
+    def registers(self, image: Sequence[int]) -> Sequence[int]:
         """Registers from OWN_FIRST on, without that of the proof test."""
-        seen = {name: value_of(SIGNALS[name], image) for name in READ}
-        granted, armed = seen["granted_field"], bool(seen["armed"])
+        if (words := LOOKED_AT(image)) != self._last[0]:
+            self._last = words, self._look(image)
+        return self._last[1]
+
+    def _look(self, image: Sequence[int]) -> Sequence[int]:
+        """Take what the image says into account; a second look at the same changes nothing."""
+        seen = {name: value_of(SIGNALS[name], image) for name in READ.split()}
         # A total of monitor 1 that falls is a new field, whoever began it: what came before since arming still counts.
-        restarted = seen["counts1"] < self._given
-        key = (seen["preset_plan"], seen["preset_beam"]) if armed else None
-        self._carried = self._carried + self._given * restarted if key is not None and key == self._armed else 0
+        before = self._carried + self._given * (seen["counts1"] < self._given)
+        key = (seen["preset_plan"], seen["preset_beam"]) if seen["armed"] else None
+        self._carried = before if key is not None and key == self._armed else 0
         self._armed, self._given = key, seen["counts1"]
         known, beam = True, None
-        if armed and self._beams is not None:
-            beam = self._beams.get((seen["preset_plan"], seen["preset_beam"]))
-            same = (seen["granted_plan"], seen["granted_beam"]) in ((0, 0), (seen["preset_plan"], seen["preset_beam"]))
+        if key is not None and self._beams is not None:
+            beam = self._beams.get(key)
+            same = (seen["granted_plan"], seen["granted_beam"]) in ((0, 0), key)
             known = beam is not None and same and seen["granted_layer_number"] <= len(beam.layers)
-        total = self._carried + granted if armed else 0
+        total = self._carried + seen["granted_field"] if key is not None else 0
         if beam is None or not known:
-            return _words((known, 1), (NO_ANGLE, 2), (0, 2), (0, 4), (0, 4), (0, 2), (total, 4), (0, 2), (0, 2))
+            return _words(known, NO_ANGLE, 0, 0, 0, 0, total, 0, 0)
         layer = beam.layers[seen["granted_layer_number"] - 1] if seen["granted_layer_number"] else 0
         field, layer, row, *second = [max(1, round(x)) for x in (beam.field, layer, beam.row, beam.field2, beam.spot2)]
-        head = ((1, 1), (beam.angle_mdeg, 2), (beam.species, 2))
-        return _words(*head, (field, 4), (layer, 4), (row, 2), (total, 4), *((counts, 2) for counts in second))
+        return _words(1, beam.angle_mdeg, beam.species, field, layer, row, total, *second)
 
 
-PRESETS = ("armed", "preset_plan", "preset_beam")
-READ = (*PRESETS, "counts1", "granted_field", "granted_layer_number", "granted_plan", "granted_beam")
+READ = "armed preset_plan preset_beam counts1 granted_field granted_layer_number granted_plan granted_beam"
+LOOKED_AT = itemgetter(*(SIGNALS[name].register + i for name in READ.split() for i in range(SIGNALS[name].words)))
+TOP = [(1 << 16 * count) - 1 for count in (1, 2, 2, 4, 4, 2, 4, 2, 2)]
 
 
-def _words(*values: tuple[int, int]) -> list[int]:
+def _words(*values: int) -> Sequence[int]:
     """Integers as registers, high word first; what does not fit is the largest that does."""
-    words = []
-    for value, count in values:
-        bits = min(value, (1 << 16 * count) - 1) & ((1 << 16 * count) - 1)
-        words += [bits >> 16 * (count - 1 - i) & 0xFFFF for i in range(count)]
-    return words
+    return unpack(">23H", pack(">HIIQQIQII", *[min(value, top) & top for value, top in zip(values, TOP, strict=True)]))

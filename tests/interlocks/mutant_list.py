@@ -462,10 +462,10 @@ BY_FILE = {
         ("any file is the plan that was told", "if sha256 and hashlib", "if False and hashlib"),
         ("another beam may be granted than was armed", "known = beam is not None and same and", "known = beam is not None and"),
         ("no plan is ever needed", "None if not required else dict[tuple[int, int], Ceilings]()", "None"),
-        ("what was given in the field before is forgotten", "self._given * restarted if", "0 if"),
+        ("what was given in the field before is forgotten", "self._carried + self._given * (seen", "self._carried + 0 * (seen"),
         ("a layer may have what the field has", "in (beam.field, layer, beam.row,", "in (beam.field, beam.field, beam.row,"),
         ("figures between energies are those of the lower", "(energy_mev_u - low) / (high - low)", "0"),
-        ("a total too large wraps round", "bits = min(value, (1 << 16 * count) - 1) &", "bits = value &"),
+        ("a total too large wraps round", "min(value, top) & top", "value & top"),
     ],
     "plan_ceilings.py": [
         ("set-up beams are treated", ' if _text(beam, 0x300A00CE) != "SETUP"]', "]"),

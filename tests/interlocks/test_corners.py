@@ -210,9 +210,10 @@ def test_the_last_word_of_the_journal_counts(tmp_path):
 
 
 def test_a_ceiling_too_large_for_its_registers_is_the_largest_that_fits_and_never_a_small_one():
-    assert _words((1 << 40, 2)) == [0xFFFF, 0xFFFF]
-    assert _words((1 << 32, 2), (7, 1)) == [0xFFFF, 0xFFFF, 7]
-    assert _words((-30_000, 2)) == [0xFFFF, 0x8AD0]
+    words = _words(1, -30_000, 1 << 32, 1 << 40, 1 << 64, 1 << 40, 7, 8, 9)
+    assert words[:5] == (1, 0xFFFF, 0x8AD0, 0xFFFF, 0xFFFF)
+    assert words[5:15] == (0, 0x100, 0, 0, *[0xFFFF] * 6)
+    assert words[15:] == (0, 0, 0, 7, 0, 8, 0, 9)
 
 
 def test_what_must_keep_changing_may_stand_for_its_limit_and_says_when_that_ends():
