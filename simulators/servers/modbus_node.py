@@ -8,6 +8,7 @@ is not in the tables is "illegal data address", and so is writing what can only 
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -55,6 +56,30 @@ def signed32(high: int, low: int) -> int:
 def word16(value: int) -> int:
     """A signed 16-bit number as a register, clipped to what fits."""
     return max(-0x8000, min(value, 0x7FFF)) & 0xFFFF
+
+
+class Numbers:
+    """Numbers that follow one another in registers, packed all at once.
+
+    Args:
+        form: one letter per number, as of `struct`: H one register, i as of `words32`, Q as of `words64`.
+    """
+
+    __slots__ = ("_form", "_pack", "_unpack")
+
+    def __init__(self, form: str) -> None:
+        whole = struct.Struct(">" + form)
+        self._form = form
+        self._pack = whole.pack
+        self._unpack = struct.Struct(f">{whole.size // 2}H").unpack
+
+    def words(self, *values: int) -> Words:
+        """The registers. What one letter cannot hold is clipped as those functions do; an H stays what it is."""
+        try:
+            return self._unpack(self._pack(*values))
+        except struct.error:
+            wide = {"H": lambda value: (value,), "i": words32, "Q": words64}
+            return [word for letter, value in zip(self._form, values, strict=True) for word in wide[letter](value)]
 
 
 class ModbusNode:

@@ -14,7 +14,7 @@ from simulators.plant.drive import PROFILE_POSITION
 from simulators.plant.gantry import GantryRing
 from simulators.plant.nozzle import Nozzle
 from simulators.plant.room import RoomPlant
-from simulators.servers.modbus_node import CommandedNode, ModbusNode, ModbusRefusal, word16, words32, words64
+from simulators.servers.modbus_node import CommandedNode, ModbusNode, ModbusRefusal, Numbers, word16, words32
 
 DRIVE, ENCODER, COUCH, NOZZLE, SAFETY_IO, PERMIT_RELAY = 0xD1, 0xE1, 0xC1, 0x41, 0x51, 0x52
 SAFETY_CYCLE_S = 0.01
@@ -170,12 +170,18 @@ class NozzleNode(CommandedNode):
 class SafetyNode(ModbusNode):
     """Remote I/O of the room: 8 to 80 read; heartbeat, pulse, token, presets, armed, plan and beam at 127 to 137 written."""
 
+    _STATE = "HHHHH"
+    _INPUTS = _STATE + "HiiHHQQiiiiHH"
+    _ALL = _INPUTS + "QiHQiH"
+    _EVERY = _ALL + "HHiiiiHHHHHHiiiiHii"
+
     def __init__(self, room: RoomPlant) -> None:
         self._room = room
         super().__init__(room.kernel, SAFETY_IO, f"{room.name}-safety", SAFETY_CYCLE_S, 127, [0] * 11, (130, 132, 135))
-        self.add_area(8, 73, lambda: (*self._all(), *self._guards()))
-        self.add_area(8, 44, self._all)
-        self.add_area(8, 30, self._inputs)  # all that the controller asks for
+        every, whole, inputs = (Numbers(form).words for form in (self._EVERY, self._ALL, self._INPUTS))
+        self.add_area(8, 73, lambda: every(*self._state(), *self._inputs(), *self._granted(), *self._guards()))
+        self.add_area(8, 44, lambda: whole(*self._state(), *self._inputs(), *self._granted()))
+        self.add_area(8, 30, lambda: inputs(*self._state(), *self._inputs()))  # all that the controller asks for
         self.add_area(8, 5, self._state)  # all that is asked for with most pulses
 
     def accept(self, register: int, end: int) -> None:
@@ -218,45 +224,8 @@ class SafetyNode(ModbusNode):
             int(access.state),
         )
 
-    def _all(self) -> Sequence[int]:
-        """The inputs, and what the delivery unit has been granted."""
-        unit = self._room.unit
-        if unit is None:
-            return (*self._inputs(), *[0] * 14)
-        granted = unit.granted()
-        return (
-            *self._inputs(),
-            *words64(granted.field1),
-            *words32(granted.row1),
-            granted.layer & 0xFFFF,
-            *words64(granted.layer1),
-            *words32(granted.plan_hash),
-            granted.beam & 0xFFFF,
-        )
-
-    def _guards(self) -> Sequence[int]:
-        """Beam-off elements, hard-wired positions and contacts, services, and the ceilings of the second dose unit."""
-        room = self._room
-        unit2 = room.unit2
-        ceilings = (unit2.ceilings if unit2 is not None else None) or (NO_CEILING, NO_CEILING)
-        off, nozzle, services, now = room.chain.beam_off, room.nozzle, room.services, room.kernel.now_ns
-        ripple = nozzle.ripple_filter
-        return (
-            int(off.asked) | int(off.confirmed) << 8,
-            int(off.level),
-            *words32(off.residual_counts),
-            *(word for x in room.couch.position(now)[:3].tolist() for word in words32(round(x * MICRO))),
-            nozzle.mask | ripple.seen_inside << 15,
-            nozzle.barrier_mask | (ripple.inside and not ripple.moving) << 15,
-            services.collision.value | services.vacuum_good << 1 | services.power_good << 2,
-            *services.flows_permille,
-            *(word for margin in services.coil_margins_mk() for word in words32(margin)),
-            *words32(round(services.area_usv_h() * 100.0)),
-            int(unit2.state) if unit2 is not None and unit2.powered else 0,
-            *(word for counts in ceilings for word in words32(min(counts, NO_CEILING))),
-        )
-
-    def _inputs(self) -> Sequence[int]:
+    def _inputs(self) -> tuple[int, ...]:
+        """Encoders, counts and errors of the monitors, deviation of the magnets, species, health of the monitors, key."""
         room = self._room
         ring, unit, unit2, magnets = room.gantry, room.unit, room.unit2, room.magnets
         now = room.kernel.now_ns
@@ -266,20 +235,60 @@ class SafetyNode(ModbusNode):
         if unit2 is not None:
             health |= (unit2.monitor.hv_good << 2 | unit2.monitor.fresh << 3) * unit2.powered
         return (
-            *self._state(),
             0,
-            *words32(ring.load_encoder2_mdeg(now)),
-            *words32(ring.motor_encoder_mdeg(0, now)),
-            int(room.chain.standstill_ok.value),
+            ring.load_encoder2_mdeg(now),
+            ring.motor_encoder_mdeg(0, now),
+            room.chain.standstill_ok.value,
             0,
-            *words64(unit.field_counts1() if unit is not None else 0),
-            *words64(unit2.total if unit2 is not None else 0),
-            *words32(unit.position_error_um() if unit is not None else 0),
-            *words32(magnets.deviation_ppm() if magnets is not None else 0),
-            *words32(room.measured_species()),
-            *words32(unit.signal_permille() if unit is not None else 1000),
+            unit.field_counts1() if unit is not None else 0,
+            unit2.total if unit2 is not None else 0,
+            unit.position_error_um() if unit is not None else 0,
+            magnets.deviation_ppm() if magnets is not None else 0,
+            room.measured_species(),
+            unit.signal_permille() if unit is not None else 1000,
             health,
-            int(room.access.service_key),
+            room.access.service_key,
+        )
+
+    def _granted(self) -> tuple[int, ...]:
+        """What the delivery unit has been granted."""
+        unit = self._room.unit
+        if unit is None:
+            return (0,) * 6
+        granted = unit.granted()
+        return (
+            granted.field1,
+            granted.row1,
+            granted.layer & 0xFFFF,
+            granted.layer1,
+            granted.plan_hash,
+            granted.beam & 0xFFFF,
+        )
+
+    def _guards(self) -> tuple[int, ...]:
+        """Beam-off elements, hard-wired positions and contacts, services, and the ceilings of the second dose unit."""
+        room = self._room
+        unit2 = room.unit2
+        field, spot = (unit2.ceilings if unit2 is not None else None) or (NO_CEILING, NO_CEILING)
+        off, nozzle, services, now = room.chain.beam_off, room.nozzle, room.services, room.kernel.now_ns
+        ripple = nozzle.ripple_filter
+        lateral_mm, longitudinal_mm, vertical_mm, *_ = room.couch.position(now).tolist()
+        return (
+            int(off.asked) | int(off.confirmed) << 8,  # of a flag `|` takes 2 us
+            off.level,
+            off.residual_counts,
+            round(lateral_mm * MICRO),
+            round(longitudinal_mm * MICRO),
+            round(vertical_mm * MICRO),
+            nozzle.mask | ripple.seen_inside << 15,
+            nozzle.barrier_mask | (ripple.inside and not ripple.moving) << 15,
+            services.collision.value | services.vacuum_good << 1 | services.power_good << 2,
+            *services.flows_permille,
+            *services.coil_margins_mk(),
+            round(services.area_usv_h() * 100.0),
+            unit2.state if unit2 is not None and unit2.powered else 0,
+            min(field, NO_CEILING),
+            min(spot, NO_CEILING),
         )
 
 

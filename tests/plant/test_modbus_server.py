@@ -11,6 +11,7 @@ from simulators.plant.kernel import Kernel
 from simulators.plant.motion_truth import MotionTruth
 from simulators.plant.room import RoomPlant
 from simulators.servers.modbus import answer, motion_nodes, safety_nodes, serve_stream
+from simulators.servers.modbus_node import Numbers
 
 NS = 1_000_000_000
 MS = 1_000_000
@@ -430,3 +431,11 @@ def test_a_request_costs_tens_of_microseconds():
             answer(line.server, line.nodes, request)
         best = min(best, (time.perf_counter() - begin) / 200)
     assert best < 200e-6
+
+
+def test_numbers_packed_at_once_are_those_packed_one_by_one_also_where_they_do_not_fit():
+    numbers = Numbers("HiQ")
+    assert list(numbers.words(7, -2, 1 << 48)) == [7, 0xFFFF, 0xFFFE, 1, 0, 0, 0]
+    assert list(numbers.words(7, 1 << 31, -1)) == [7, 0x7FFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF]
+    assert list(numbers.words(7, -1 << 40, 1 << 64)) == [7, 0x8000, 0, 0, 0, 0, 0]
+    assert numbers.words(1 << 16, 0, 0)[0] == 1 << 16, "no register: whoever frames it refuses"
