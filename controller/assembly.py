@@ -17,9 +17,11 @@ import numpy as np
 
 from controller.intake import Intake
 from controller.interlock_rows import rows_of
+from controller.interlock_standing import ToldApart
 from controller.plan.schedule import planned_counts
 from controller.record.ledger import Received
 from controller.room_devices import room_devices
+from controller.surroundings import Standing
 from controller.wires import MemoryEnds, RoomWires
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import now_ns
@@ -244,6 +246,7 @@ class SimulatedWorld:
         self._monitor: InvariantMonitor | None = None
         self._session_ns = 0  # plant time at which the session began that is watched
         self.simulated = self._build_room(room)
+        self._told = ToldApart()
         ends = MemoryEnds(
             {line.name: line.connect for line in (self.simulated.motion, self.simulated.safety)}, self.channels, self.messages
         )
@@ -335,10 +338,9 @@ class SimulatedWorld:
         """The plant's staff."""
         return self.simulated.operator
 
-    def tripped(self) -> tuple[str, ...] | None:
-        """Ids of the interlocks that stand now."""
-        decision = self.simulated.interlock.decision
-        return decision.tripped if decision is not None else None
+    def standing(self) -> Standing | str:
+        """What stands in the interlock system, as it would tell another process."""
+        return self._told.of(self.simulated.interlock.status(now_ns()), now_ns())
 
     async def give_plan(self, plan: Path, sha256: str) -> None:
         """Let the interlock system read another plan by itself; it says in its own words what it makes of it."""

@@ -21,9 +21,10 @@ from controller.console.telemetry import Telemetry, last_will
 from controller.endpoints import SCRIPTED, Whereabouts
 from controller.interlock_plan import entrust_plan, take_back
 from controller.interlock_rows import facility_rows
+from controller.interlock_standing import StandingWatch
 from controller.room_devices import room_devices
 from controller.room_lock import RoomLock
-from controller.surroundings import Bodies
+from controller.surroundings import Bodies, Standing
 from controller.wires import RoomWires
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import now_ns
@@ -82,6 +83,7 @@ class AttachedRoom:
         tap: what every wire goes through.
         commands: False only looks: the room is not held, nobody is told, no session begins.
         breathing: the breathing signal is listened to, for those who show it.
+        panel: the interlock system is asked what stands, for those who show it.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class AttachedRoom:
         *,
         commands: bool = True,
         breathing: bool = False,
+        panel: bool = False,
     ) -> None:
         self._breathing = breathing
         self.facility = where.facility
@@ -121,6 +124,7 @@ class AttachedRoom:
         self.operator: Answers = self._tap.operator(self._person)
         self.rows = facility_rows(where.facility.name)
         self._buttons = PanelButtons(where.endpoints.interlock_buttons.get(room, ""))
+        self._standing = StandingWatch(self._buttons.path, room, bus) if panel else None
         staffed = self._door is not None and where.facility.devices[f"{room}-safety"].simulated
         self.bodies: Bodies = (
             RemoteBodies(self._door, room, self._buttons)
@@ -142,6 +146,8 @@ class AttachedRoom:
         if self._lock is not None:
             self._lock.take()
         await self._wires.open()
+        if self._standing is not None:
+            self._standing.start()
         await self._prescribe()
 
     async def _prescribe(self) -> None:
@@ -211,6 +217,8 @@ class AttachedRoom:
         if self._telemetry is not None:
             self._telemetry.cancel()
             await asyncio.wait([self._telemetry])
+        if self._standing is not None:
+            await self._standing.stop()
         await self._wires.close()
         if self._lock is not None:
             await self._person.stop()
@@ -219,9 +227,9 @@ class AttachedRoom:
             await self._door.close()
         self._told()
 
-    def tripped(self) -> tuple[str, ...] | None:
-        """Over the wire only the first-out is seen."""
-        return None
+    def standing(self) -> Standing | str:
+        """As the interlock system told last; over the wire only the first-out is seen."""
+        return self._standing.standing() if self._standing is not None else "nobody asks the interlock system"
 
     async def give_plan(self, plan: Path, sha256: str) -> None:
         """Name the plan to the interlock system, which reads it by itself. Raises CommandRejected with its reasons."""
@@ -236,10 +244,16 @@ class AttachedRoom:
     async def bypass(self, interlock: str, owner: str, approver: str, duration_s: float, reason: str) -> None:
         """Hand a bypass over. Raises CommandRejected when nobody takes it, or with the interlock system's own reason."""
         await self._buttons.ask(bypass_line(interlock, owner, approver, duration_s, reason))
+        self._look_again()
 
     async def end_bypass(self, interlock: str) -> None:
         """End a bypass early."""
         await self._buttons.ask(f"end-bypass {interlock}")
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if self._standing is not None:
+            self._standing.look()
 
     def show(self, view: Callable[[], Mapping[str, Any]]) -> None:
         """What the room shows its consoles, asked for only where there is a broker: for those who listen there."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import tempfile
 from typing import TYPE_CHECKING
 
+from controller.interlock_socket import ask
 from drivers.hal.errors import CommandRejected
 
 if TYPE_CHECKING:
@@ -32,20 +32,13 @@ class PanelButtons:
 
     async def ask(self, message: str) -> None:
         """One line that is answered ``VERB taken`` or with why not. Raises CommandRejected."""
-        with (
-            tempfile.TemporaryDirectory(prefix="panel-") as directory,
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line,
-        ):
-            line.bind(f"{directory}/answer")
-            line.setblocking(False)
-            try:
-                line.sendto(message.encode(), self._path)
-                answer = (await asyncio.wait_for(asyncio.get_running_loop().sock_recv(line, 65536), ANSWER_S)).decode()
-            except (OSError, TimeoutError) as error:
-                why = "no answer" if isinstance(error, TimeoutError) else str(error)
-                raise CommandRejected(
-                    f"the interlock system does not answer: {why}", code=4433, hint="does it run, and is this its socket?"
-                ) from None
+        try:
+            answer = await ask(self._path, message, ANSWER_S)
+        except OSError as error:
+            why = "no answer" if isinstance(error, TimeoutError) else str(error)
+            raise CommandRejected(
+                f"the interlock system does not answer: {why}", code=4433, hint="does it run, and is this its socket?"
+            ) from None
         verb, _, said = answer.partition(" ")
         if said != "taken":
             raise CommandRejected(f"the interlock system refuses: {said.strip() or verb or 'no reason given'}", code=4432)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import tempfile
 from pathlib import Path
 
+from controller.interlock_socket import ask
 from drivers.hal.errors import BeamlineError, CommandRejected, CommunicationError
 from drivers.hal.events import EventBus
 
@@ -90,18 +89,13 @@ def _line(plan: Path, sha256: str) -> str:
 
 async def _ask(buttons: Path, message: str, room: str) -> str:
     """Send a line, and wait for what is answered. Raises CommunicationError (2109)."""
-    loop = asyncio.get_running_loop()
-    with tempfile.TemporaryDirectory(prefix="plan-") as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
-        line.bind(f"{directory}/answer")
-        line.setblocking(False)
-        try:
-            line.sendto(message.encode(), str(buttons))
-            return (await asyncio.wait_for(loop.sock_recv(line, 65536), ANSWER_S)).decode("utf-8", "replace")
-        except (OSError, TimeoutError) as error:
-            why = "no answer" if isinstance(error, TimeoutError) else str(error)
-            raise CommunicationError(
-                f"the interlock system does not answer at {buttons}: {why}",
-                code=SILENT,
-                device=f"{room}-interlock",
-                hint="start the interlock system of this room, or give it the plan by hand: iongantry interlock --plan FILE",
-            ) from None
+    try:
+        return await ask(str(buttons), message, ANSWER_S)
+    except OSError as error:
+        why = "no answer" if isinstance(error, TimeoutError) else str(error)
+        raise CommunicationError(
+            f"the interlock system does not answer at {buttons}: {why}",
+            code=SILENT,
+            device=f"{room}-interlock",
+            hint="start the interlock system of this room, or give it the plan by hand: iongantry interlock --plan FILE",
+        ) from None

@@ -111,6 +111,60 @@ class InterlockRow:
     longest_bypass_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class StandingRow:
+    """A row of the interlock matrix that is active or latched, in the interlock system's own words.
+
+    Attributes:
+        first_out: False: it followed from another.
+        cause: what happened, the inputs with their values (and whether they were not believed), and the limit, in one line.
+        shown_input: index of the input that shows it; 0x8000 added: not believed; 0xFFFF: none (docs/wires.md, node 2).
+        since_ns: of its trip, in the room's time.
+        resettable_by: the role whose reset would clear it now; empty: nobody's would.
+    """
+
+    id: str
+    code: int
+    first_out: bool
+    cause: str
+    advice: str
+    shown_input: int
+    since_ns: int
+    latched: bool
+    resettable_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class StandingBypass:
+    """A bypass that the interlock system holds, until `until_ns` in the room's time."""
+
+    id: str
+    owner: str
+    approver: str
+    reason: str
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Everything that stands in the interlock system, as it told.
+
+    Attributes:
+        t_ns: when it was asked, in the room's time.
+        boot_id: of its start, as on the status line.
+        rows: the first-out before what followed, in the order of their trips.
+        withheld: ids of rows that keep the permit off without having tripped.
+        proof_age_s: since the last proof test that passed; 0 where none is required; None: none since the start.
+    """
+
+    t_ns: int
+    boot_id: int
+    rows: tuple[StandingRow, ...]
+    withheld: tuple[str, ...]
+    bypasses: tuple[StandingBypass, ...]
+    proof_age_s: int | None
+
+
 class ServedSurroundings(Surroundings, Protocol):
     """A room that stands by for a console: many treatments in one world, and people who leave the deciding to the console."""
 
@@ -124,8 +178,8 @@ class ServedSurroundings(Surroundings, Protocol):
         """The interlock matrix, by id."""
         ...
 
-    def tripped(self) -> tuple[str, ...] | None:
-        """Ids of the interlocks that stand now; None where only the first-out can be seen."""
+    def standing(self) -> Standing | str:
+        """What stands in the interlock system, for display alone; where no more than the first-out is known: why, in words."""
         ...
 
     async def give_plan(self, plan: Path, sha256: str) -> None:
@@ -170,7 +224,7 @@ def served_surroundings(
         return SimulatedWorld(facility, seed, bus, room, breathing=True, staff=staff, life=life)
     from controller.attached import AttachedRoom
 
-    return AttachedRoom(where, bus, room, breathing=True)
+    return AttachedRoom(where, bus, room, breathing=True, panel=True)
 
 
 def surroundings(

@@ -179,8 +179,7 @@ class InterlockNode:
             told |= {"latched": self.engine.latched(), "proof_age_s": self._proof.age_s(now_ns)}
             told["rows"] = [trip._asdict() for name, trip in self._latest.items() if name in decision.tripped]
             told["by"] = {row: role for role in ROLES for row in self.engine.resettable(role, now_ns).cleared}
-            told["bypasses"] = [bypass._asdict() for bypass in self.engine.bypasses.values()]
-            self._status = json.dumps(told).encode()
+            self._status = json.dumps({**told, "bypasses": [b._asdict() for b in self.engine.bypasses.values()]}).encode()
         return self._status
 
     def give_plan(self, now_ns: int, data: bytes | None, sha256: str = "") -> bool:
@@ -201,8 +200,7 @@ class InterlockNode:
 
     def proof(self, now_ns: int, owner: str) -> None:
         """Begin a proof test, or with nobody's name end the open one."""
-        record = self._proof.begin(owner) if owner.strip() else self._proof.end()
-        if record is not None:
+        if (record := self._proof.begin(owner) if owner.strip() else self._proof.end()) is not None:
             self._journal({"t_ns": now_ns, **record})
 
     def reset(self, now_ns: int, role: str, pressed: bool) -> Reset:

@@ -166,7 +166,14 @@ class InterlocksView(View):
     relay_closed: bool
     active_trips: int
     first_out: TripView | None
-    trips: list[TripView] = Field(description="of this episode, first-out first")
+    trips: list[TripView] = Field(description="that are active or latched, first-out first")
+    rest_unknown: str = Field(
+        default="", description="why no more than the first-out is known to stand; empty: all that stands is listed"
+    )
+    withheld: list[str] = Field(default=[], description="ids of rows that keep the permit off without having tripped")
+    proof_age_s: int | None = Field(
+        default=None, description="since the last proof test that passed; 0: none is required; null: none, or not known"
+    )
     room_causes: list[TripView] = Field(description="what tripped the room machine, first first")
     bypasses: list[BypassView]
 

@@ -173,6 +173,8 @@ def interlock_words(view: View) -> Text:
             text.append(f"\n    value {trip.get('value') or NOT_KNOWN}, limit {trip.get('limit') or NOT_KNOWN}")
         text.append(f"\n    do: {trip['advice']}" if trip.get("advice") else "", "cyan")
         text.append(f"\n    reset by: {trip['reset_role']} (x)" if trip.get("reset_role") else "", DIM)
+    if interlocks.get("rest_unknown"):
+        text.append(f"\nonly the first-out is known, the rest is not: {interlocks['rest_unknown']}", WARN)
     for bypass in interlocks["bypasses"]:
         by = bypass["approver"] or "NOT APPROVED"
         text.append("\n BYPASS ", WARN)

@@ -71,7 +71,7 @@ class ServedRoom:
         self.plans = PlanStore(ground.state, ground.called, inspect)
         self.alarms = AlarmList()
         self.devices = DevicesBook(ground.devices.all(), say, self._connected)
-        self.interlocks = InterlockBook(ground.world.rows, lambda: ground.devices.interlock.status, ground.world.tripped)
+        self.interlocks = InterlockBook(ground.world.rows, lambda: ground.devices.interlock.status, ground.world.standing)
         self.questions = Questions(ground.room, ground.world.bodies)
         self.desk = CommandDesk(
             ground.room,

@@ -1,7 +1,8 @@
 """What a room's console shows of the interlock system: what stands, what was first, who resets it, and the bypasses.
 
-Made from the bus, from the interlock system's status line and its matrix. Where only the first-out crosses the wire, only that
-is known to stand. Not responsible for resetting (`servicing`).
+Made from what the interlock system tells of itself, for display alone. Where that is not known (`Standing` has a reason in its
+place) only the first-out of its status line is known to stand, with the bus and the matrix for its words. Not responsible for
+asking (`controller.interlock_standing`), nor for resetting (`servicing`).
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from dataclasses import dataclass
 
 from controller.console.views import BypassView, InterlocksView, TripView
 from controller.room.causes import Cause
-from controller.surroundings import InterlockRow
+from controller.surroundings import InterlockRow, Standing, StandingRow
 from drivers.hal.capabilities import InterlockStatus
-from drivers.hal.clock import NS_PER_S, now_ns
+from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
 from drivers.hal.events import Event
 
 KEPT = 64  # trips of an episode; assumed
 UNBELIEVED, NOTHING = 0x8000, 0xFFFF  # docs/wires.md, node 2: index of the input that shows a first-out
 KEY = "key"
+ENDED_NS = 100 * NS_PER_MS  # the interlock system tells a bypass until its next step
+ANOTHER = "another interlock system than that of this room answers at the socket"
 
 
 @dataclass(slots=True)
@@ -46,21 +49,22 @@ class InterlockBook:
     Args:
         rows: the matrix.
         status: the status line, as last read.
-        tripped: ids that stand now; None where that cannot be seen.
+        told: what the interlock system told last, or why that is not known.
     """
 
     def __init__(
         self,
         rows: Mapping[str, InterlockRow],
         status: Callable[[], InterlockStatus],
-        tripped: Callable[[], tuple[str, ...] | None],
+        told: Callable[[], Standing | str],
     ) -> None:
         self.bypasses: dict[str, Bypassed] = {}
         self._rows = rows
         self._codes = {row.code: row for row in rows.values()}
         self._status = status
-        self._tripped = tripped
-        self._trips: dict[str, TripView] = {}
+        self._told = told
+        self._trips: dict[str, TripView] = {}  # of the bus
+        self._ended_ns: dict[str, int] = {}  # when bypasses were ended here
 
     def take(self, event: Event) -> None:
         """Fold one event in."""
@@ -72,19 +76,12 @@ class InterlockBook:
 
     def standing(self) -> list[TripView]:
         """What stands now, first-out first."""
-        status, names = self._status(), self._tripped()
-        code = status.first_out_code
-        if names is not None:
-            for name in [n for n in self._trips if n not in names]:
-                del self._trips[name]
-            for name in names:
-                if name not in self._trips and name in self._rows:
-                    self._trips[name] = self._view(self._rows[name], "", {}, event_t_ns=status.t_ns)
-        elif not status.active_trips:
-            self._trips.clear()
-        elif code and (row := self._codes.get(code)) is not None and row.id not in self._trips:
-            self._trips[row.id] = self._view(row, "", {"first_out": True}, event_t_ns=status.t_ns)
-        return sorted(self._trips.values(), key=lambda trip: (trip.code != code, not trip.first_out, trip.t_ns))
+        code, told = self._status().first_out_code, self._known()
+        found = self._of_the_wire()
+        if not isinstance(told, str):
+            rows = [self._standing_row(row) for row in self._rows_of(told)]
+            found = [*rows, *(trip for trip in found if trip.code == code and all(row.id != trip.id for row in rows))]
+        return sorted(found, key=lambda trip: (trip.code != code, not trip.first_out, trip.t_ns))
 
     def roles(self) -> dict[str, list[str]]:
         """Who may reset what stands: ids by role."""
@@ -95,21 +92,40 @@ class InterlockBook:
         return by_role
 
     def active_bypasses(self) -> list[Bypassed]:
-        """Those that were approved and have not run out; the others are forgotten."""
+        """Those of this console that were approved and have not run out; the others are forgotten."""
         at_ns = now_ns()
         for name in [b.interlock for b in self.bypasses.values() if b.approver and b.until_ns <= at_ns]:
             del self.bypasses[name]
         return [bypass for bypass in self.bypasses.values() if bypass.approver]
 
+    def shown_bypasses(self) -> list[Bypassed]:
+        """Asked for, active, and those that the interlock system holds from before this room's process began."""
+        self.active_bypasses()
+        told, found = self._known(), dict(self.bypasses)
+        if isinstance(told, str):
+            return list(found.values())
+        for held in told.bypasses:
+            ended_ns = self._ended_ns.get(held.id)
+            if held.until_ns > now_ns() and (ended_ns is None or told.t_ns > ended_ns + ENDED_NS):
+                found.setdefault(held.id, Bypassed(held.id, held.owner, held.reason, 0.0, held.approver, held.until_ns))
+        return list(found.values())
+
+    def forget_bypass(self, interlock: str) -> None:
+        """It was ended, or the request withdrawn."""
+        self.bypasses.pop(interlock, None)
+        self._ended_ns[interlock] = now_ns()
+
     def view(self, causes: Sequence[Cause]) -> InterlocksView:
         """Everything of it."""
-        status, trips, at_ns = self._status(), self.standing(), now_ns()
-        self.active_bypasses()
+        status, told, trips, at_ns = self._status(), self._known(), self.standing(), now_ns()
         return InterlocksView(
             relay_closed=status.relay_closed,
             active_trips=status.active_trips,
             first_out=next((trip for trip in trips if trip.code == status.first_out_code), None),
             trips=trips,
+            rest_unknown=told if isinstance(told, str) else "",
+            withheld=[] if isinstance(told, str) else list(told.withheld),
+            proof_age_s=None if isinstance(told, str) else told.proof_age_s,
             room_causes=[
                 TripView(
                     id=cause.name,
@@ -123,45 +139,78 @@ class InterlockBook:
                 )
                 for index, cause in enumerate(causes)
             ],
-            bypasses=[bypass.view(at_ns) for bypass in self.bypasses.values()],
+            bypasses=[bypass.view(at_ns) for bypass in self.shown_bypasses()],
         )
+
+    # --- what is told -----------------------------------------------------------------------------------------------------
+
+    def _known(self) -> Standing | str:
+        """Of this room's interlock system: who answers at the socket is who writes the status line."""
+        told, status = self._told(), self._status()
+        return ANOTHER if not isinstance(told, str) and status.boot_id not in (0, told.boot_id) else told
+
+    def _rows_of(self, told: Standing) -> tuple[StandingRow, ...]:
+        """A status line that is newer, and shows nothing, has seen the reset."""
+        status = self._status()
+        return told.rows if status.active_trips or told.t_ns >= status.t_ns else ()
+
+    def _standing_row(self, told: StandingRow) -> TripView:
+        row = self._rows.get(told.id) or _unknown_row(told.id, told.code, told.advice)
+        believed = told.shown_input == NOTHING or not told.shown_input & UNBELIEVED
+        role = told.resettable_by or (row.reset_role if believed else row.invalid_reset_role)
+        return _view(row, told.cause, told.latched, role, first_out=told.first_out, t_ns=told.since_ns)
+
+    # --- what the wire and the bus show -----------------------------------------------------------------------------------
+
+    def _of_the_wire(self) -> list[TripView]:
+        status = self._status()
+        code = status.first_out_code
+        if not status.active_trips:
+            self._trips.clear()
+        elif code and (row := self._codes.get(code)) is not None and row.id not in self._trips:
+            role = self._role(row, {})
+            self._trips[row.id] = _view(row, "", row.latches, role, first_out=True, t_ns=status.t_ns)
+        return list(self._trips.values())
 
     def _trip(self, event: Event) -> None:
         name = str(event.data["id"])
         row = self._rows.get(name)
         if row is None:
-            code, advice = int(event.data.get("code", 0)), str(event.data.get("advice", ""))
-            row = InterlockRow(name, code, "", advice, False, "", "", False, 0.0)
-        self._trips[name] = self._view(row, str(event.data.get("cause", "")), event.data, event_t_ns=event.t_ns)
+            row = _unknown_row(name, int(event.data.get("code", 0)), str(event.data.get("advice", "")))
+        cause, first_out = str(event.data.get("cause", "")), bool(event.data.get("first_out", False))
+        role = self._role(row, event.data)
+        self._trips[name] = _view(row, cause, row.latches, role, first_out=first_out, t_ns=event.t_ns)
         while len(self._trips) > KEPT:
             del self._trips[next(iter(self._trips))]
 
-    def _view(self, row: InterlockRow, cause: str, data: Mapping[str, object], *, event_t_ns: int) -> TripView:
-        what, _, numbers = (cause or row.what).partition(": ")
-        value, _, limit = numbers.partition("; limit ")
-        role = row.reset_role if self._on_a_value(row, data) else row.invalid_reset_role
-        return TripView(
-            id=row.id,
-            code=row.code,
-            cause=row.what or what,
-            value=value,
-            limit=limit,
-            advice=row.advice,
-            reset_role=role if row.latches else "",
-            latched=row.latches,
-            first_out=bool(data.get("first_out", False)),
-            t_ns=event_t_ns,
-            source="interlock system",
-        )
-
-    def _on_a_value(self, row: InterlockRow, data: Mapping[str, object]) -> bool:
-        """Whether it tripped on a value that was believed, and not on an input that is missing or stale."""
-        shown = data.get("shown")
-        status = self._status()
+    def _role(self, row: InterlockRow, data: Mapping[str, object]) -> str:
+        """Another one resets what tripped on a value than what tripped on an input that is missing or stale."""
+        shown, status, index = data.get("shown"), self._status(), NOTHING
         if isinstance(shown, list | tuple) and shown:
             index = int(shown[0])
         elif status.first_out_code == row.code:
             index = status.first_out_input
-        else:
-            return True
-        return index == NOTHING or not index & UNBELIEVED
+        return row.reset_role if index == NOTHING or not index & UNBELIEVED else row.invalid_reset_role
+
+
+def _unknown_row(name: str, code: int, advice: str) -> InterlockRow:
+    """One that this program's matrix does not have."""
+    return InterlockRow(name, code, "", advice, False, "", "", False, 0.0)
+
+
+def _view(row: InterlockRow, cause: str, latched: bool, role: str, *, first_out: bool, t_ns: int) -> TripView:
+    what, _, numbers = (cause or row.what).partition(": ")
+    value, _, limit = numbers.partition("; limit ")
+    return TripView(
+        id=row.id,
+        code=row.code,
+        cause=row.what or what,
+        value=value,
+        limit=limit,
+        advice=row.advice,
+        reset_role=role if latched else "",
+        latched=latched,
+        first_out=first_out,
+        t_ns=t_ns,
+        source="interlock system",
+    )

@@ -179,7 +179,7 @@ class RoomViewer:
         found: list[Banner] = ["SIMULATED"] if self._ground.simulated else []
         if state in SERVICE or self._ground.devices.access.status.service_mode:
             found.append("SERVICE")
-        if self._interlocks.active_bypasses():
+        if any(bypass.approver for bypass in self._interlocks.shown_bypasses()):
             found.append("BYPASS")
         if self._ground.facility.purpose == "research":
             found.append("RESEARCH")

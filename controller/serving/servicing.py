@@ -232,12 +232,13 @@ class Servicing:
     async def end_bypass(self, command: Command) -> None:
         """`end_bypass{interlock?}`: one, or all of them; a request is withdrawn."""
         wanted = command.arguments.get("interlock")
-        names = [str(wanted)] if wanted is not None else list(self._interlocks.bypasses)
-        if not names or (wanted is not None and wanted not in self._interlocks.bypasses):
+        known = [bypass.interlock for bypass in self._interlocks.shown_bypasses()]
+        names = [str(wanted)] if wanted is not None else known
+        if not names or names[0] not in known:
             raise self._no(BYPASS, f"no bypass of {wanted or 'anything'} is active", "")
         for name in names:
             await self._ground.world.end_bypass(name)
-            self._interlocks.bypasses.pop(name, None)
+            self._interlocks.forget_bypass(name)
             self._ground.bus.emit(f"room.{self._ground.room}", "bypass.ended", interlock=name, by=command.actor.name)
 
     def _interlocks_row(self, name: str) -> Any:

@@ -392,8 +392,8 @@ BY_FILE = {
         ("faults of the link are not counted", "self.link_faults += 1  # the relay", "pass  # the relay"),
         (
             "a question resets what is over",
-            "            self._status = json.dumps(told)",
-            '            self.engine.clear(told["by"])\n            self._status = json.dumps(told)',
+            "            self._status = json.dumps({**told",
+            '            self.engine.clear(told["by"])\n            self._status = json.dumps({**told',
         ),
         ("each question costs anew", "if not self._status and (decision", "if (decision"),
         ("a question is answered with what stood before", 'self._status = decision, now_ns, b""', "_ = decision, now_ns, 0"),

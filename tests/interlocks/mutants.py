@@ -59,10 +59,11 @@ OWN = {  # tests of a file, if they are not called after it; all others follow
 }
 DONE = "done "  # a child that says nothing has not run any test
 LAST = ("test_properties.py", "test_truth_table.py")  # thorough, and longest
-LEFT_OUT = (  # about the package's files and pages, or about this list: they would notice any change at all
+LEFT_OUT = (  # about the package's files and pages, about this list (they would notice any change at all), or about a panel
     "test_mutants.py",
     "test_explain.py",
     "test_shipped_signature.py",
+    "test_standing_shown.py",
     "test_nothing_but_the_standard_library_is_imported",
     "test_the_package_stays_small_enough_to_read",
     "test_the_table_in_the_docs_is_that_of_the_file",
