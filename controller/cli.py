@@ -37,10 +37,13 @@ from controller.cli_limits import register as register_limits
 from controller.cli_simulate import register as register_simulate
 from controller.cli_site import register as register_site
 from controller.cli_tap import register as register_tap
+from controller.early_end import begun
 
 if TYPE_CHECKING:
     from drivers.hal.events import Event
 
+# Until one of these has begun something Ctrl-C ends it in words; then it answers for itself.
+ANSWER_FOR_THEMSELVES = {"treat", "resume", "simulate", "interlock", "serve", "up", "watch", "hil"}
 
 app = typer.Typer(
     name="iongantry",
@@ -63,11 +66,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     _version_wanted: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options before the command."""
+    if context.invoked_subcommand not in ANSWER_FOR_THEMSELVES:
+        begun()
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from controller.cli_common import EXIT_DELIVERED, JsonOption, refuse, say
+from controller.early_end import begun
 
 if TYPE_CHECKING:
     from controller.console.watch_client import WatchClient
@@ -46,6 +47,10 @@ def watch(
         refuse(["--json prints one view: give --once, too"])
     try:
         address = console_url(url, state)
+        if not once:
+            import controller.console.watch_app  # noqa: F401 - takes its time while nothing is on the screen yet
+
+            begun()  # from now on there is a terminal to be put right
         credentials = _credentials(name, role, password_file, needed=once)
         client = WatchClient(address, ca)
         if once:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -119,6 +120,7 @@ def interlock(
     command += ["--unsigned"] if unsigned else []
     if where is not None and where.endpoints.speed != 1.0:
         command += ["--speed", f"{where.endpoints.speed:g}"]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until that process listens: it is not lost
     os.execv(command[0], command)  # a process that holds nothing of the controller
 
 

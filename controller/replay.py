@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import tempfile
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from controller.admission import VIRTUAL, Admitted, TreatOptions
 from controller.intake import Intake, Refused, take_in
 from controller.room_devices import room_devices
+from controller.stopping import Stops
 from controller.taps import FACT_DEVICES, FACT_FACILITY, FACT_KEYS, FACT_LIBRARY, FACT_ORACLE, FACT_PLAN, VIRTUAL_CLOCK
 from controller.treatment import treat_admitted
 from controller.wires import CHANNELS, MESSAGES, RoomWires
@@ -119,7 +120,7 @@ def run_replay(path: Path, listener: Listener | None = None) -> Replayed:
         facility = _placed(intake.facility, recording.facts.get(FACT_DEVICES, {}))
         rooms: list[ReplayedRoom] = []
 
-        def around(bus: EventBus, stops: list[Callable[[str], None]]) -> ReplayedRoom:
+        def around(bus: EventBus, stops: Stops) -> ReplayedRoom:
             rooms.append(ReplayedRoom(facility, intake.room.name, bus, replay, stops))
             return rooms[0]
 
@@ -225,9 +226,7 @@ class ReplayedRoom:
         stops: functions that end the fraction, once there is one.
     """
 
-    def __init__(
-        self, facility: Facility, room: str, bus: EventBus, replay: Replay, stops: list[Callable[[str], None]]
-    ) -> None:
+    def __init__(self, facility: Facility, room: str, bus: EventBus, replay: Replay, stops: Stops) -> None:
         self.facility = facility
         self.room = room
         self.bus = bus
@@ -242,7 +241,7 @@ class ReplayedRoom:
 
     async def start(self) -> None:
         """Begin to serve."""
-        self._replay.on_stop(self._stop)
+        self._replay.on_stop(self._stops)
         await self._wires.open()
         self._replay.start()
 
@@ -268,7 +267,3 @@ class ReplayedRoom:
         await asyncio.sleep(0)
         self._replay.finish()
         self._replay.stop()
-
-    def _stop(self, why: str) -> None:
-        for stop in tuple(self._stops):
-            stop(why)

@@ -84,6 +84,7 @@ async def _live(options: SiteOptions, say: Say) -> int:
             say("stopping")
             await site.stop()
         else:  # interrupted on the way: what was started is taken down by the start itself
+            say("stopped before the plant stood")
             starting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await starting

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.cli_common import EXIT_DELIVERED, EXIT_FAULT, EXIT_REFUSED
+from controller.early_end import EXIT_SIGNAL, SIGNALS
 from drivers.hal.endpoints import load_endpoints
 from drivers.hal.errors import ConfigError
 from simulators.leash import leashed
@@ -23,7 +24,6 @@ READY_S = 60.0  # for the simulators to stand; assumed, a loaded computer includ
 LOOK_S = 0.1
 END_S = 90.0  # for a treatment to end with a record: beam off, brakes set, results fetched, files written
 STOP_S = 15.0
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SIMULATORS, INTERLOCK, CONTROLLER = "simulators", "interlock", "controller"
 
 
@@ -108,13 +108,13 @@ class _Roof:
     async def run(self) -> int:
         """Start in order, wait, stop in the opposite order."""
         loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
+        for number in SIGNALS:
             loop.add_signal_handler(number, self._interrupted.set)
         try:
             with self._files:
                 return await self._live()
         finally:
-            for number in STOP_SIGNALS:
+            for number in SIGNALS:
                 loop.remove_signal_handler(number)
 
     async def _live(self) -> int:
@@ -123,7 +123,7 @@ class _Roof:
             self._found = _identity(site.endpoints)  # of another run: `simulate` replaces it if it is dead, and only then
             await self._start(SIMULATORS, site.simulators())
             if not await self._stands():
-                return EXIT_DELIVERED if self._interrupted.is_set() else self._died(SIMULATORS)
+                return self._not_begun() if self._interrupted.is_set() else self._died(SIMULATORS)
             await self._start(INTERLOCK, site.interlock())
             await self._start(CONTROLLER, site.controller(), own_output=True)
             self._say(f"up: {site.room} of {site.facility}; endpoints {site.endpoints}, logs {site.directory}; Ctrl-C ends it")
@@ -143,6 +143,8 @@ class _Roof:
         controller = self._running[CONTROLLER]
         if asked.done() and not asked.cancelled():
             await self._stop(CONTROLLER, END_S)
+            if controller.returncode in (-signal.SIGTERM, EXIT_SIGNAL + signal.SIGTERM):
+                return self._not_begun()
             return self._code(controller.returncode or EXIT_DELIVERED)
         for name in (SIMULATORS, INTERLOCK):
             if ends[name].done():
@@ -150,6 +152,11 @@ class _Roof:
                 await self._stop(CONTROLLER, END_S)
                 return code
         return self._code(await ends[CONTROLLER])
+
+    def _not_begun(self) -> int:
+        """Interrupted before the controller was there: a room that was to stand by has ended, a plan was not given."""
+        self._say("stopped before the controller began anything")
+        return EXIT_DELIVERED if self._site.plan is None else EXIT_SIGNAL + signal.SIGINT
 
     def _code(self, code: int) -> int:
         """Exit code for how the controller ended; one that was killed is told."""
@@ -205,7 +212,7 @@ class _Roof:
         process = self._running.get(name)
         if process is None or process.returncode is not None:
             return
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # and no Ctrl-C, which Python tells with a trace while it starts
         try:
             async with asyncio.timeout(patience_s):
                 await process.wait()

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,13 +22,12 @@ from controller.books import open_books, tell_start
 from controller.intake import Refused, report, take_in
 from controller.interlock_plan import entrust_plan, take_back
 from controller.request import Earlier
+from controller.stopping import Stops, stopping
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError
 from drivers.hal.events import EventBus, Listener
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from controller.fraction import Fraction
     from controller.history import History
     from controller.record.outcome import BeamOutcome, FractionOutcome, SignedInterval
@@ -41,8 +38,7 @@ if TYPE_CHECKING:
 
 SIMULATED_EPOCH = datetime(2031, 1, 1, 8, tzinfo=UTC)  # date of loop time 0 in simulated time: equal runs give equal files
 SESSION_APART = timedelta(hours=1)  # between the sessions of one treatment, in simulated time
-Around = Callable[[EventBus, list[Callable[[str], None]]], "Surroundings"]
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Around = Callable[[EventBus, Stops], "Surroundings"]
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -146,24 +142,24 @@ def treat_admitted(
         options, admitted, output, listener: of this session.
         earlier: what sessions before it left.
         stop_by_signal: end with a record when this process is interrupted.
-        around: makes other surroundings than those that were admitted, from the bus and the list of functions that end the
+        around: makes other surroundings than those that were admitted, from the bus and the functions that end the
             fraction; a replay does.
 
     Raises:
         Refused: nothing moved.
     """
-    from controller.assembly import loop_factory
-    from controller.outputs import outcome_of, write_outputs
-    from controller.taps import taps_of
-
     wall_start_s = time.perf_counter()
     try:
-        with (
-            _stopping(stop_by_signal) as stop,
-            taps_of(options, admitted) as taps,
-            asyncio.Runner(loop_factory=loop_factory(admitted.factor)) as runner,
-        ):
-            ran = runner.run(_treat(options, admitted, output, listener, stop, earlier or Earlier(), taps, around))
+        with stopping(stop_by_signal) as stops:
+            from controller.assembly import loop_factory  # what follows takes a second: an interrupt is not lost in it
+            from controller.outputs import outcome_of, write_outputs
+            from controller.taps import taps_of
+
+            with (
+                taps_of(options, admitted) as taps,
+                asyncio.Runner(loop_factory=loop_factory(admitted.factor)) as runner,
+            ):
+                ran = runner.run(_treat(options, admitted, output, listener, stops, earlier or Earlier(), taps, around))
     except Refused:
         if output is not None:
             with contextlib.suppress(OSError):
@@ -176,33 +172,12 @@ def treat_admitted(
     return TreatResult(summary, outcome, output, failures, ran.violation, ran.locked)
 
 
-@contextlib.contextmanager
-def _stopping(by_signal: bool) -> Iterator[list[Callable[[str], None]]]:
-    """A list for functions that are called when the process is interrupted; a second interrupt ends the process as usual."""
-    stops: list[Callable[[str], None]] = []
-    if not by_signal or threading.current_thread() is not threading.main_thread():
-        yield stops
-        return
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, before[signal.Signals(number)])
-        for stop in stops:
-            stop(f"{signal.Signals(number).name} at the console")
-
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
-    try:
-        yield stops
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 async def _treat(
     options: TreatOptions,
     admitted: Admitted,
     output: Path | None,
     listener: Listener | None,
-    stops: list[Callable[[str], None]],
+    stops: Stops,
     earlier: Earlier,
     taps: Taps,
     around: Around | None,

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import select
+import signal
 import socket
 import sys
 import time
@@ -317,6 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.unsigned and given.host not in LOOPBACK:
         parser.error(f"--unsigned is for development on a loopback host, not for {given.host}")
     with ExitStack() as stack, suppress(KeyboardInterrupt):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # who became this process may have held Ctrl-C back
         try:
             verify = None if given.unsigned else verifier([SHIPPED_KEY, *(given.trust or ())])
             limits = load(given.limits, verify, given.overlay)

@@ -66,7 +66,7 @@ def test_a_run_with_faults_is_the_same_again(turned: Path, tmp_path: Path, fault
 def test_a_run_that_somebody_stopped_is_stopped_again(turned: Path, tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "run.jsonl.gz"
     stops: list = []
-    real = controller.treatment._stopping
+    real = controller.treatment.stopping
 
     def stopping(by_signal):
         context = real(by_signal)
@@ -75,10 +75,10 @@ def test_a_run_that_somebody_stopped_is_stopped_again(turned: Path, tmp_path: Pa
         return _Given(entered, context)
 
     def hook(stage: Stage) -> None:
-        stage.world.plant.kernel.at(20_000_000_000, lambda _t: [stop("SIGINT at the console") for stop in stops[-1]])
+        stage.world.plant.kernel.at(20_000_000_000, lambda _t: stops[-1]("SIGINT at the console"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(controller.treatment, "_stopping", stopping)
+        patched.setattr(controller.treatment, "stopping", stopping)
         run = treat(turned, hook=hook, record=path)
     assert run.status == "partial" and run.termination == "OPERATOR"
     result = run_replay(path)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import numpy as np
 import pytest
 from stage import Stage, treat
 
+import controller.treatment
 from controller.room.causes import Cause, Severity
+from controller.stopping import Stops
 
 ENDED = {"terminated.partial", "terminated.complete", "fault"}
 
@@ -179,6 +182,18 @@ def test_a_stop_by_the_operator_at_any_point(sphere, clean, sample):
     run = treat(sphere, interrupt=(at, stop), schedule_seed=100 + sample)
     check_ended(run)
     assert run.termination == "OPERATOR" and run.status in ("partial", "refused")
+
+
+def test_an_interrupt_before_there_is_anything_to_end_is_not_lost(sphere, monkeypatch):
+    """Ctrl-C while everything is still being loaded and connected: nothing moves, and it is said who ended it."""
+    interrupted = Stops()
+    interrupted("SIGINT at the console")
+    monkeypatch.setattr(controller.treatment, "stopping", lambda _by_signal: contextlib.nullcontext(interrupted))
+    run = treat(sphere)
+    check_ended(run)
+    assert run.status == "refused" and run.termination == "OPERATOR"
+    assert not run.happened("motion.start") and not run.happened("beam.on")
+    assert "SIGINT at the console" in run.result.summary["reason"]
 
 
 @pytest.mark.slow
