@@ -2,55 +2,22 @@
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from iongantry_process import IongantryProcess
 
 from controller.console.room_link import RoomLink
 from controller.roles import Role
 
-READY_S, END_S = 90.0, 60.0
 
-
-class RoomProcess:
+class RoomProcess(IongantryProcess):
     """One `serve`."""
 
     def __init__(self, state: Path, *arguments: str):
+        log = state.parent / f"serve-{time.monotonic_ns()}.log"
+        super().__init__(log, "serve", "--state", state, "--staff", "quick", *arguments)
         self.state = state
-        self._log = state.parent / f"serve-{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "controller", "serve", "--state", str(state), "--staff", "quick", *arguments]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, "COLUMNS": "300"},
-            )
-
-    def said(self):
-        return self._log.read_text(encoding="utf-8", errors="replace")
-
-    def until_said(self, words, seconds=READY_S):
-        deadline = time.monotonic() + seconds
-        while words not in self.said():
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < deadline, f"{words!r} in {self.said()}"
-            time.sleep(0.05)
-
-    def end(self, how=signal.SIGINT):
-        if self.process.poll() is None:
-            self.process.send_signal(how)
-        return self.process.wait(END_S)
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
 
 
 class LineConsole:

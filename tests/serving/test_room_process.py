@@ -49,8 +49,7 @@ def test_a_room_outlives_a_stall_and_its_death_in_beam_is_settled_by_the_next_pr
         os.kill(first.process.pid, signal.SIGCONT)
         await console.answer("beam_on")
         await console.until(lambda: (console.view["delivery"]["counts1"] or 0) > 0)  # in its first grant: nothing is done yet
-        first.process.kill()
-        first.process.wait()
+        first.kill()
         await console.close()
         return plans[0]["id"], name
 

@@ -14,7 +14,7 @@ def test_monitors_that_disagree_latch_until_a_physicist_signs(tmp_path):
         run = Treating(site, plan, tmp_path)
         run.until_said("layer 3/")
         site.ask("POST", "/faults", {"room": "G1", "spec": "mu1-gain:1.3"})
-        assert run.end() == 3, run.said()
+        assert run.wait() == 3, run.said()
         assert site.room()["unit"]["latched"]
         site.ask("DELETE", "/faults/mu1-gain?room=G1")
         refused = command("resume", run.output, "--endpoints", site.file)

@@ -145,11 +145,11 @@ def test_what_dies_in_beam_loses_its_permit_in_100_ms_of_the_plant_and_is_rememb
     if victim == "link" and blow != "kill -9":
         # Long enough without an answer even the relay's read-back counts as a fault, and that is no operator's to reset.
         run.until_said("interrupted")
-        run.stop()
-        assert run.end(60) == 3, run.said()
+        run.send()
+        assert run.wait(60) == 3, run.said()
         assert site.room()["unit"]["total_counts1"] == run.counts1()
     else:  # people reset what latched, the operator resumes, and the plan is given: nobody went on by himself
-        assert run.end(180) == 0, run.said()
+        assert run.wait(180) == 0, run.said()
         check_whole(site, run, planned(run))
         assert any(
             record["cleared"] for record in journal(site) if record["kind"] == "reset" and record["t_ns"] > first["t_ns"]

@@ -128,7 +128,7 @@ def test_a_plan_is_treated_over_real_wires_while_foreign_programs_look_on(stage,
         [*mbpoll, "-p", str(at.port), at.host], capture_output=True, text=True, timeout=20, check=False
     ).stdout
     assert "4105" in words, f"0x1009, our vendor code, in {words}"
-    assert run.end() == 0, run.said()
+    assert run.wait() == 0, run.said()
     summary = run.summary()
     (beam,) = summary["beams"]
     assert summary["status"] == "complete"
@@ -162,7 +162,7 @@ def test_an_ioc_that_dies_in_beam_ends_it_and_what_is_left_is_delivered_afterwar
     run.until_said("terminated.partial", 20)
     check_dark(site)
     site.ask("POST", "/servers/ioc/start")
-    assert run.end() == 3, run.said()
+    assert run.wait() == 3, run.said()
     assert run.summary()["intervals"] == []
     assert site.room()["unit"]["total_counts1"] == run.counts1()
     resumed = command("resume", run.output, "--endpoints", site.file)
@@ -177,7 +177,7 @@ def test_an_ioc_that_freezes_in_beam_looks_connected_and_is_found_out(stage, pla
     run.until_said("TRIP", 20)
     check_dark(site)
     site.ask("POST", "/servers/ioc/resume")
-    assert run.end() == 3, run.said()
+    assert run.wait() == 3, run.said()
     resumed = command("resume", run.output, "--endpoints", site.file)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     check_whole(site, run, planned(run))
@@ -192,7 +192,7 @@ def test_a_line_that_dies_in_beam_interrupts_and_the_room_goes_on_when_it_is_bac
     run.until_said("interrupted", 20)
     check_dark(site)
     site.ask("POST", f"/servers/{server}/start")
-    assert run.end() == 0, run.said()
+    assert run.wait() == 0, run.said()
     check_whole(site, run, planned(run))
 
 
@@ -203,7 +203,7 @@ def test_interlocks_that_die_in_beam_take_it_away_and_give_it_back_only_after_a_
     run.until_said("interrupted", 20)
     check_dark(site)
     site.ask("POST", "/servers/G1-interlocks/start")
-    assert run.end() == 0, run.said()
+    assert run.wait() == 0, run.said()
     assert any(trip["name"] == "permit.b" for trip in run.summary()["interlocks"]), run.summary()["interlocks"]
     check_whole(site, run, planned(run))
 
@@ -212,7 +212,7 @@ def test_interlocks_that_die_in_beam_take_it_away_and_give_it_back_only_after_a_
 def test_a_broker_that_dies_neither_holds_nor_releases_beam(stage, plans):
     site, run = in_beam(stage, plans)
     site.ask("POST", "/servers/broker/kill")
-    assert run.end() == 0, run.said()
+    assert run.wait() == 0, run.said()
     assert run.summary()["interlocks"] == []
     check_whole(site, run, planned(run))
 
@@ -221,7 +221,7 @@ def test_a_broker_that_dies_neither_holds_nor_releases_beam(stage, plans):
 def test_simulators_that_die_altogether_leave_a_record_and_a_stated_interval(stage, plans):
     site, run = in_beam(stage, plans)
     site.process.send_signal(signal.SIGKILL)
-    assert run.end(180) == 3, run.said()
+    assert run.wait(180) == 3, run.said()
     summary = run.summary()
     assert summary["status"] == "partial"
     assert (run.output / "report.html").exists()

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from iongantry_process import IongantryProcess
 from site_process import alive, descendants, until
 from typer.testing import CliRunner
 
@@ -14,39 +13,17 @@ from controller.cli import app
 
 pytestmark = [pytest.mark.xdist_group("wires"), pytest.mark.timeout(200)]
 
+PLAN = Path(__file__).parents[2] / "examples" / "carbon_sphere.dcm"
 
-class Up:
+
+class Up(IongantryProcess):
     """`iongantry up` in a directory of its own."""
 
     def __init__(self, directory, *arguments):
-        self.log = directory / "up.log"
-        command = [
-            sys.executable,
-            "-m",
-            "controller",
-            "up",
-            "--staff",
-            "quick",
-            "--directory",
-            str(directory / "up"),
-            *arguments,
-        ]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, "COLUMNS": "300"},
-            )
-
-    def said(self):
-        return self.log.read_text(encoding="utf-8", errors="replace")
+        super().__init__(directory / "up.log", "up", "--staff", "quick", "--directory", directory / "up", *arguments)
 
     def stands(self):
-        until(lambda: "G1-gantry  device.up" in self.said() or self.process.poll() is not None, 60.0, "the room stands by")
-        assert self.process.poll() is None, self.said()
+        self.until_said("G1-gantry  device.up")
         return descendants(self.process.pid)
 
 
@@ -60,9 +37,7 @@ def up(tmp_path):
 
     yield start
     for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.wait()
+        one.kill()
 
 
 def test_ctrl_c_ends_everything_in_order(up, tmp_path):
@@ -70,8 +45,7 @@ def test_ctrl_c_ends_everything_in_order(up, tmp_path):
     family = one.stands()
     assert len(family) >= 5, "plant, IOC, broker, interlock system, controller"
     assert (tmp_path / "up" / "endpoints.toml").exists()
-    one.process.send_signal(signal.SIGINT)
-    assert one.process.wait(60) == 0, one.said()
+    assert one.end() == 0, one.said()
     until(lambda: not any(alive(pid) for pid in family), 5.0, "no process is left")
     assert not (tmp_path / "up" / "endpoints.toml").exists()
 
@@ -81,7 +55,7 @@ def test_a_process_that_dies_takes_the_others_down_and_is_named(up):
     family = one.stands()
     interlock = next(pid for pid in family if b"interlocks.daemon" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(interlock, signal.SIGKILL)
-    assert one.process.wait(60) == 4, one.said()
+    assert one.wait() == 4, one.said()
     assert "the interlock process ended by itself (SIGKILL)" in one.said()
     until(lambda: not any(alive(pid) for pid in family), 5.0, "no process is left")
 
@@ -89,9 +63,17 @@ def test_a_process_that_dies_takes_the_others_down_and_is_named(up):
 def test_nothing_outlives_a_supervisor_that_is_killed(up):
     one = up()
     family = one.stands()
-    one.process.kill()
-    one.process.wait()
+    one.kill()
     until(lambda: not any(alive(pid) for pid in family), 20.0, "no process is left")
+
+
+def test_a_plan_that_is_interrupted_before_anything_is_treated_is_not_told_as_given(up, tmp_path):
+    one = up(PLAN, "--output", tmp_path / "output")
+    until((tmp_path / "up" / "simulators.log").exists, 60.0, one.said)
+    assert one.end() == 130, one.said()
+    assert "stopped before the controller began anything" in one.said()
+    assert "Traceback" not in one.said() + (tmp_path / "up" / "simulators.log").read_text(encoding="utf-8")
+    assert not (tmp_path / "output").exists() and not descendants(one.process.pid)
 
 
 def test_what_the_simulators_refuse_is_told_with_their_reasons(tmp_path):

@@ -1,8 +1,6 @@
 """A treatment in a process of its own, in a room that another process simulates, for tests."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,14 +8,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from iongantry_process import END_S, ENVIRONMENT, IongantryProcess
 from site_process import SiteProcess, until
 
 COUNTS_PER_MU = 1000.0  # of the shipped facilities, both monitors' resolution
 MU_TOLERANCE = 0.005  # of the prescribed meterset: a reaction quantum in the last spot of a layer
-STATE_S = 90.0
-END_S = 120.0
 QUICK = ("--room", "G1", "--speed", "2", "--staff", "quick", "--route", "G1", "--at", "0")
-ENVIRONMENT = {**os.environ, "COLUMNS": "400"}
 
 
 def command(*arguments):
@@ -79,53 +75,12 @@ def quick_site(directory, *arguments):
     return SiteProcess(directory, *QUICK, *arguments)
 
 
-class Treating:
+class Treating(IongantryProcess):
     """`treat` over the wires of a simulator process, while it runs and afterwards."""
 
     def __init__(self, site, plan, directory):
         self.output = Path(directory) / "output"
-        self._log = Path(directory) / "treat.log"
-        arguments = [
-            sys.executable,
-            "-m",
-            "controller",
-            "treat",
-            str(plan),
-            "--endpoints",
-            str(site.file),
-            "--output",
-            str(self.output),
-        ]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT)
-
-    def said(self):
-        return self._log.read_text(encoding="utf-8", errors="replace")
-
-    def until_said(self, words, seconds=STATE_S):
-        """Wait for a line of progress."""
-        until(lambda: words in self.said() or self.process.poll() is not None, seconds, f"{words!r} in {self.said()}")
-        assert words in self.said(), self.said()
-
-    def stop(self):
-        """Ctrl-C at its console."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-
-    def end(self, seconds=END_S):
-        """Wait for its end; the exit code. What does not end is killed and fails the test."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise AssertionError(f"treat does not end: {self.said()}") from None
-
-    def kill(self):
-        """For the end of a test."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        super().__init__(Path(directory) / "treat.log", "treat", plan, "--endpoints", site.file, "--output", self.output)
 
     def summary(self):
         return json.loads((self.output / "summary.json").read_text(encoding="utf-8"))
