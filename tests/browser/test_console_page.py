@@ -209,7 +209,20 @@ def test_the_first_out_stands_on_top_with_value_limit_advice_and_who_may_reset(b
             expect(first).to_contain_text(words)
         expect(page.locator(".trip-strip")).to_contain_text(TRIP["cause"])
         expect(page.get_by_role("alert").filter(has_text="First out")).to_have_count(1)
+        expect(first).to_contain_text("latched")
+        expect(page.locator(".room .trip").last).to_contain_text("follows")
+        expect(page.locator(".room .trips-rest")).to_be_hidden()
         expect(page.locator(".room").get_by_role("button", name="Reset")).to_be_disabled()
+
+
+def test_where_only_the_first_out_is_known_the_page_says_so_and_why(browser: Browser, house: House) -> None:
+    why = "the interlock system does not answer at its socket"
+    trips = {"first_out": TRIP, "trips": [TRIP], "active_trips": 2, "relay_closed": False, "room_causes": []}
+    with Desk(browser, house, alter=Alter(interlocks={**trips, "rest_unknown": why})) as desk:
+        desk.known("observer").room()
+        expect(desk.page.locator(".room .trip")).to_have_count(1)
+        expect(desk.page.locator(".room .interlocks")).to_contain_text(f"Only the first-out is known, the rest is not: {why}.")
+        expect(desk.page.locator(".room .interlocks h2")).to_contain_text("2 active")
 
 
 def test_every_state_has_its_own_word_and_a_shape_that_the_page_has(browser: Browser, house: House) -> None:
