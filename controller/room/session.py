@@ -23,11 +23,11 @@ from controller.room.permission import Permission
 from controller.room.ports import BeamSharing, Deliver, DeliveryResult, Job, OperatorPort, Tuned, Tuner
 from controller.room.positioning import Placement, Targets
 from controller.room.proofs import Proofs
+from controller.room.request_watch import RequestWatch
 from controller.room.states import DEADLINES, ENDED, IRRADIATING, Deadline, RoomFacts, State, Trigger
 from controller.room.supervision import WATCHED, Seen, Timing
 from controller.room.tasks import limited, uninterrupted
 from controller.room.watch import LOOK_S, Watch
-from controller.room.watchdog import ASKED_NS, Watchdog
 from drivers.hal.capabilities import RoomDevices
 from drivers.hal.clock import NS_PER_S, now_ns
 from drivers.hal.errors import CommandRejected
@@ -38,8 +38,6 @@ REFUSALS_MAX = 5  # a state whose own event is refused this often does not know 
 REFUSED_PAUSE_S = 0.25
 PAUSES_MAX = 3  # the same cause interrupts a field no oftener: resuming must not become a habit (assumed)
 MOVING = ("position", "image")
-WATCHDOG_S = ASKED_NS / NS_PER_S  # between two looks at the watchdog, beside those of each pulse
-PULSE_SEEN_S = 0.5  # a pulse that is lost with its line is told by the driver, and by the age of the status, before (assumed)
 OWN_DOING = "permit.r"  # the request relay falls when the request is dropped
 _DEADLINE_OF: dict[State, Deadline] = {deadline.state: deadline for deadline in DEADLINES}
 
@@ -123,8 +121,7 @@ class Session:
         self._timing = timing or Timing()
         self._console_alive = console_alive
         self._watch = Watch(devices, self._timing)
-        self.watchdog = Watchdog()
-        self._looking: asyncio.TimerHandle | None = None
+        self._request = RequestWatch(room, devices, self._watch, self._timing, self._act)
         self._permission = Permission(room, devices.access, self._post, self._timing)
         self._activities = Activities(
             belief,
@@ -139,7 +136,7 @@ class Session:
             self._timing,
             self._emit,
             lambda: self.job,
-            self.watchdog,
+            self._request.watchdog,
         )
         self._closing = Closing(devices, beam_supervisor, self.proofs, self._activities, self._timing)
         self._tasks: dict[str, asyncio.Task[Step]] = {}
@@ -228,8 +225,7 @@ class Session:
             )
         self.room.attach(self.facts)
         unsubscribe = self.room.subscribe(self._changed)
-        self._set_watchdog()
-        self._devices.access.gate(self._fed)
+        self._request.begin()
         guard = asyncio.ensure_future(self._supervise())
         try:
             await self._walk(guard)
@@ -243,7 +239,7 @@ class Session:
         finally:
             self._ended = self.room.state
             await uninterrupted(self._wind_up(guard))
-            self._devices.access.gate(None)
+            self._request.end()
             unsubscribe()
         return self.result()
 
@@ -324,7 +320,7 @@ class Session:
     async def _look_behind(self) -> None:
         """Trouble in beam is often the echo of something not seen yet: request off, then see what it is and name it first."""
         self._devices.access.request_beam(False)
-        self.watchdog.beats.pop("request pulse", None)  # none leaves while we look, however long a silent line takes
+        self._request.expect_no_pulse()  # while we look, however long a silent line takes
         seen = await self._watch.refresh(with_ring=True)
         for cause in self._causes(self.room.state, seen):
             if cause.name != OWN_DOING:
@@ -380,7 +376,7 @@ class Session:
         if change.dest in IRRADIATING:
             self.proofs.beam_given = True
         self._permission.state_changed(change.dest)
-        self._request_watched(change)
+        self._request.state_changed(change)
         self._notify()
 
     def _deadline_passed(self, deadline: Deadline) -> None:
@@ -393,49 +389,6 @@ class Session:
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
-
-    # --- the watchdog -----------------------------------------------------------------------------------------------
-
-    def _set_watchdog(self) -> None:
-        """Name who has to live while beam is requested. The delivery and its collecting of results join by themselves."""
-        dog, devices, timing = self.watchdog, self._devices, self._timing
-        self._watch.beat = dog.watch("room watch", LOOK_S)
-        dog.follow("room status", lambda: devices.access.status.t_ns, timing.access_deadline_ms)
-        dog.follow("interlock status", lambda: devices.interlock.status.t_ns, timing.interlock_deadline_ms)
-        dog.follow("delivery unit status", lambda: devices.unit.status.t_ns, timing.unit_deadline_ms)
-        dog.follow("dose unit 2 status", lambda: devices.dose_monitor.status.t_ns, timing.unit_deadline_ms)
-        dog.follow("gantry", lambda: self._watch.ring_ns, timing.ring_deadline_ms + timing.ring_ms)
-
-    def _fed(self, gap_ns: int) -> bool:
-        """Asked by the driver in the step in which a pulse would leave: whether everybody who has to has reported."""
-        self.watchdog.watch("request pulse", PULSE_SEEN_S)
-        return not self._bitten(gap_ns)
-
-    def _bitten(self, gap_ns: int = 0) -> bool:
-        """Trip the room when somebody is late: the request line is dropped in this very step."""
-        if self.room.state not in IRRADIATING:
-            return False
-        cause = self.watchdog.judge(now_ns(), gap_ns)
-        if cause is not None:
-            self._act(cause)
-        return cause is not None
-
-    def _request_watched(self, change: StateChange) -> None:
-        """From the request on, look even if no pulse asks; when it is dropped, look no more."""
-        if (change.dest in IRRADIATING) is (change.source in IRRADIATING):
-            return
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
-        self.watchdog.beats.pop("request pulse", None)  # there is none before the first
-        if change.dest in IRRADIATING:
-            self.watchdog.renew()
-            self._look_at_watchdog()
-
-    def _look_at_watchdog(self) -> None:
-        """A timer of its own: also a pulse that hangs is noticed, and named."""
-        if not self._bitten():
-            self._looking = asyncio.get_running_loop().call_later(WATCHDOG_S, self._look_at_watchdog)
 
     async def _supervise(self) -> None:
         while True:
@@ -513,9 +466,9 @@ class Session:
     async def _wind_up(self, guard: asyncio.Task[None]) -> None:
         """The common end of every path."""
         self._over = True
-        for timer in (self._deadline, self._looking):
-            if timer is not None:
-                timer.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._request.look_no_more()
         guard.cancel()
         await asyncio.wait({guard})
         for name in [n for n in self._tasks if n != "irradiate"]:

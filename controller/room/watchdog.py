@@ -3,7 +3,7 @@
 Who must live while beam is requested says so (`watch`) or is looked at (`follow`); `judge` is asked in the very step in which a
 pulse would leave. Whoever is late by more than 100 ms beyond its period withholds the pulse, and is the cause; the first one
 stays so until the watch is renewed. A loop that stood still shows as a gap between two pulses: the relay has fallen then, and
-nothing closes it again by itself. Pure: no tasks, no timers, loop time alone. Not responsible for the request (`session`).
+nothing closes it again by itself. Pure: no tasks, no timers, loop time alone. Not responsible for asking (`request_watch`).
 """
 
 from __future__ import annotations

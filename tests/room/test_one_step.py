@@ -8,6 +8,7 @@ from room_fakes import World
 
 from controller.room.causes import Cause, Severity
 from controller.room.machine import Room
+from controller.room.request_watch import RequestWatch
 from controller.room.session import Session
 from controller.room.states import IRRADIATING, TRIPS, State
 
@@ -46,8 +47,8 @@ def test_nothing_between_a_trip_and_the_request_can_be_awaited():
         Room._settle,
         Room._drop_line,
         Session._act,
-        Session._bitten,
-        Session._fed,
+        RequestWatch._bitten,
+        RequestWatch._fed,
     ):
         assert not inspect.iscoroutinefunction(function)
 
