@@ -40,6 +40,7 @@ class PvIdentity:
         self._device = device
         self._expected = expected
         self._channels = channels
+        self._counting = channels if isinstance(channels, CountsConnections) else None  # found out once: the look is slow
         self._changed = changed
         self._pv: str | None = None
         self._confirmed: int | None = None  # the connection for which the identity was confirmed
@@ -145,5 +146,4 @@ class PvIdentity:
             self._changed()
 
     def _connection(self, pv: str) -> int:
-        channels = self._channels
-        return channels.connections(pv) if isinstance(channels, CountsConnections) else 0
+        return self._counting.connections(pv) if self._counting is not None else 0
