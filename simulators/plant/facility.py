@@ -94,7 +94,7 @@ class FacilityPlant:
             self.log,
         )
         services = room.services
-        services.trip_k, services.hottest_k = truth.magnets.trip_k, lambda: float(magnets.temperatures_k().max())
+        services.trip_k, services.hottest_k = truth.magnets.trip_k, lambda: magnets.hottest_k
         services.beam = lambda: room.beam_present
         unit, off = room.unit, chain.beam_off
         off.accelerator = self.synchrotron

@@ -70,6 +70,7 @@ class BeamlineMagnets:
         self._requested_ns = -1
         self._settled_ppm = 0
         self._excess_k = np.zeros(count)
+        self._warmest_k = 0.0  # the largest of them
         self._excess_ns = 0
         self._quenched = np.zeros(count, dtype=np.bool_)
         self._quench_ns = 0
@@ -98,7 +99,7 @@ class BeamlineMagnets:
     @property
     def ramp_inhibited(self) -> bool:
         """Whether a coil is too warm to ramp."""
-        return self._pending is not None or bool(self.temperatures_k().max() >= self._truth.inhibit_k)
+        return self._pending is not None or self.hottest_k >= self._truth.inhibit_k
 
     @property
     def off_setpoint(self) -> bool:
@@ -111,8 +112,12 @@ class BeamlineMagnets:
 
     def temperatures_k(self) -> Floats:
         """Coil temperature of each magnet now, shape (n,), K."""
-        age_s = (self._kernel.now_ns - self._excess_ns) * 1e-9
-        return np.asarray(self._truth.base_k + self._excess_k * math.exp(-age_s / self._truth.heat_tau_s))
+        return np.asarray(self._truth.base_k + self._excess_k * self._left())
+
+    @property
+    def hottest_k(self) -> float:
+        """Temperature of the warmest coil now, K; all of them cool alike."""
+        return self._truth.base_k + self._warmest_k * self._left()
 
     def true_currents_a(self) -> Floats:
         """Currents now, shape (2n,), A, in the order of the supplies."""
@@ -152,7 +157,7 @@ class BeamlineMagnets:
         if self.quenched:
             return
         self._requested_ns = self._kernel.now_ns
-        if self._pending is not None or self.temperatures_k().max() >= self._truth.inhibit_k:
+        if self.ramp_inhibited:
             self._hold_back(token, currents_a)
         else:
             self._ramp(token, currents_a)
@@ -162,6 +167,7 @@ class BeamlineMagnets:
         """Bring quenched coils back cold, with no current: hours in reality, a service action here."""
         self._quenched[:] = False
         self._excess_k[:] = 0.0
+        self._warmest_k = 0.0
         self._start_a = np.zeros_like(self._start_a)
         self._setpoint_a = np.zeros_like(self._setpoint_a)
         self._token = 0
@@ -263,8 +269,13 @@ class BeamlineMagnets:
         )
         self._timer = self._kernel.at(end_ns, self._arrived)
 
+    def _left(self) -> float:
+        """Share of the coils' excess temperature that is left by now."""
+        return math.exp(-(self._kernel.now_ns - self._excess_ns) * 1e-9 / self._truth.heat_tau_s)
+
     def _heat(self, by_k: float) -> None:
         self._excess_k = self.temperatures_k() - self._truth.base_k + by_k
+        self._warmest_k = float(self._excess_k.max())
         self._excess_ns = self._kernel.now_ns
         if self._truth.superconducting and self._truth.base_k + self._excess_k.max() >= self._truth.trip_k:
             self.quench(int(np.argmax(self._excess_k)))
@@ -276,7 +287,7 @@ class BeamlineMagnets:
         self.settled_token = 0
         if first:
             self._cancel()
-            excess = float(self.temperatures_k().max()) - self._truth.base_k
+            excess = self.hottest_k - self._truth.base_k
             goal = self._truth.inhibit_k - COOL_HYSTERESIS_K - self._truth.base_k
             wait_s = self._truth.heat_tau_s * math.log(max(excess / goal, 1.0))
             self._timer = self._kernel.after(round(wait_s * 1e9), self._cooled)

@@ -287,7 +287,7 @@ def _magnets(table: PvTable, magnets: BeamlineMagnets, prefix: str) -> None:
         return np.concatenate([[float(magnets.settled_token)], magnets.measured_currents_a()])
 
     def status() -> list[int]:
-        hottest_mk = round(float(magnets.temperatures_k().max()) * 1e3)
+        hottest_mk = round(magnets.hottest_k * 1e3)
         return [magnets.settled_token, magnets.quench_bits, hottest_mk, int(magnets.ramp_inhibited), magnets.deviation_ppm()]
 
     table.add(f"{prefix}:ID:RB", "string", lambda: magnets.identity)
