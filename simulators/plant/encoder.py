@@ -7,6 +7,7 @@ that reading twice, or not at all, changes nothing. Not responsible for what the
 from __future__ import annotations
 
 import math
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +33,7 @@ class Encoder:
         self._kernel = kernel
         self.name = f"{device}.{quantity}"
         self.truth = truth
-        # A step that shares no factor with 4096 walks through the whole table, one entry per ms.
-        self._noise_mdeg = kernel.rng(device, quantity).normal(0.0, truth.noise_mdeg, _TABLE)
-        self._noise_list: list[float] = self._noise_mdeg.tolist()
+        self._draw = partial(kernel.rng, device, quantity)
         self._phase_rad = math.radians(truth.runout_phase_deg)
         self.sign = truth.sign
         self._frozen_mdeg: int | None = None
@@ -46,6 +45,16 @@ class Encoder:
         self.valid = True  # what its status bit says
         self._real: tuple[float, float, int] | None = None  # mdeg, mdeg/s, since: what a real encoder reads
         self._known: tuple[float, int, float] = (math.nan, 0, 0.0)  # angle, sign, reading without noise: shafts mostly rest
+
+    @cached_property
+    def _noise_mdeg(self) -> NDArray[np.float64]:
+        """Drawn when it is read first: most encoders of a facility stand in rooms that nobody looks at."""
+        return self._draw().normal(0.0, self.truth.noise_mdeg, _TABLE)
+
+    @cached_property
+    def _noise_list(self) -> list[float]:
+        noise_mdeg: list[float] = self._noise_mdeg.tolist()
+        return noise_mdeg
 
     @property
     def bound_mdeg(self) -> float:
@@ -85,6 +94,7 @@ class Encoder:
                 + truth.runout_mdeg * math.sin(math.radians(angle_deg) - self._phase_rad)
             )
             self._known = angle_deg, self.sign, value
+        # A step that shares no factor with 4096 walks through the whole table, one entry per ms.
         value += self._noise_list[t_ns // NS_PER_MS * 1657 % _TABLE]
         if self._jump_mdeg and t_ns >= self._jump_from_ns:
             value += self._jump_mdeg
