@@ -111,8 +111,13 @@ def _enough_mm(gantry_deg: float, snout_mm: float, couch: Mapping[str, float], e
 
 
 def _gap_mm(gantry_deg: float, snout_mm: float, couch: Mapping[str, float], spacing_mm: float, envelope: Envelope) -> float:
+    return _gap_at(gantry_deg, snout_mm, tuple([float(couch[axis]) for axis in COUCH_AXES]), spacing_mm, envelope)
+
+
+@lru_cache(maxsize=1024)  # ways are asked for again: by who offers a move and by who makes it, and in each session of a plan
+def _gap_at(gantry_deg: float, snout_mm: float, axes: tuple[float, ...], spacing_mm: float, envelope: Envelope) -> float:
     surface = np.concatenate([box.surface(spacing_mm) for box in envelope.nozzle(snout_mm)])
-    points = fixed_to_table_top(gantry_to_fixed(surface, gantry_deg), *_axes(couch))
+    points = fixed_to_table_top(gantry_to_fixed(surface, gantry_deg), np.array(axes[:3]), *axes[3:])
     nearest = min(float(box.distance(points).min()) for box in envelope.couch())
     return max(0.0, nearest - spacing_mm / math.sqrt(2.0))
 
