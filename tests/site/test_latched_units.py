@@ -3,7 +3,7 @@
 import pytest
 from treating import Treating, command, quick_site, sphere
 
-pytestmark = [pytest.mark.xdist_group("wires"), pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("wires"), pytest.mark.timeout(1200), pytest.mark.slow]
 
 
 def test_monitors_that_disagree_latch_until_a_physicist_signs(tmp_path):

@@ -13,7 +13,7 @@ from drivers.devices.delivery_unit import DeliveryUnitClient
 from drivers.devices.room_access import RoomAccessIO
 from drivers.wire.tap.format import read_recording
 
-pytestmark = [pytest.mark.xdist_group("wires"), pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("wires"), pytest.mark.timeout(1200), pytest.mark.slow]
 
 
 def test_real_wires_are_recorded_and_replayed(tmp_path, monkeypatch):

@@ -13,11 +13,10 @@ import signal
 import time
 
 import pytest
-import treating
 from site_process import until
 from treating import Treating, check_dark, check_whole, planned, quick_site, sphere
 
-pytestmark = [pytest.mark.xdist_group("wires"), pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("wires"), pytest.mark.timeout(1200), pytest.mark.slow]
 
 RELAY_S = 0.1
 STOPPED_S = 0.8  # the hang of HANGS lasts as long; 1.5 s without news of the delivery unit would end the field
@@ -55,9 +54,8 @@ def in_beam(plan, tmp_path, monkeypatch):
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(HANGS, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(hooks), os.environ.get("PYTHONPATH")))))
-    monkeypatch.setitem(treating.ENVIRONMENT, "PYTHONPATH", os.environ["PYTHONPATH"])
     with contextlib.ExitStack() as stack:
-        site = quick_site(tmp_path / "site", "--speed", "1")  # a computer's own delays count least
+        site = quick_site(tmp_path / "site", speed=1.0)  # a computer's own delays count least
         stack.callback(site.end)
         site.ready()
         run = Treating(site, plan, tmp_path)
@@ -146,10 +144,10 @@ def test_what_dies_in_beam_loses_its_permit_in_100_ms_of_the_plant_and_is_rememb
         # Long enough without an answer even the relay's read-back counts as a fault, and that is no operator's to reset.
         run.until_said("interrupted")
         run.send()
-        assert run.wait(60) == 3, run.said()
+        assert run.wait() == 3, run.said()
         assert site.room()["unit"]["total_counts1"] == run.counts1()
     else:  # people reset what latched, the operator resumes, and the plan is given: nobody went on by himself
-        assert run.wait(180) == 0, run.said()
+        assert run.wait() == 0, run.said()
         check_whole(site, run, planned(run))
         assert any(
             record["cleared"] for record in journal(site) if record["kind"] == "reset" and record["t_ns"] > first["t_ns"]
