@@ -18,6 +18,7 @@ from drivers.hal.errors import CommandRejected, DataError
 
 HALVINGS = 9  # finds the end of a clear way to a five-hundredth of the travel
 APART = 5.0  # deg or mm of one way out of a place that is too near; assumed
+TURN_DEG = 360.0
 LEAST = 0.1  # deg or mm: a way that is shorter is none; assumed
 TOO_NEAR, UNREADABLE = 4468, 5302
 
@@ -57,6 +58,9 @@ async def jog_target(ground: Ground, axis: str, direction: int) -> float:
         check = partial(_couch, axis, couch, angle_deg, snout_mm, room)
         gap = partial(_gap_at, axis, couch, angle_deg, snout_mm)
     end = travel.maximum if direction > 0 else travel.minimum
+    if axis == "gantry" and travel.maximum - travel.minimum >= TURN_DEG:
+        # Both ends are one place, to which the drive takes the nearer way: that may be the other direction.
+        end = max(start, end - LEAST) if direction > 0 else min(start, end + LEAST)
     # A way is judged at many places: not in the loop that keeps the room.
     find = partial(way_out, gap=gap) if gap(start) < collision.GAP_MIN_MM else partial(clear_end, check=check, gap=gap)
     return await asyncio.get_running_loop().run_in_executor(None, partial(find, start, end, room=room))
