@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from controller.console.archive_query import SignalInfo
 from controller.console.users import PASSWORD_MAX, PASSWORD_MIN
@@ -71,11 +71,20 @@ class PasswordBody(Body):
     new: NewPassword = Field(repr=False)
 
 
+def _once(roles: list[RoleName]) -> list[RoleName]:
+    """Raises ValueError."""
+    if len(set(roles)) < len(roles):
+        raise ValueError("a role is named more than once")
+    return roles
+
+
 class NewUserBody(Body):
     """Somebody new."""
 
     name: UserName
-    roles: list[RoleName] = Field(min_length=1, max_length=5, json_schema_extra={"uniqueItems": True})
+    roles: Annotated[list[RoleName], AfterValidator(_once)] = Field(
+        min_length=1, max_length=5, json_schema_extra={"uniqueItems": True}
+    )
     password: NewPassword | None = Field(
         default=None, repr=False, description="to be changed by its owner; absent: one is made"
     )

@@ -84,6 +84,7 @@ def interface(served):
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize("examples", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_every_answer_is_one_that_the_document_tells(served, interface, mode, examples):

@@ -211,6 +211,7 @@ async def test_users_are_made_by_the_security_admin_while_rooms_are_idle(site):
     both = await admin.post("/api/users", {"name": "eve", "roles": ["service", "physicist"]})
     assert both.status_code == 409 and "at once" in both.json()["reason"]
     assert (await admin.post("/api/users", {**body, "hash": "x"})).status_code == 422
+    assert (await admin.post("/api/users", {"name": "eve", "roles": ["observer", "observer"]})).status_code == 422
     made = await admin.post("/api/users", body)
     assert made.status_code == 201
     assert (await admin.post("/api/users", body)).status_code == 409
