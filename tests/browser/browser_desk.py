@@ -36,15 +36,15 @@ expect.set_options(timeout=STEP_MS)
 
 
 class House:
-    """`iongantry serve` in a process of its own, with a simulated world that runs faster than life."""
+    """`iongantry serve` in a process of its own, with a simulated world that runs `speed` times as fast as life."""
 
-    def __init__(self, state: Path, *options: str) -> None:
+    def __init__(self, state: Path, *options: str, speed: int = SPEED) -> None:
         self.state = state
         command = [
             *IONGANTRY,
             "serve",
             "--speed",
-            str(SPEED),
+            str(speed),
             "--staff",
             "quick",
             "--seed",
@@ -120,7 +120,9 @@ class Desk:
     """One page, signed in or not. What goes wrong in it is kept in `wrong`, and where it asked in `asked`.
 
     Args:
+        size: of the window, CSS pixels.
         alter: changes a view on its way to the page, or drops it with None.
+        scale: points of the screen for each CSS pixel; 2 with half the size is a zoom of 200 %.
     """
 
     def __init__(
@@ -130,9 +132,11 @@ class Desk:
         *,
         size: dict[str, int] | None = None,
         alter: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+        scale: int = 1,
     ) -> None:
         self.house = house
-        self.context = browser.new_context(viewport=size or SIZE, reduced_motion="reduce")
+        shown: Any = {"viewport": size or SIZE, "device_scale_factor": scale}
+        self.context = browser.new_context(**shown, reduced_motion="reduce")
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(STEP_MS)
         self.wrong: list[str] = []
@@ -165,11 +169,15 @@ class Desk:
 
     def known(self, role: str = "operator", console: str = "") -> Desk:
         """Signed in already, as after a reload of the page."""
-        kept = json.dumps(self.house.signed_in(role, console))
-        self.page.add_init_script(f"sessionStorage.setItem('iongantry.session', {json.dumps(kept)})")
-        self.page.goto(self.house.url)
+        self.open("", role, console)
         expect(self.page.locator(".card").first).to_be_visible()
         return self
+
+    def open(self, place: str, role: str, console: str = "") -> None:
+        """At a place, signed in already, without a wait for what it shows."""
+        kept = json.dumps(self.house.signed_in(role, console))
+        self.page.add_init_script(f"sessionStorage.setItem('iongantry.session', {json.dumps(kept)})")
+        self.page.goto(f"{self.house.url}/{place}", wait_until="commit")
 
     def go(self, name: str) -> Desk:
         """To a page by its link."""

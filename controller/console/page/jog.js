@@ -4,6 +4,7 @@ import { enable, h, show } from "./dom.js";
 import { axisOf } from "./words.js";
 
 const AGAIN_MS = 100;
+const MOST_WAITING = 2; // for an answer: one that is slow does not let go of the drive
 
 /** `what`: "gantry" or "couch". */
 export function jogHandle(desk, what) {
@@ -15,19 +16,22 @@ export function jogHandle(desk, what) {
   ]) button.setAttribute("aria-label", `hold to move ${words}`);
   const element = h("div", { class: "jogs", hidden: true }, axis, back, forth, h("span", { class: "soft" }, "hold"));
   let timer = 0;
-  let waiting = false;
+  let waiting = 0;
 
   async function push(direction) {
-    if (waiting) return;
-    waiting = true;
+    if (waiting >= MOST_WAITING) return;
+    waiting += 1;
+    const pressed = timer;
     const moved = await desk.send("jog", { axis: axis?.value ?? "gantry", direction }, performance.now());
-    waiting = false;
-    if (!moved) stop();
+    waiting -= 1;
+    if (pressed !== timer || (moved && moved.value?.moving !== false)) return;
+    if (moved) desk.say("The motion has ended", "plain", "press again to go on");
+    stop();
   }
   function start(direction) {
     stop();
-    push(direction);
     timer = setInterval(() => push(direction), AGAIN_MS);
+    push(direction);
   }
   function stop() {
     clearInterval(timer);
@@ -42,6 +46,7 @@ export function jogHandle(desk, what) {
     button.addEventListener("keyup", stop);
   }
   window.addEventListener("blur", stop);
+  for (const kind of ["visibilitychange", "pagehide"]) document.addEventListener(kind, stop, true); // whoever looks elsewhere holds nothing
 
   return {
     element,

@@ -30,6 +30,7 @@ let facility = null;
 let served = []; // names of the rooms that are served
 let others = new Map(); // views of rooms that are not open
 let page = "facility";
+let told = ""; // what was drawn at once
 let looked = -Infinity;
 
 const room = () => stream?.room ?? [localStorage.getItem(LAST_ROOM), served[0]].find((name) => name && (!served.length || served.includes(name))) ?? null;
@@ -143,8 +144,18 @@ const go = (name) => (location.hash = name === "facility" ? "#/facility" : `#/${
 
 /** Something new is known. The title is told also while the page is not looked at: it is what its tab shows. */
 function changed() {
-  pace.came();
+  const news = newsOf(store() ?? {});
+  if (news === told) pace.came();
+  else pace.acted();
+  told = news;
   if (document.hidden) shell.title(store());
+}
+
+/** What a person has to see at once. */
+function newsOf({ stale, view }) {
+  if (!view) return "";
+  const { state, question, interlocks, alarms } = view;
+  return [stale, state, question?.challenge, interlocks.first_out?.id, interlocks.active_trips, alarms.length].join();
 }
 
 function open(name) {
