@@ -9,7 +9,7 @@ import pytest
 from browser_desk import Desk, House
 from playwright.sync_api import Browser, expect
 
-pytestmark = [pytest.mark.xdist_group("wires"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(200)]
 
 
 def test_a_treatment_that_was_cut_off_is_told_and_settled_on_the_page(browser: Browser, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ import copy
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_desk import Desk, House
+from browser_desk import SIZE, Desk, House
 from playwright.sync_api import Browser, expect
 
 import controller.console
@@ -85,7 +86,37 @@ def _laid_over(below: Any, above: Any) -> Any:
     return {**below, **{name: _laid_over(below.get(name), value) for name, value in above.items()}}
 
 
-def test_a_name_that_is_a_tag_is_shown_as_it_is_written(browser: Browser, house: House) -> None:
+@pytest.fixture(scope="module")
+def house(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A room in which nothing happens: its time need not run fast."""
+    served = House(tmp_path_factory.mktemp("house") / "state", speed=1)
+    yield served
+    served.close()
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Browser, house: House) -> Iterator[tuple[Desk, Alter]]:
+    """One page for all tests that only lay something over what the room shows."""
+    alter = Alter()
+    with Desk(browser, house, alter=alter) as desk:
+        yield desk.known(), alter
+
+
+@pytest.fixture
+def alter(opened: tuple[Desk, Alter]) -> Iterator[Alter]:
+    """What the page is shown; as it is again afterwards."""
+    yield opened[1]
+    opened[1].patch, opened[1].silent = {}, False
+
+
+@pytest.fixture
+def desk(opened: tuple[Desk, Alter], alter: Alter) -> Iterator[Desk]:
+    """The page."""
+    yield opened[0]
+    assert opened[0].wrong == []
+
+
+def test_a_name_that_is_a_tag_is_shown_as_it_is_written(desk: Desk, alter: Alter) -> None:
     beams = [{**TREATMENT["beams"][0], "name": TAG}]
     alarm = {"id": "a", "severity": "high", "text": TAG, "source": TAG, "raised_t_ns": 0, "active": True, "count": 1}
     alarms = [{**alarm, "acknowledged_by": "", "shelved_by": "", "shelved_s": 0.0}]
@@ -93,7 +124,7 @@ def test_a_name_that_is_a_tag_is_shown_as_it_is_written(browser: Browser, house:
     trip = {**TRIP, "cause": TAG, "advice": TAG}
     signal = {"name": TAG, "value": TAG, "unit": TAG, "quality": "good", "age_ms": 1.0, "simulated": True}
     device = {"name": TAG, "driver": TAG, "endpoint": TAG, "simulated": True, "identity": TAG, "connected": True, "error": ""}
-    alter = Alter(
+    alter.patch = dict(
         treatment={**TREATMENT, "patient_name": TAG, "patient_id": TAG, "plan_label": TAG, "reason": TAG, "beams": beams},
         why=TAG,
         question=question,
@@ -103,16 +134,15 @@ def test_a_name_that_is_a_tag_is_shown_as_it_is_written(browser: Browser, house:
         checklist=[{"name": TAG, "label": TAG, "done": False, "detail": TAG}],
         interlocks={"first_out": trip, "trips": [trip], "active_trips": 1},
     )
-    with Desk(browser, house, alter=alter) as desk:
-        desk.known().room()
-        expect(desk.page.locator(".patient-name")).to_have_text(TAG)
-        expect(desk.page.locator(".question-text")).to_have_text(TAG)
-        for name in PAGES:
-            desk.go(name)
-            expect(desk.page.locator(".trip-words")).to_contain_text(TAG)
-            assert desk.page.locator("img").count() == 0
-        assert desk.page.evaluate("() => document.body.dataset.hit ?? 'no'") == "no"
-        assert desk.wrong == []
+    desk.room()
+    expect(desk.page.locator(".patient-name")).to_have_text(TAG)
+    expect(desk.page.locator(".question-text")).to_have_text(TAG)
+    for name in PAGES:
+        desk.go(name)
+        expect(desk.page.locator(".trip-words")).to_contain_text(TAG)
+        assert desk.page.locator("img").count() == 0
+    assert desk.page.evaluate("() => document.body.dataset.hit ?? 'no'") == "no"
+    assert desk.wrong == []
 
 
 def test_nothing_is_asked_of_anybody_else_and_no_policy_is_broken(browser: Browser, house: House) -> None:
@@ -133,11 +163,11 @@ def test_nothing_is_asked_of_anybody_else_and_no_policy_is_broken(browser: Brows
         assert desk.wrong == []
 
 
-def test_what_is_not_known_is_a_dash_and_never_a_number(browser: Browser, house: House) -> None:
+def test_what_is_not_known_is_a_dash_and_never_a_number(desk: Desk, alter: Alter) -> None:
     couch = [
         {"name": "lateral_mm", "unit": "mm", "value": 12.3, "target": None, "lower": -250.0, "upper": 250.0, "quality": "stale"}
     ]
-    alter = Alter(
+    alter.patch = dict(
         gantry={"angle_deg": 30.0, "fixed_deg": None, "quality": "stale", "moving": False},
         couch=couch,
         delivery={"energy_mev_u": None, "counts1": None},
@@ -156,45 +186,43 @@ def test_what_is_not_known_is_a_dash_and_never_a_number(browser: Browser, house:
             }
         ],
     )
-    with Desk(browser, house, alter=alter) as desk:
-        desk.known().room()
-        page = desk.page
-        expect(page.locator(".gantry output")).to_have_text("–")
-        expect(page.locator(".gantry")).to_contain_text("not known")
-        expect(page.locator(".axis-value")).to_have_text("–")
-        expect(page.locator(".monitor output").first).to_have_text("–")
-        desk.go("Devices")
-        row = page.get_by_role("row").filter(has_text="angle")
-        expect(row).to_contain_text("✕ stale")
-        expect(row).not_to_contain_text("31.25")
-        alter.patch["gantry"] = {**alter.patch["gantry"], "quality": "good"}
-        desk.go("G1")
-        expect(page.locator(".gantry output")).to_have_text("30.0°")
+    desk.room()
+    page = desk.page
+    expect(page.locator(".gantry output")).to_have_text("–")
+    expect(page.locator(".gantry")).to_contain_text("not known")
+    expect(page.locator(".axis-value")).to_have_text("–")
+    expect(page.locator(".monitor output").first).to_have_text("–")
+    desk.go("Devices")
+    row = page.get_by_role("row").filter(has_text="angle")
+    expect(row).to_contain_text("✕ stale")
+    expect(row).not_to_contain_text("31.25")
+    alter.patch["gantry"] = {**alter.patch["gantry"], "quality": "good"}
+    desk.go("G1")
+    expect(page.locator(".gantry output")).to_have_text("30.0°")
 
 
-def test_a_view_that_does_not_come_makes_the_page_stale_and_silent(browser: Browser, house: House) -> None:
-    alter = Alter(treatment=TREATMENT)
-    with Desk(browser, house, alter=alter) as desk:
-        desk.known().room()
-        page = desk.page
-        expect(page.locator(".banner", has_text="STALE")).to_have_count(0)
-        alter.silent = True
-        expect(page.locator(".banner", has_text="STALE")).to_be_visible(timeout=2_500)
-        expect(page.locator(".state")).to_contain_text("Not known")
-        expect(page.locator(".patient-name")).to_have_css("text-decoration-line", "line-through")
-        for value in (".gantry output", ".dose-head output", ".monitor output >> nth=0"):
-            expect(page.locator(value)).to_have_text("–")
-        expect(page.get_by_role("button", name=re.compile("Pause"))).to_be_disabled()
-        expect(page.get_by_role("button", name="Take control")).to_be_disabled()
-        expect(page.get_by_role("button", name=re.compile("^STOP"))).to_be_enabled()
-        alter.silent = False
-        expect(page.locator(".banner", has_text="STALE")).to_have_count(0)
+def test_a_view_that_does_not_come_makes_the_page_stale_and_silent(desk: Desk, alter: Alter) -> None:
+    alter.patch = {"treatment": TREATMENT}
+    desk.room()
+    page = desk.page
+    expect(page.locator(".banner", has_text="STALE")).to_have_count(0)
+    alter.silent = True
+    expect(page.locator(".banner", has_text="STALE")).to_be_visible(timeout=2_500)
+    expect(page.locator(".state")).to_contain_text("Not known")
+    expect(page.locator(".patient-name")).to_have_css("text-decoration-line", "line-through")
+    for value in (".gantry output", ".dose-head output", ".monitor output >> nth=0"):
+        expect(page.locator(value)).to_have_text("–")
+    expect(page.get_by_role("button", name=re.compile("Pause"))).to_be_disabled()
+    expect(page.get_by_role("button", name="Take control")).to_be_disabled()
+    expect(page.get_by_role("button", name=re.compile("^STOP"))).to_be_enabled()
+    alter.silent = False
+    expect(page.locator(".banner", has_text="STALE")).to_have_count(0)
 
 
-def test_a_view_that_repeats_itself_is_as_good_as_none(browser: Browser, house: House) -> None:
-    with Desk(browser, house, alter=Alter(seq=5)) as desk:
-        desk.known().go("G1")
-        expect(desk.page.locator(".banner", has_text="STALE")).to_be_visible(timeout=5_000)
+def test_a_view_that_repeats_itself_is_as_good_as_none(desk: Desk, alter: Alter) -> None:
+    desk.room()
+    alter.patch = {"seq": 5}
+    expect(desk.page.locator(".banner", has_text="STALE")).to_be_visible(timeout=5_000)
 
 
 def test_the_first_out_stands_on_top_with_value_limit_advice_and_who_may_reset(browser: Browser, house: House) -> None:
@@ -242,41 +270,42 @@ def test_every_state_has_its_own_word_and_a_shape_that_the_page_has(browser: Bro
 
 
 @pytest.mark.parametrize("size", [(1280, 800), (3840, 2160)], ids="{0[0]}".format)
-def test_the_room_fits_its_screen(browser: Browser, house: House, size: tuple[int, int]) -> None:
+def test_the_room_fits_its_screen(desk: Desk, alter: Alter, size: tuple[int, int]) -> None:
     interlocks = {"first_out": TRIP, "trips": [TRIP, LATER], "active_trips": 2, "relay_closed": False, "room_causes": []}
     banners = ["SIMULATED", "SERVICE", "BYPASS", "RESEARCH"]
-    alter = Alter(treatment=TREATMENT, interlocks=interlocks, banners=banners, deadline_s=42.0)
-    with Desk(browser, house, size={"width": size[0], "height": size[1]}, alter=alter) as desk:
-        desk.known().room()
-        expect(desk.page.locator(".room .trip")).to_have_count(2)
-        told = desk.page.evaluate(
-            """() => {
-              const root = document.documentElement, wide = [];
-              for (const one of document.querySelectorAll(".room .panel, .room .panel *, .top, .rail, .strip")) {
-                if (one.closest("svg") || getComputedStyle(one).overflow !== "visible") continue;
-                const panel = one.closest(".panel, .top, .rail, .strip").getBoundingClientRect();
-                const box = one.getBoundingClientRect();
-                const out = box.right > panel.right + 1 || box.bottom > innerHeight + 1;
-                if (box.width && out) wide.push(`${one.className} ${one.textContent.slice(0, 30)}`);
-              }
-              const scrolls = root.scrollHeight > innerHeight || root.scrollWidth > innerWidth;
-              return { scrolls, wide, rem: parseFloat(getComputedStyle(root).fontSize) };
-            }"""
-        )
-        assert told["scrolls"] is False
-        assert told["wide"] == []
-        assert told["rem"] >= (13 if size[0] == 1280 else 26)
+    alter.patch = {"treatment": TREATMENT, "interlocks": interlocks, "banners": banners, "deadline_s": 42.0}
+    desk.page.set_viewport_size({"width": size[0], "height": size[1]})
+    desk.room()
+    expect(desk.page.locator(".room .trip")).to_have_count(2)
+    told = desk.page.evaluate(
+        """() => {
+          const root = document.documentElement, wide = [];
+          for (const one of document.querySelectorAll(".room .panel, .room .panel *, .top, .rail, .strip")) {
+            if (one.closest("svg") || getComputedStyle(one).overflow !== "visible") continue;
+            const panel = one.closest(".panel, .top, .rail, .strip").getBoundingClientRect();
+            const box = one.getBoundingClientRect();
+            const out = box.right > panel.right + 1 || box.bottom > innerHeight + 1;
+            if (box.width && out) wide.push(`${one.className} ${one.textContent.slice(0, 30)}`);
+          }
+          const scrolls = root.scrollHeight > innerHeight || root.scrollWidth > innerWidth;
+          return { scrolls, wide, rem: parseFloat(getComputedStyle(root).fontSize) };
+        }"""
+    )
+    assert told["scrolls"] is False
+    assert told["wide"] == []
+    assert told["rem"] >= (13 if size[0] == 1280 else 26)
+    desk.page.set_viewport_size({"width": SIZE["width"], "height": SIZE["height"]})
 
 
-def test_letters_stand_out_from_what_is_behind_them(browser: Browser, house: House) -> None:
+def test_letters_stand_out_from_what_is_behind_them(desk: Desk, alter: Alter) -> None:
     interlocks = {"first_out": TRIP, "trips": [TRIP, LATER], "active_trips": 2, "relay_closed": False, "room_causes": []}
     banners = ["SIMULATED", "SERVICE", "BYPASS", "RESEARCH"]
-    with Desk(browser, house, alter=Alter(treatment=TREATMENT, interlocks=interlocks, banners=banners)) as desk:
-        desk.known().room()
-        for name in PAGES:
-            desk.go(name)
-            expect(desk.page.get_by_role("navigation").locator("[aria-current=page]")).to_contain_text(name)
-            assert desk.page.evaluate(CONTRAST) == [], name
+    alter.patch = {"treatment": TREATMENT, "interlocks": interlocks, "banners": banners}
+    desk.room()
+    for name in PAGES:
+        desk.go(name)
+        expect(desk.page.get_by_role("navigation").locator("[aria-current=page]")).to_contain_text(name)
+        assert desk.page.evaluate(CONTRAST) == [], name
 
 
 # WCAG 2.2: text 4.5 to 1, large text 3 to 1; what cannot be pressed is exempt

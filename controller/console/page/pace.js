@@ -6,8 +6,8 @@
  */
 
 const APART_MS = 100; // views come as often; more can nobody read
-const MOST_APART_MS = 400;
-const SHARE = 3; // a page leaves the computer to others for so many times as long as a drawing took
+const MOST_APART_MS = 800; // what has to be seen at once is drawn at once anyway: see `acted`
+const SHARE = 4; // a page leaves the computer to others for so many times as long as a drawing took
 
 /** `draw()` brings the page up to date. `came()`: something new is known; `acted()`: a person waits for it. */
 export function makePace(draw) {
