@@ -229,6 +229,26 @@ def test_the_link_lost_and_found_is_no_pulse_even_if_the_last_write_arrived_unco
     assert "PLANT_STALE" in bench.tripped
 
 
+def test_a_pulse_that_never_arrived_is_not_made_up_for_when_the_permit_is_withheld():
+    """To withhold is to write what the relay holds: the number of a lost pulse would be one more pulse."""
+    bench = armed(beam=True)
+    write, lost = bench.node._write_permit, []
+
+    def lose(*values: int) -> None:
+        lost.append(values[0])
+        raise TimeoutError
+
+    bench.node._write_permit = lose
+    bench.run(30)
+    held = bench.room.read_pulses()[0]
+    assert lost and lost[-1] != held, "a pulse was made, and did not arrive"
+    bench.node._write_permit = write
+    bench.set(door_a_closed=0)
+    bench.run(300)
+    assert not bench.permit
+    assert bench.room.read_pulses()[0] == held
+
+
 def test_a_lost_write_alone_costs_a_pulse_and_no_trip():
     bench = ready()
     write, calls = bench.node._write_permit, []
