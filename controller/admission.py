@@ -81,6 +81,7 @@ class Admitted:
         where: the room on real wires; None: a simulated world in this process.
         factor: the run keeps to this multiple of the wall clock; None: to virtual time.
         wire_faults: what goes wrong on the wires.
+        replays_wires: a run on real wires is replayed; nothing real is there now.
     """
 
     intake: Intake
@@ -88,6 +89,12 @@ class Admitted:
     where: Whereabouts | None = None
     factor: float | None = None
     wire_faults: tuple[WireFault, ...] = ()
+    replays_wires: bool = False
+
+    @property
+    def on_wires(self) -> bool:
+        """Whether the room is, or was, one that others may have left as they pleased."""
+        return self.where is not None or self.replays_wires
 
     @property
     def simulated(self) -> bool:

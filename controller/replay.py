@@ -124,7 +124,8 @@ def run_replay(path: Path, listener: Listener | None = None) -> Replayed:
             rooms.append(ReplayedRoom(facility, intake.room.name, bus, replay, stops))
             return rooms[0]
 
-        result = treat_admitted(options, Admitted(intake, ()), None, listener, around=around)
+        admitted = Admitted(intake, (), replays_wires=FACT_DEVICES in recording.facts)
+        result = treat_admitted(options, admitted, None, listener, around=around)
     return Replayed(
         recording, replay.difference, replay.matched, str(result.summary["status"]), str(recording.end.get("status", ""))
     )

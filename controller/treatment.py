@@ -264,8 +264,9 @@ async def _run(
     try:
         await world.inject(admitted.faults)
         if await _connect(ran, devices):
-            if admitted.where is not None:  # a controller that died may have left the room armed; nothing armed may move
+            if admitted.on_wires:  # a controller that died may have left the room armed; nothing armed may move
                 await devices.access.preset(0, 0.0, 0, False)
+            if admitted.where is not None:
                 room, digest = admitted.intake.room.name, admitted.intake.plan.sha256
                 buttons = admitted.where.endpoints.interlock_buttons.get(room, "")
                 ran.refusal = await entrust_plan(buttons, options.plan, digest, room, bus)

@@ -13,6 +13,7 @@ from stage import HURRIED, Stage, treat
 from typer.testing import CliRunner
 
 import controller.treatment
+from controller.admission import Admitted
 from controller.cli import app
 from controller.delivery.layers import BeamDelivery
 from controller.intake import Refused
@@ -84,6 +85,22 @@ def test_a_run_that_somebody_stopped_is_stopped_again(turned: Path, tmp_path: Pa
     result = run_replay(path)
     assert result.difference is None, result.lines()
     assert result.status == "partial"
+
+
+def test_a_room_that_is_disarmed_first_is_disarmed_first_again(turned: Path, tmp_path: Path, monkeypatch) -> None:
+    """On real wires somebody may have left it armed: what is sent there before anything else belongs to the run."""
+    path = tmp_path / "run.jsonl.gz"
+    with monkeypatch.context() as patched:
+        patched.setattr(Admitted, "on_wires", True)
+        assert treat(turned, record=path).status == "complete"
+    assert run_replay(path).difference is not None, "a simulated world in here was armed by nobody"
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    lines.insert(1, json.dumps({"k": "fact", "name": "devices", "value": {}}))  # as a run on real wires tells where they were
+    path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
+    for file in (path, as_on_real_wires(path, tmp_path)):
+        result = run_replay(file)
+        assert result.difference is None, result.lines()
+        assert result.status == "complete"
 
 
 class _Given:
