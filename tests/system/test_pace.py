@@ -133,7 +133,7 @@ def test_a_treatment_against_the_wall_clock_is_delivered_and_its_lag_is_measured
     assert 0.0 < lag["p50"] <= lag["p99"] <= lag["max"]
     if lag["p99"] > LATE_MS:  # this computer had no time for a run against its clock: that is told, and beam is not given then
         assert done.summary["status"] in ("complete", "partial") and (done.output / "record.dcm").exists()
-        return
+        pytest.skip(f"this computer is busy: of its loop's looks one in a hundred came {lag['p99']:.0f} ms late")
     assert_as_prescribed(done)
     tripped = {interlock["name"] for interlock in done.summary["interlocks"]}
     assert not tripped or (tripped <= LATE and lag["max"] > LATE_MS)
