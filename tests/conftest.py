@@ -13,7 +13,7 @@ import pytest
 from simulators import clock
 
 SITE = ("site", "rig")  # folders whose tests start whole simulators, and take as long as all others on real wires
-STAND_BACK = 10  # niceness of tests that only compute
+CLOCKS = ("browser", "console", "console_out", "rig", "site", "wires")  # folders whose tests wait on real clocks
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -39,10 +39,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before the test's fixtures start their processes
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What waits on real clocks goes before what only computes; the processes that a test starts go with it."""
-    on_clocks = _on_wires(item) or _in_group(item, "browser")
-    with contextlib.suppress(PermissionError):  # a process that has stood back may not be allowed to come forward again
-        os.setpriority(os.PRIO_PROCESS, 0, 0 if on_clocks else STAND_BACK)
+    """What must answer in time goes first, what only computes last; the processes that a test starts go with it."""
+    on_clocks = _on_wires(item) or item.path.parent.name in CLOCKS
+    niceness = 10 if not on_clocks else 0 if _in_group(item, "browser") else -5
+    with contextlib.suppress(PermissionError):  # who may not go before others goes beside them
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
 
 
 def _on_wires(item: pytest.Item) -> bool:

@@ -39,7 +39,7 @@ def test_every_public_file_is_treated_or_refused_here(shared_plans):
     assert files == {*TREATED, *REFUSED}
 
 
-@pytest.mark.parametrize("name", TREATED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if "18436spots" in n else n for n in TREATED])
 def test_a_public_plan_is_delivered_as_it_prescribes_and_recorded(shared_plans, treat, name):
     beams = (2,) if "2beams" in name else ()
     done = treat(shared_plans / name, facility="research", overrides=OVERRIDES, beams=beams)
