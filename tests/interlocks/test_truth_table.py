@@ -3,7 +3,7 @@
 Cells of a row: states of its inputs (good, bad value, stale, missing, poor quality) x phase x mode and bypass. All combinations
 up to three inputs. Beyond that all of them only in treatment mode in the phase in which the row trips, and every pair and all
 of one kind in every other phase and mode. Then the same row with each input that decides phase, mode or resets not believed,
-beside good and beside bad inputs of the row (every third of these cells, all in the slow tests). The number of cells is asserted.
+beside good and beside bad inputs of the row (every third of them, all in the slow tests). The number of cells is asserted.
 """
 
 import itertools
