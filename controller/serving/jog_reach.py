@@ -1,4 +1,4 @@
-"""How far an axis may be jogged: to the end of its travel, or to where nozzle and couch would come too near.
+"""How far one press may jog an axis: some way on, to the end of its travel, or to where nozzle and couch would come too near.
 
 Where they are too near already, only a short way that takes them apart is given (hazard M8), and the next one after it.
 
@@ -19,6 +19,8 @@ from drivers.hal.errors import CommandRejected, DataError
 HALVINGS = 9  # finds the end of a clear way to a five-hundredth of the travel
 APART = 5.0  # deg or mm of one way out of a place that is too near; assumed
 TURN_DEG = 360.0
+# Of one press: soon judged, and a button that sticks does not turn the ring round. Assumed.
+FARTHEST_MM, FARTHEST_DEG = 200.0, 30.0
 LEAST = 0.1  # deg or mm: a way that is shorter is none; assumed
 TOO_NEAR, UNREADABLE = 4468, 5302
 
@@ -28,6 +30,8 @@ Gap = Callable[[float], float]
 
 async def jog_target(ground: Ground, axis: str, direction: int) -> float:
     """Where to send an axis that is jogged, deg or mm: the farthest place in `direction` with a clear way to it.
+
+    At most `FARTHEST_DEG` or `FARTHEST_MM` away; whoever wants to go on presses again.
 
     Args:
         ground: the room.
@@ -61,6 +65,8 @@ async def jog_target(ground: Ground, axis: str, direction: int) -> float:
     if axis == "gantry" and travel.maximum - travel.minimum >= TURN_DEG:
         # Both ends are one place, to which the drive takes the nearer way: that may be the other direction.
         end = max(start, end - LEAST) if direction > 0 else min(start, end + LEAST)
+    farthest = FARTHEST_MM if axis.endswith("_mm") else FARTHEST_DEG
+    end = max(start - farthest, min(end, start + farthest))
     # A way is judged at many places: not in the loop that keeps the room.
     find = partial(way_out, gap=gap) if gap(start) < collision.GAP_MIN_MM else partial(clear_end, check=check, gap=gap)
     return await asyncio.get_running_loop().run_in_executor(None, partial(find, start, end, room=room))

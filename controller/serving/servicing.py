@@ -22,6 +22,7 @@ from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected
 
 NOT_YOURS, NOTHING_STANDS, BAD_ARGUMENT, KEY_STANDS, BYPASS, IN_OTHER_HANDS, MOVING = 4461, 4462, 4463, 4464, 4465, 4466, 4467
+LET_GO = 4469
 ENABLE_NS = 200 * NS_PER_MS  # design: without a fresh enable for so long the drive stops
 JOG_LOOK_S = 0.02
 KEY_LOOKS, KEY_LOOK_S = 50, 0.1  # for the plant to show the key that was turned; assumed
@@ -113,32 +114,46 @@ class Servicing:
         except BeamlineError as error:
             self._ground.bus.emit(f"room.{self._ground.room}", "stop.failed", error=str(error))
 
+    def _held(self) -> bool:
+        """Whether the button is down: it was heard of lately enough."""
+        return self._clock_ns() - self._enabled_ns <= ENABLE_NS
+
     async def _hold_to_run(self, axis: str, direction: int) -> None:
-        moving = asyncio.ensure_future(self._move(axis, direction))
+        """Move while the button is held. A motion that was let go of before it was sent is never sent."""
+        device = self._ground.devices.gantry if axis == "gantry" else self._ground.devices.couch
+        sent = asyncio.Event()
+        moving = asyncio.ensure_future(self._move(axis, direction, sent))
         try:
-            while not moving.done():
-                if self._clock_ns() - self._enabled_ns > ENABLE_NS:
-                    device = self._ground.devices.gantry if axis == "gantry" else self._ground.devices.couch
-                    await self._quick_stop(device.stop)
-                    break
+            while not moving.done() and self._held():
                 await asyncio.wait({moving}, timeout=JOG_LOOK_S)
-            await asyncio.wait({moving})
+            if not moving.done():
+                await self._quick_stop(device.stop)
+            if sent.is_set():
+                await asyncio.wait({moving})  # it ends by the stop
+            elif not moving.done():
+                self._say_ended(axis, "the button was let go of before the clear way was found; nothing moved")
         finally:
             moving.cancel()
             await asyncio.gather(moving, return_exceptions=True)
 
-    async def _move(self, axis: str, direction: int) -> None:
+    async def _move(self, axis: str, direction: int, sent: asyncio.Event) -> None:
         """Towards the end of the clear way; stopped on the way it says so, which is what was wanted."""
         devices, room = self._ground.devices, self._ground.room
         try:
             await require_motion_permit(devices.interlock, room)
             target = await jog_target(self._ground, axis, direction)
+            if not self._held():
+                raise self._no(LET_GO, "the button was let go of before the clear way was found", "hold it longer")
+            sent.set()  # from here on a stop ends it: the device has begun before anybody else can run
             if axis == "gantry":
                 await devices.gantry.move_to(target)
             else:
                 await devices.couch.move_to({axis: target})
         except BeamlineError as error:
-            self._ground.bus.emit(f"room.{self._ground.room}", "jog.ended", axis=axis, reason=str(error))
+            self._say_ended(axis, str(error))
+
+    def _say_ended(self, axis: str, reason: str) -> None:
+        self._ground.bus.emit(f"room.{self._ground.room}", "jog.ended", axis=axis, reason=reason)
 
     async def reset_drives(self, command: Command) -> dict[str, Any]:
         """`reset_drives`: clear what the drives keep of a fault whose cause is gone. Raises CommandRejected with what stays."""

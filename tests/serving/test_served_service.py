@@ -4,12 +4,15 @@ import asyncio
 import io
 
 import pydicom
+import pytest
 from served import serving
 
 from controller.bodies import bypass_line
 from controller.roles import Role
 from controller.room.collision import GAP_MIN_MM, gap_mm
 from controller.room.states import State
+from controller.serving import servicing
+from controller.serving.jog_reach import FARTHEST_DEG, jog_target
 from drivers.hal.clock import now_ns
 from interlocks.daemon import obey
 
@@ -98,6 +101,58 @@ def test_an_axis_is_jogged_while_the_button_is_held_and_stops_when_it_is_not(sta
             said = [e for e in room.room.audit.query(limit=1000, name="jog") if e["kind"] == "command"]
             assert len(said) > 30, "every repetition is told"
             return after
+
+    virtually(main())
+
+
+@pytest.mark.parametrize("axis", ["gantry", "vertical_mm"])
+def test_a_button_that_is_let_go_of_while_the_clear_way_is_sought_moves_nothing_ever(state, virtually, monkeypatch, axis):
+    """On a busy computer the search takes long: what it finds then is nobody's wish any more."""
+
+    async def slowly(ground, axis, direction):
+        found = await jog_target(ground, axis, direction)
+        await asyncio.sleep(10.0)
+        return found
+
+    monkeypatch.setattr(servicing, "jog_target", slowly)
+
+    async def main():
+        async with serving(state) as room:
+            service, devices = await in_service(room), room.room.ground.devices
+
+            async def place():
+                couch = await devices.couch.read_axes()
+                return (await devices.gantry.read_state()).angle.value, *(reading.value for reading in couch.values())
+
+            before = await place()
+            for _ in range(20):
+                await service.do("jog", axis=axis, direction=-1)
+                await asyncio.sleep(0.1)
+            await room.until(lambda: not room.room.servicing.jogging, 1.0, "the jog is over")
+            assert "nothing moved" in str(room.said_of("jog.ended")[-1].data["reason"])
+            await asyncio.sleep(60.0)
+            assert not room.said_of("motion.start")
+            assert await place() == pytest.approx(before, abs=0.01)
+            for _ in range(130):  # who holds it long enough moves, and stops by letting go
+                await service.do("jog", axis=axis, direction=-1)
+                await asyncio.sleep(0.1)
+            assert room.said_of("motion.start")
+            await room.until(lambda: not room.room.servicing.jogging, 5.0, "the stop")
+            there = await place()
+            await asyncio.sleep(30.0)
+            assert await place() == pytest.approx(there, abs=0.05)
+
+    virtually(main())
+
+
+def test_a_press_goes_a_bounded_way(state, virtually):
+    async def main():
+        async with serving(state) as room:
+            await in_service(room)
+            ground = room.room.ground
+            angle_deg = (await ground.devices.gantry.read_state()).angle.value
+            for direction in (1, -1):
+                assert 0.0 < (await jog_target(ground, "gantry", direction) - angle_deg) * direction <= FARTHEST_DEG + 0.1  # the encoder wavers
 
     virtually(main())
 
