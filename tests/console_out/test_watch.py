@@ -199,7 +199,7 @@ async def test_control_is_kept_by_heartbeats_and_what_must_be_seen_is_seen_at_ev
                 t.app.query_one(TabbedContent).active = tab
                 await t.pilot.pause()
                 t.in_sight()
-        assert "STALE" not in t.drawn() and "last known" not in t.drawn()
+        await t.until(lambda: "STALE" not in t.drawn() and "last known" not in t.drawn())
         desk, end_s = t.site.room.desk, asyncio.get_running_loop().time() + 1.6
         while asyncio.get_running_loop().time() < end_s:
             assert desk.console_alive()
