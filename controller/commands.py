@@ -25,6 +25,7 @@ AGE_MAX_NS = 200 * NS_PER_MS  # hazard C3: an old command is dropped, whatever h
 CONSOLE_LOST_NS = NS_PER_S  # design: no commanding console for 1 s means pause
 ANSWERS_KEPT = 256  # per console, for repeated sends of one command
 CONSOLES_KEPT = 256  # whose last sequence is remembered; those of 20 browsers and their predecessors of days
+TOLD = "told"  # in a value that is a mapping: what became of the command, in words, which the journal keeps
 TOKEN_BITS = 52  # a number that JavaScript keeps, and nobody guesses
 
 
@@ -269,13 +270,14 @@ class CommandDesk:
         except BeamlineError as error:
             self._tell(command, str(error))
             return Answer(False, rejection=error)
-        self._tell(command, "")
+        told = str(value.get(TOLD, "")) if isinstance(value, Mapping) else ""
+        self._tell(command, told, kind="command.done")
         return Answer(True, value)
 
-    def _tell(self, command: Command, reason: str) -> None:
+    def _tell(self, command: Command, reason: str, kind: str = "command.failed") -> None:
         """Note what became of a command that was executed; one that cannot be noted was executed all the same."""
         with suppress(StorageFailed):
-            self._note("command.failed" if reason else "command.done", command, **({"reason": reason} if reason else {}))
+            self._note(kind, command, **({"reason": reason} if reason else {}))
 
     def _note(self, kind: str, command: Command, **more: Any) -> None:
         """Raises StorageFailed, whatever the journal raised."""

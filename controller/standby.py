@@ -241,8 +241,8 @@ def _tell(event: Event, say: Callable[[str], None]) -> None:
         details = f"{data.get('id')}: {data.get('cause')}. {data.get('advice')}"
     elif event.kind == "interlock.reset":
         by, refused = data.get("role"), data.get("refused")
-        details = f"{', '.join(data.get('cleared', ())) or 'nothing'}{f' by {by}' if by else ''}"
-        details += f"; still there: {', '.join(refused)}" if refused else ""
+        details = f"{', '.join(map(str, data.get('cleared', ()))) or 'nothing'}{f' by {by}' if by else ''}"
+        details += f"; still there: {', '.join(f'{name} ({why})' for name, why in refused)}" if refused else ""
     else:
         shown = {name: value for name, value in data.items() if value not in ("", None, []) and name != "trace"}
         details = ", ".join(f"{name} {value}" for name, value in shown.items())

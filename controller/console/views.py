@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 RoleName = Literal["observer", "operator", "physicist", "service", "security_admin"]
 ModeName = Literal["treat", "qa", "service"]
-Banner = Literal["SIMULATED", "SERVICE", "BYPASS", "RESEARCH", "STALE"]
+FractionStatus = Literal["complete", "partial", "under_way", "reconcile", "signature"]
+Banner = Literal["SIMULATED", "SERVICE", "BYPASS", "RESEARCH", "LIMITS UNSIGNED", "STALE"]
 
 
 class View(BaseModel):
@@ -217,6 +218,25 @@ class AlarmView(View):
     shelved_s: float = Field(default=0.0, description="for how long yet, s")
 
 
+class FractionView(View):
+    """One fraction of a plan that was begun, by the ledger."""
+
+    number: int
+    status: FractionStatus = Field(
+        description="reconcile, signature: what a physicist has to do before anything more of it is given"
+    )
+    share: float | None = Field(description="of the fraction's meterset that was given, 0 to 1; null: known only within bounds")
+    treatment: str = Field(default="", description="id of its last treatment")
+
+
+class NextFraction(View):
+    """What may be loaded next of a plan: a proposal, nothing more."""
+
+    fraction: int
+    remainder: bool = Field(description="what an earlier delivery left of it")
+    beams: list[int] = Field(default_factory=list, description="empty: all of them")
+
+
 class PlanView(View):
     """A plan that the facility holds."""
 
@@ -235,6 +255,11 @@ class PlanView(View):
     beams: list[dict[str, Any]]
     received_utc: str
     objections: dict[str, list[str]] = Field(description="by room: why it cannot be treated there; empty list: it can")
+    history: list[FractionView] = Field(default_factory=list, description="fractions that were begun, by number")
+    next: NextFraction | None = Field(
+        default=None, description="null: everything is given, or something has to be settled first"
+    )
+    standing: str = Field(default="", description="history and what comes next, in words")
 
 
 class RoomView(View):

@@ -16,6 +16,7 @@ from controller.console.views import TreatmentSummary
 from controller.record.ledger import Received
 from controller.serving.audit import Audit
 from controller.serving.cut_off import CUT_OFF, UNBEGUN, Ending, LedgerBook, ending_of, loaded_in, names_of, room_of
+from controller.serving.fraction_book import FractionBook
 from controller.serving.ground import Ground
 from controller.serving.interlock_book import InterlockBook
 from controller.serving.plans import PlanStore
@@ -38,6 +39,7 @@ class Asking:
         self._audit = audit
         self._interlocks = interlocks
         self._ledger = ledger or LedgerBook(ground.state, ground.boot_id)
+        self._fractions = FractionBook(ground, self._ledger)
         self._summaries: dict[Path, tuple[tuple[object, ...], TreatmentSummary]] = {}
 
     async def answer(self, what: str, arguments: Mapping[str, Any]) -> Any:
@@ -48,9 +50,12 @@ class Asking:
         """
         match what:
             case "plans":
-                return [plan.model_dump(mode="json") for plan in self._plans.plans()]
+                plans = await asyncio.to_thread(self._fractions.told, self._plans.plans())
+                return [plan.model_dump(mode="json") for plan in plans]
             case "plan":
-                return self._plans.get(arguments.get("id")).view().model_dump(mode="json")
+                plan = self._plans.get(arguments.get("id")).view()
+                (told,) = await asyncio.to_thread(self._fractions.told, [plan])
+                return told.model_dump(mode="json")
             case "treatments":
                 found = await asyncio.to_thread(self._treatments, _number(arguments.get("limit"), 100))
                 return [summary.model_dump(mode="json") for summary in found]

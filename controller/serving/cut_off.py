@@ -11,7 +11,7 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,20 @@ class Ending:
     shares: Mapping[int, float | None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What one beam of a fraction received, over all sessions.
+
+    Attributes:
+        share: of the plan; None: known only within bounds.
+        journal: of its last session.
+    """
+
+    state: BeamState
+    share: float | None
+    journal: str
+
+
 class LedgerBook:
     """What the ledger of a facility says of treatments; read again only when it has changed. Used by several threads.
 
@@ -61,6 +75,8 @@ class LedgerBook:
         self._lock = threading.Lock()
         self._read: Stamp | None = None
         self._unsettled: dict[str, tuple[Received, ...]] = {}
+        self._given_read: Stamp | None = None
+        self._given: dict[str, dict[int, dict[int, Given]]] = {}
 
     def stamp(self) -> Stamp:
         """Changes with every entry."""
@@ -83,6 +99,23 @@ class LedgerBook:
                     told[name] = (*told.get(name, ()), received)
                 self._read, self._unsettled = stamp, told
             return self._unsettled
+
+    def given(self, plan_uids: Collection[str]) -> Mapping[str, Mapping[int, Mapping[int, Given]]]:
+        """Beams that were begun, by plan, fraction and number, of these plans. Raises DataError, StorageError, Busy."""
+        with self._lock:
+            stamp = self.stamp()
+            if stamp != self._given_read:
+                self._given_read, self._given = stamp, {}
+            if new := {uid for uid in plan_uids if uid not in self._given}:
+                told: dict[str, dict[int, dict[int, Given]]] = {uid: {} for uid in new}
+                if stamp[1]:
+                    with open_ledger(self._state, boot_id=self._boot_id) as ledger:
+                        known = ledger.keys()
+                        for key in [key for key in known if key.plan_uid in new]:
+                            received = ledger.delivered(key.plan_uid, key.fraction, key.beam_number)
+                            told[key.plan_uid].setdefault(key.fraction, {})[key.beam_number] = given_of(received)
+                self._given = {**self._given, **told}
+            return self._given
 
     def in_session(self, plan_uid: str, directory: Path) -> bool:
         """Whether some process treats this plan now, with outputs in this treatment's directory as far as it says."""
@@ -114,6 +147,11 @@ def ending_of(received: Mapping[int, Received], names: Mapping[int, str]) -> End
         return Ending(BeamState.LOCKED.value, "signature", bounds, shares)
     whole = states == {BeamState.COMPLETE}
     return Ending((BeamState.COMPLETE if whole else BeamState.PARTIAL).value, "", bounds, shares)
+
+
+def given_of(received: Received) -> Given:
+    """In short."""
+    return Given(received.state, _share(received), received.journal)
 
 
 def _share(received: Received) -> float | None:

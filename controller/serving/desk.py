@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.beam.sharing import BeamSupervisor
-from controller.commands import Answer, Command, CommandDesk
+from controller.commands import TOLD, Answer, Command, CommandDesk
 from controller.console.alarms import AlarmList
 from controller.console.views import EventView, RoomView, SpotsView
 from controller.loop_lag import tell_lag
@@ -220,7 +220,7 @@ class ServedRoom:
             "reconcile": self._reconcile,
             "reset_dose_trip": treating.reset_dose,
             "reset_drives": servicing.reset_drives,
-            "reset_interlock": servicing.reset_interlock,
+            "reset_interlock": self._reset_interlock,
             "request_bypass": servicing.request_bypass,
             "approve_bypass": servicing.approve_bypass,
             "end_bypass": servicing.end_bypass,
@@ -244,6 +244,11 @@ class ServedRoom:
                 f"{self.servicing.jogging} is being jogged", code=4471, device=self.ground.room, hint="let it stop, then answer"
             )
         return self.treating.answer(command)
+
+    async def _reset_interlock(self, command: Command) -> dict[str, Any]:
+        before = [trip.id for trip in self.interlocks.standing()]
+        value = await self.servicing.reset_interlock(command)
+        return {**value, TOLD: self.interlocks.reset_words(before)}
 
     async def _import_plan(self, command: Command) -> dict[str, Any]:
         arguments = command.arguments

@@ -20,6 +20,7 @@ from drivers.hal.events import Event
 KEPT = 64  # trips of an episode; assumed
 UNBELIEVED, NOTHING = 0x8000, 0xFFFF  # docs/wires.md, node 2: index of the input that shows a first-out
 KEY = "key"
+ROLE = "needs the role"  # a reason of the interlock system that is told in other words: who resets it
 ENDED_NS = 100 * NS_PER_MS  # the interlock system tells a bypass until its next step
 ANOTHER = "another interlock system than that of this room answers at the socket"
 
@@ -64,6 +65,7 @@ class InterlockBook:
         self._status = status
         self._told = told
         self._trips: dict[str, TripView] = {}  # of the bus
+        self._refused: dict[str, str] = {}  # why the last reset left a row as it is
         self._ended_ns: dict[str, int] = {}  # when bypasses were ended here
 
     def take(self, event: Event) -> None:
@@ -73,6 +75,24 @@ class InterlockBook:
         elif event.kind == "interlock.reset":
             for name in event.data.get("cleared", ()):
                 self._trips.pop(str(name), None)
+            self._refused = {str(name): str(why) for name, why in event.data.get("refused", ()) if not why.startswith(ROLE)}
+
+    def reset_words(self, before: Sequence[str]) -> str:
+        """What a reset has cleared of these ids, what still stands, and who can reset that; for people and the audit."""
+        stands = self.standing()
+        left = {trip.id for trip in stands}
+        said = [
+            f"cleared {', '.join(gone)}" if (gone := [name for name in before if name not in left]) else "nothing was cleared"
+        ]
+        if stands:
+            said.append(f"still there: {', '.join(self._why_it_stands(trip) for trip in stands)}")
+        return "; ".join(said)
+
+    def _why_it_stands(self, trip: TripView) -> str:
+        role = "the key switch" if trip.reset_role == KEY else trip.reset_role
+        who = f"reset by: {role}" if role else "goes by itself with its cause"
+        why = self._refused.get(trip.id, "")
+        return f"{trip.id} ({why}; {who})" if why else f"{trip.id} ({who})"
 
     def standing(self) -> list[TripView]:
         """What stands now, first-out first."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,12 +53,14 @@ class Questions:
         next_patient: the next yes to an identity brings another patient in.
         doing: what people do now, after a yes; empty when the room does not wait for them.
         answered_by: names of those who have said yes since `begin`.
+        about: what is known of a beam beside what the room says of it, by number; see `loading.Loaded.about`.
     """
 
     def __init__(self, room: str, bodies: Bodies) -> None:
         self.next_patient = True
         self.doing = ""
         self.answered_by: list[str] = []
+        self.about: Callable[[int], Mapping[str, Any]] = lambda _beam: {}
         self._room = room
         self._bodies = bodies
         self._asked: _Asked | None = None
@@ -135,24 +137,39 @@ class Questions:
         asked = self._asked
         if asked is None or asked.answer.done():
             return None
+        facts = self._facts(asked)
         return QuestionView(
             kind=asked.kind.value,
             command=COMMAND_OF[asked.kind],
-            text=_text(asked.kind, asked.facts),
-            facts=asked.facts,
+            text=_text(asked.kind, facts),
+            facts=facts,
             challenge=asked.challenge,
             asked_t_ns=asked.t_ns,
         )
+
+    def _facts(self, asked: _Asked) -> dict[str, Any]:
+        """What is asked about, as it stands now: results of a pass that was cut come after the question whether to go on."""
+        known = dict(self.about(int(asked.facts.get("beam_number", 0))))
+        name = known.pop("patient_name", "")
+        facts: dict[str, Any] = {}
+        for key, value in asked.facts.items():
+            facts[key] = known.pop(key, value)
+            if key == "patient_id":
+                facts["patient_name"] = name  # beside the ID: both are compared
+        return facts | known
 
 
 def _text(kind: Confirm, facts: Mapping[str, Any]) -> str:
     beam = f"beam {facts.get('beam_number')} {facts.get('beam_name', '')}".rstrip()
     dose = f"{facts.get('meterset', 0.0):.6g} {facts.get('meterset_unit', '')}".rstrip()
+    left = f" ({facts['remainder']})" if facts.get("remainder") else ""
     match kind:
         case Confirm.IDENTIFY:
+            name = ", ".join(filter(None, str(facts.get("patient_name") or "").split("^")))
             return (
-                f"Is this patient {facts.get('patient_id') or '(no ID)'}, plan {facts.get('plan_label')}, fraction "
-                f"{facts.get('fraction')}, {beam} in room {facts.get('room')}?"
+                f"Is this patient {name or '(no name)'}, ID {facts.get('patient_id') or '(none)'}, plan "
+                f"{facts.get('plan_label')}, fraction {facts.get('fraction')}, {beam}, {dose}{left}, in room "
+                f"{facts.get('room')}?"
             )
         case Confirm.MOVE_ON:
             stopped = f"{facts.get('device')}: {facts.get('stopped')}"
@@ -162,6 +179,6 @@ def _text(kind: Confirm, facts: Mapping[str, Any]) -> str:
             worst = ", ".join(f"{axis} {value:+.2f}" for axis, value in residual.items() if abs(value) >= 0.005)
             return f"Is the position for {beam} accepted (residual: {worst or 'none'})? Then leave the room and search it."
         case Confirm.BEAM_ON:
-            return f"Beam on for {beam}, {dose}, gantry at {facts.get('gantry_deg', 0.0):.1f} deg?"
+            return f"Beam on for {beam}, {dose}{left}, gantry at {facts.get('gantry_deg', 0.0):.1f} deg?"
         case Confirm.RESUME:
-            return f"Beam on again for {beam}, {dose}?"
+            return f"Beam on again for {beam}, {dose}{left}?"

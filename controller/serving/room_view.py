@@ -132,6 +132,13 @@ class RoomViewer:
     def _unsettled(self, state: State) -> str:
         return next(iter(self._cut_off.values()), "") if state is State.STANDBY else ""
 
+    def _standing_by(self, state: State) -> str:
+        """A room in standby has nothing selected, or somebody has to confirm what is, or a fraction has ended here."""
+        loaded = self._treating.loaded
+        if state is not State.STANDBY or loaded is None:
+            return ""
+        return loaded.words(asked=self._questions.view() is not None, under_way=self._treating.under_way)
+
     def view(self) -> RoomView:
         """Everything, now."""
         self._seq += 1
@@ -152,7 +159,11 @@ class RoomViewer:
             banners=self._banners(state),
             mode=mode.value,
             state=state.value,
-            why=self._questions.doing or self._waiting(state) or self._unsettled(state) or self._why,
+            why=self._questions.doing
+            or self._waiting(state)
+            or self._unsettled(state)
+            or self._standing_by(state)
+            or self._why,
             deadline_s=self._deadline_s(state, at_ns),
             control=ControlView(
                 console=control.console,

@@ -30,8 +30,10 @@ from controller.recover import Survived, ask_unit, run_recovery
 from controller.room.session import Session
 from controller.room.states import State
 from controller.room.supervision import Timing
+from controller.serving.cut_off import given_of
+from controller.serving.fraction_book import ended_words
 from controller.serving.ground import Ground
-from controller.serving.loading import BAD_ARGUMENT, Loaded, Loader
+from controller.serving.loading import BAD_ARGUMENT, WRITING, Loaded, Loader
 from controller.serving.plans import PlanStore
 from controller.serving.questions import Questions
 from controller.treatment import Ran
@@ -42,7 +44,7 @@ NOT_ADMITTED, BUSY, NOT_APPROVED = 4451, 4452, 4453
 NOTHING_LOADED, OVERTAKEN, NOT_RECONCILED = 4455, 4456, 4457
 
 PERMITS_S = 300.0  # for somebody at a console to reset what stands before the room arms; assumed
-RUNNING, WRITING = "running", "writing"
+RUNNING = "running"
 QA_INTENTS = ("VERIFICATION", "MACHINE_QA")  # DICOM PlanIntent
 DISARMED_S = 0.5  # for the interlock system to see that nothing is armed any more: it keeps its plan until then
 DOSE_TRIPPED = 2  # `DoseMonitorStatus.state`
@@ -85,6 +87,7 @@ class Treating:
         self._stops = 0
         self._why_stopped = ""
         self._reconciled = False
+        questions.about = lambda beam: self.loaded.about(beam) if self.loaded is not None else {}
         ground.bus.subscribe(lambda event: self.loaded.picture.take(event) if self.loaded is not None else None)
 
     # --- what is known ----------------------------------------------------------------------------------------------------
@@ -343,6 +346,18 @@ class Treating:
         loaded.failures = failures
         loaded.reason = "; ".join([str(summary.get("reason") or ""), *failures]).strip("; ")
         loaded.status = "fault" if failures else str(summary["status"])
+        loaded.ended = self._how_it_ended(loaded)
+
+    def _how_it_ended(self, loaded: Loaded) -> str:
+        """In words, over all sessions of the fraction, with what may follow."""
+        beams = loaded.earlier.beams or [beam.number for beam in loaded.admitted.intake.beams]
+        fraction, uid = loaded.options.fraction, loaded.admitted.intake.plan.uid
+        try:
+            with open_ledger(self._ground.state, boot_id=self._ground.boot_id) as ledger:
+                given = {number: given_of(ledger.delivered(uid, fraction, number)) for number in beams}
+        except BeamlineError as error:
+            return f"fraction {fraction} has ended; what was given is not known: {error}"
+        return ended_words(fraction, beams, given)
 
     def _tell_failure(self, ran: Ran, error: BaseException) -> None:
         text = f"{type(error).__name__}: {error}"

@@ -238,7 +238,7 @@ def test_an_interlock_is_reset_by_its_role_alone_and_then_the_beam_is_resumed(ma
             assert not room.room.ground.devices.interlock.status.relay_closed
             assert room.room.questions.view() is None, "nothing is asked while the permit is withheld"
             value = await physicist.do("reset_interlock")
-            assert value == {"relay_closed": True, "standing": []}
+            assert value == {"relay_closed": True, "standing": [], "told": "cleared AREA_MONITOR"}
             await room.asked("resume", 10.0)
             await operator.answer()
             loaded = await room.ended()
