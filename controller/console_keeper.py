@@ -73,14 +73,16 @@ class ConsoleKeeper:
     async def _one(self) -> int:
         asked = self._asked
         command = [sys.executable, "-P", "-m", MODULE, "--state", str(asked.state.absolute()), "--facility", asked.called]
-        command += ["--rooms", asked.room, "--host", asked.host, "--port", str(self._port)]
+        command += ["--rooms", asked.room, "--host", asked.host, "--port", str(self._port), "--kept"]
         for option, path in (("--tls-cert", asked.tls_cert), ("--tls-key", asked.tls_key)):
             command += [option, str(path)] if path is not None else []
         command += ["--epics-port", str(asked.epics_port)] if asked.epics_port is not None else []
         file = asked.state / "run" / CONSOLE_JSON
         file.unlink(missing_ok=True)
         process = self._process = await asyncio.create_subprocess_exec(
-            *leashed(command), stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+            *leashed(command),
+            stdin=asyncio.subprocess.PIPE,  # never written to: its end says that this process is gone, on any system
+            start_new_session=True,
         )
         ready = asyncio.create_task(self._tell_ready(file, process.pid), name="console ready")
         try:

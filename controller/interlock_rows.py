@@ -7,8 +7,9 @@ for evaluating anything, nor for what a room shows (`controller.serving`).
 from __future__ import annotations
 
 from controller.surroundings import InterlockRow
-from interlocks.matrix import Limits, load
+from interlocks.matrix import SHIPPED, Limits, LimitsError, load
 from interlocks.overlay import overlay_of
+from interlocks.signature import verifier
 
 MS_PER_H = 3.6e6
 
@@ -34,3 +35,15 @@ def rows_of(limits: Limits) -> dict[str, InterlockRow]:
 def facility_rows(facility: str) -> dict[str, InterlockRow]:
     """The rows of a shipped facility, its overlay included."""
     return rows_of(load(overlay=overlay_of(facility)))
+
+
+def unsigned_limits(facility: str) -> str:
+    """Why the limits here, with a facility's overlay, are not what two persons signed; empty when they are.
+
+    The interlock daemon refuses such limits by itself; only simulated rooms run with them.
+    """
+    try:
+        load(SHIPPED, verifier(), overlay_of(facility))
+    except (LimitsError, ValueError, OSError) as error:
+        return " ".join(str(error).split())
+    return ""

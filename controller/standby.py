@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from simulators.faults import TimedFault
 
 TOLD = ("device.up", "device.down", "device.fault", "interlock.trip", "interlock.reset", "treatment.ended", "program.exception")
+PLACE_S = 5.0  # for the console of a room that was killed a moment ago to let go of its port; wall time, assumed
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LIVES = 2**29  # boot ids are 31 bits on the wire
 EXAMPLE = Path(__file__).parents[1] / "examples" / "carbon_sphere.dcm"
@@ -83,7 +84,7 @@ def serve_room(asked: Serving, say: Callable[[str], None]) -> list[str]:
         from controller.console.process import check_place
 
         try:  # before anything of the room: a room that nobody can command is of no use
-            check_place(asked.host, asked.port, asked.tls_cert, asked.tls_key)
+            check_place(asked.host, asked.port, asked.tls_cert, asked.tls_key, PLACE_S)
         except BeamlineError as error:
             return error.as_reasons
     made = loop_factory(asked.pace) if asked.where is not None else unhurried_loop(asked.speed)
@@ -161,6 +162,7 @@ async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
             "seed": asked.seed,
             "speed": asked.pace,
             "virtual": asked.where is None,
+            "limits_unsigned": _unsigned(asked),
         }
         ground = ground_of(world, asked.called, facility, asked.room, bus, asked.state.resolve(), **more)
         room = ServedRoom(ground, inspect_apart, say)
@@ -177,6 +179,9 @@ async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
         room.start()
         kind = "SIMULATED, " if ground.simulated else ""
         say(f"{asked.room} of {facility.name} stands by: {kind}{len(ground.devices.all())} devices; Ctrl-C ends it")
+        if ground.limits_unsigned:
+            say(f"limits unsigned: {ground.limits_unsigned}; a simulated room goes on with them, a real one does not start")
+            bus.emit(f"{asked.room}-interlocks", "limits.unsigned", error=ground.limits_unsigned)
         if ground.simulated:
             await _example(asked, room, say)
         if asked.console:
@@ -198,6 +203,13 @@ async def _serve(asked: Serving, say: Callable[[str], None]) -> list[str]:
         if link is not None:
             await link.close()
         await world.stop()
+
+
+def _unsigned(asked: Serving) -> str:
+    """Where anything is real the interlock system has a process of its own, which says so itself and does not start."""
+    from controller.interlock_rows import unsigned_limits
+
+    return "" if asked.where is not None and asked.where.real else unsigned_limits(asked.facility.name)
 
 
 async def _example(asked: Serving, room: ServedRoom, say: Callable[[str], None]) -> None:

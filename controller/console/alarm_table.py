@@ -180,6 +180,9 @@ _ROWS: tuple[AlarmRule, ...] = (
     AlarmRule("finding", "medium", _says("delivered spots are out of tolerance", "message"), key=_field("code")),
     AlarmRule("problem", "medium", _says("the field could not be closed as it should", "what"), key=_field("what")),
     AlarmRule("listener.removed", "medium", _says("a part of the display has failed and shows nothing any more")),
+    AlarmRule(
+        "limits.unsigned", "medium", _says("limits unsigned: only a simulated room runs with them"), "the room is started again"
+    ),
     AlarmRule("refused", "low", _says("not treated", "reason")),
     AlarmRule(
         "room.refused",

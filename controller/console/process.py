@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import json
 import logging
@@ -19,6 +20,8 @@ import signal
 import socket
 import ssl
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
     from controller.console.outward import Outward
 
-EXIT_REFUSED = 2
+EXIT_REFUSED, EXIT_ORPHAN = 2, 3
 BACKLOG = 2048
 FILES_MAX = 8192  # connections are files
 GRACE_S = 2
@@ -41,6 +44,7 @@ SEND_BUFFER_BYTES = 256 * 1024
 MESSAGE_BYTES_MAX = 64 * 1024
 PING_S = 20.0
 PORT_MAX = 65_535
+PLACE_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class Options:
         host, port: where; port 0 is any.
         tls_cert, tls_key: PEM files, both or none.
         epics_port: where rooms are published as process variables, on the loopback; None: nowhere.
+        kept: by a process that holds the other end of the standard input, and without which nothing is served.
     """
 
     state: Path
@@ -64,6 +69,7 @@ class Options:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     epics_port: int | None = None
+    kept: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what strangers send is not worth a line each
     options = _options(arguments)
+    if options.kept:
+        threading.Thread(target=_end_with_keeper, name="keeper", daemon=True).start()
     _may_open_files()
     _end_in_order()
     try:
@@ -171,10 +179,27 @@ def check_exposure(host: str, cert: Path | None, key: Path | None) -> bool:
     return remote
 
 
-def check_place(host: str, port: int, cert: Path | None, key: Path | None) -> None:
-    """Whether a console could stand there; nothing stays behind. Raises ConfigError: not safe, taken, or not ours."""
+def check_place(host: str, port: int, cert: Path | None, key: Path | None, patience_s: float = 0.0) -> None:
+    """Whether a console could stand there; nothing stays behind.
+
+    Args:
+        host, port, cert, key: see `Options`.
+        patience_s: wall time for which an address that is taken is tried again: a console that was killed lets go of it.
+
+    Raises:
+        ConfigError: not safe, taken, or not ours.
+    """
     check_exposure(host, cert, key)
-    listen(host, port).close()
+    end_s = time.monotonic() + patience_s
+    while True:
+        try:
+            listen(host, port).close()
+            return
+        except ConfigError as error:
+            taken = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+            if not taken or time.monotonic() >= end_s:
+                raise
+        time.sleep(PLACE_LOOK_S)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -264,6 +289,17 @@ def _end_in_order() -> None:
         signal.signal(number, lambda _number, _frame: None)
 
 
+def _end_with_keeper() -> None:
+    """The end of the input is the end of whoever keeps this process, however it died: its port is free at once.
+
+    A thread, because a loop that is busy would let the port wait; nothing here has to be put away.
+    """
+    with contextlib.suppress(OSError):
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+    os._exit(EXIT_ORPHAN)
+
+
 def _may_open_files() -> None:
     """Every client is a file: the usual 1024 are few."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -282,9 +318,11 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--tls-cert", type=Path, help="certificate chain, PEM")
     parser.add_argument("--tls-key", type=Path, help="its key, PEM, without a password")
     parser.add_argument("--epics-port", type=int, help="publish the rooms as EPICS process variables there, to be read only")
+    parser.add_argument("--kept", action="store_true", help="end at once when the standard input ends")
     given = parser.parse_args(arguments)
     rooms = tuple(room.strip() for room in given.rooms.split(",") if room.strip())
-    return Options(given.state, given.facility, rooms, given.host, given.port, given.tls_cert, given.tls_key, given.epics_port)
+    place = given.host, given.port, given.tls_cert, given.tls_key
+    return Options(given.state, given.facility, rooms, *place, given.epics_port, given.kept)
 
 
 if __name__ == "__main__":

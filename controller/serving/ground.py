@@ -27,6 +27,7 @@ class Ground:
         seed: of that world.
         speed: seconds of the room per second of a wall clock.
         virtual: no wall clock runs beside the room: nothing may be left to another process.
+        limits_unsigned: why the interlock limits of a simulated room are not the signed ones; empty: they are.
     """
 
     facility: Facility
@@ -44,6 +45,7 @@ class Ground:
     seed: int = 0
     speed: float = 1.0
     virtual: bool = False
+    limits_unsigned: str = ""
 
     @property
     def room(self) -> str:

@@ -194,6 +194,8 @@ class RoomViewer:
             found.append("BYPASS")
         if self._ground.facility.purpose == "research":
             found.append("RESEARCH")
+        if self._ground.limits_unsigned:
+            found.append("LIMITS UNSIGNED")
         return found
 
     def _waiting(self, state: State) -> str:

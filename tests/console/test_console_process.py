@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from standin_room import StandinRoom, served
 
-from controller.console.process import Options, check_exposure, listen, run
+from controller.console.process import EXIT_ORPHAN, Options, check_exposure, listen, run
 from controller.console.users import Users
 from controller.record.store import Busy
 from drivers.hal.errors import ConfigError
@@ -48,7 +48,7 @@ def certificate(directory: Path, days: int = 1, name: str = "cert") -> tuple[Pat
 
 
 @contextlib.asynccontextmanager
-async def console(state, *more):
+async def console(state, *more, stdin=None):
     Users(state, CHEAP).open()  # their passwords cost a second otherwise
     command = [
         sys.executable,
@@ -61,7 +61,7 @@ async def console(state, *more):
         "G1",
         *map(str, more),
     ]
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(*command, stdin=stdin, stderr=asyncio.subprocess.PIPE)
     try:
         yield process
     finally:
@@ -172,6 +172,21 @@ async def test_a_console_that_is_killed_costs_the_room_nothing_and_the_next_one_
             assert process.returncode == 0 and errors == b""
             assert not (tmp_path / "run" / "console.json").exists()
             assert [command.name for command in room.taken] == ["stop"]
+
+
+async def test_a_console_without_its_keeper_is_gone_at_once_and_so_is_its_hold_of_the_port(tmp_path):
+    room = StandinRoom(inert=True)
+    async with served(room, tmp_path), console(tmp_path, "--kept", stdin=asyncio.subprocess.PIPE) as process:
+        told = await where(tmp_path, process)
+        reader, writer = await asyncio.open_connection("127.0.0.1", told["port"])
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.readline()
+        process.stdin.close()  # as the death of the process that holds it does, whatever killed that
+        async with asyncio.timeout(5):
+            await process.wait()
+        assert process.returncode == EXIT_ORPHAN
+        listen("127.0.0.1", told["port"]).close()  # although a browser is still connected
+        writer.close()
 
 
 async def test_with_tls_nothing_is_said_in_plain_text(tmp_path):

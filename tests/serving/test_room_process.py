@@ -119,6 +119,18 @@ def test_a_console_that_dies_is_started_again_where_it_was_and_ends_with_the_roo
         os.kill(after["pid"], 0)
 
 
+def test_a_room_that_was_killed_is_served_again_at_the_same_port_at_once(serve, tmp_path):
+    first = serve("--port", "0")
+    first.until_said("console: http")
+    before = json.loads((tmp_path / "s" / "run" / "console.json").read_text())
+    os.kill(first.process.pid, signal.SIGKILL)
+    again = serve("--port", str(before["port"]))
+    again.until_said("console: http")
+    after = json.loads((tmp_path / "s" / "run" / "console.json").read_text())
+    assert after["port"] == before["port"] and after["pid"] != before["pid"]
+    assert again.end() == 0
+
+
 def test_what_serve_refuses_is_told_before_anything_starts(tmp_path):
     run = CliRunner()
     wrong = ["--speed", "max", "--seed", "-1", "--staff", "lazy", "--tls-cert", "x"]
