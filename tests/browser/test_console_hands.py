@@ -100,6 +100,9 @@ def test_an_axis_moves_while_its_button_is_held_and_no_longer(browser: Browser, 
         page.get_by_role("button", name="Have the key turned").click()
         expect(page.locator(".room .interlocks")).to_contain_text("no trip")
         desk.take_control()
+        quality = physicist.page.locator(".rail").get_by_role("button", name="Service: QA")
+        expect(quality).to_be_disabled()  # whoever enters service would command the room
+        expect(quality).to_have_attribute("title", "desk-operator commands this room")
         turning = page.locator(".gantry .chip")
 
         hold(desk, forth, angle, 1)
@@ -160,6 +163,7 @@ def test_a_bypass_takes_two_persons_in_service_mode_and_nothing_is_treated_with_
 
         act("Leave service")
         expect(owner.page.locator(".said")).to_contain_text("bypassed: VACUUM")
+        assert owner.page.evaluate(LAID_ON) == []
         physicist.go("Plans")
         physicist.page.locator(".choice", has_text="carbon sphere").first.click()
         expect(physicist.page.get_by_role("button", name="Load in G1")).to_be_disabled()
@@ -169,11 +173,22 @@ def test_a_bypass_takes_two_persons_in_service_mode_and_nothing_is_treated_with_
         for desk in (owner, physicist):
             expect(banner(desk, "BYPASS")).to_have_count(0)
         act("Leave service")
+        expect(owner.page.locator(".said")).to_be_hidden()  # what was refused is past once it is accepted
         for desk in (owner, physicist):
             expect(banner(desk, "SERVICE")).to_have_count(0)
             assert desk.wrong == []
         assert physicist.view()["mode"] == "treat"
 
+
+# What can be pressed and lies under the message.
+LAID_ON = """() => {
+  const said = document.querySelector(".said").getBoundingClientRect();
+  return [...document.querySelectorAll("a[href], button, input, select, [role=slider]")].filter((one) => {
+    const box = one.getBoundingClientRect();
+    const across = box.left < said.right && box.right > said.left;
+    return box.width > 0 && !one.disabled && across && box.top < said.bottom && box.bottom > said.top;
+  }).map((one) => one.textContent);
+}"""
 
 # Whole, inside the window, and what a finger meets at its middle is it.
 REACHED = """(element) => {

@@ -202,7 +202,9 @@ def test_what_is_not_known_is_a_dash_and_never_a_number(desk: Desk, alter: Alter
 
 
 def test_a_view_that_does_not_come_makes_the_page_stale_and_silent(desk: Desk, alter: Alter) -> None:
-    alter.patch = {"treatment": TREATMENT}
+    alarm = {"id": "a", "severity": "high", "text": "x", "source": "x", "raised_t_ns": 0, "active": True, "count": 1}
+    alarms = [{**alarm, "acknowledged_by": "", "shelved_by": "", "shelved_s": 0.0}]
+    alter.patch = {"treatment": TREATMENT, "alarms": alarms}
     desk.room()
     page = desk.page
     expect(page.locator(".banner", has_text="STALE")).to_have_count(0)
@@ -210,6 +212,8 @@ def test_a_view_that_does_not_come_makes_the_page_stale_and_silent(desk: Desk, a
     expect(page.locator(".banner", has_text="STALE")).to_be_visible(timeout=2_500)
     expect(page.locator(".state")).to_contain_text("Not known")
     expect(page.locator(".patient-name")).to_have_css("text-decoration-line", "line-through")
+    expect(page.locator(".badge:visible").first).to_have_css("text-decoration-line", "line-through")
+    expect(page.locator(".room .clear use")).to_have_attribute("href", "#sign-unknown")
     for value in (".gantry output", ".dose-head output", ".monitor output >> nth=0"):
         expect(page.locator(value)).to_have_text("–")
     expect(page.get_by_role("button", name=re.compile("Pause"))).to_be_disabled()
@@ -240,7 +244,9 @@ def test_the_first_out_stands_on_top_with_value_limit_advice_and_who_may_reset(b
         expect(first).to_contain_text("latched")
         expect(page.locator(".room .trip").last).to_contain_text("follows")
         expect(page.locator(".room .trips-rest")).to_be_hidden()
-        expect(page.locator(".room").get_by_role("button", name="Reset")).to_be_disabled()
+        reset = page.locator(".room").get_by_role("button", name="Reset")
+        expect(reset).to_be_disabled()
+        expect(reset).to_have_attribute("title", "by operator")
 
 
 def test_where_only_the_first_out_is_known_the_page_says_so_and_why(browser: Browser, house: House) -> None:
@@ -294,6 +300,11 @@ def test_the_room_fits_its_screen(desk: Desk, alter: Alter, size: tuple[int, int
     assert told["scrolls"] is False
     assert told["wide"] == []
     assert told["rem"] >= (13 if size[0] == 1280 else 26)
+    if size[0] == 1280:
+        rows = [TRIP, LATER, *({**LATER, "id": f"ROW_{i}"} for i in range(4))]
+        alter.patch["interlocks"] = {**interlocks, "trips": rows, "active_trips": len(rows)}
+        expect(desk.page.locator(".room .trip")).to_have_count(len(rows))
+        expect(desk.page.locator(".room .more")).to_have_text(re.compile("^[1-9] more$"))  # none is hidden without a word
     desk.page.set_viewport_size({"width": SIZE["width"], "height": SIZE["height"]})
 
 
@@ -344,6 +355,65 @@ CONTRAST = """() => {
 }"""
 
 
+def test_layers_of_what_is_left_are_those_of_the_plan_and_what_was_given_before_is_kept_apart(desk: Desk) -> None:
+    """Of eleven layers an earlier session gave seven and half of the eighth; four are left, the first of them has begun."""
+    told = desk.page.evaluate(LEFT)
+    for name in ("live", "late"):
+        page = told[name]
+        assert (page["number"], page["count"], page["sure"]) == (8, 11, True), name
+        assert [layer["own"] for layer in page["layers"]] == [False] * 7 + [True], name
+        assert [layer["delivered"] for layer in page["layers"]] == [0.0] * 7 + [5.0], name
+        assert [layer["before"] for layer in page["layers"][:7]] == [10.0] * 7, name
+    assert told["live"]["layers"][7]["before"] == pytest.approx(5.0)
+    assert told["live"]["layers"][7]["whole"] == pytest.approx(10.0)
+    assert told["unlike"]["sure"] is False  # it does not add up: the page says so, and does not guess
+    assert told["another"] == []  # layers of another plan that were held are not those of this one
+
+
+# A page that was there all the time; one that came late and was given everything that was held.
+LEFT = """async () => {
+  const { RoomStore } = await import("/page/store.js");
+  const layer = (index, planned, delivered) => ({
+    beam_number: 1, layer_index: index, energy_mev_u: 200, painting: 0, x_mm: [0], y_mm: [0],
+    mu_planned: [planned], mu_delivered: [delivered], complete: delivered >= planned,
+  });
+  const beam = { number: 1, layers: 11, layer: 8, meterset_planned: 110, meterset_delivered: 75, unit: "MU" };
+  const rest = { ...beam, layers: 4, layer: 1, meterset_planned: 35, meterset_delivered: 5 };
+  const view = (seq, one, more) => ({
+    boot_id: 1, seq, t_ns: seq, delivery: { layer: 7, breathing: null },
+    treatment: {
+      id: "a", plan_id: "p", plan_uid: "1.2", fraction: 1, remainder: false, started_utc: "1", beams: [one],
+      current: 1, ...more,
+    },
+  });
+  const later = { remainder: true, started_utc: "2" };
+  const plan = { id: "p", beams: [{ number: 1, layers: 11, meterset: 110 }] };
+  const first = Array.from({ length: 8 }, (_, index) => layer(index, 10, index < 7 ? 10 : 5));
+  const told = (store, one) => ({
+    number: store.layerNumber(one), count: store.layerCount(one), sure: store.sessionsSure(one),
+    layers: store.layersOf(1).map(({ own, delivered, before, whole }) => ({ own, delivered, before, whole })),
+  });
+  const live = new RoomStore("G1");
+  live.takeView(view(1, beam), 0);
+  for (const spots of first) live.takeSpots(spots);
+  live.takeView(view(2, { ...rest, layer: 0, meterset_delivered: 0 }, later), 0);
+  live.takeSpots(layer(7, 5, 5));
+  live.takeView(view(3, rest, later), 0);
+  const held = (one) => {
+    const store = new RoomStore("G1");
+    for (const spots of [...first.slice(0, 7), layer(7, 5, 5)]) store.takeHeldSpots(spots);
+    store.takeView(view(1, one, later), 0);
+    return store;
+  };
+  const [late, unlike] = [held(rest), held({ ...rest, meterset_delivered: 20 })];
+  for (const store of [live, late, unlike]) store.plan = plan;
+  const another = new RoomStore("G1");
+  for (const spots of first) another.takeHeldSpots(spots);
+  another.takeView(view(1, { ...beam, layer: 0, meterset_delivered: 0 }), 0);
+  return { live: told(live, rest), late: told(late, rest), unlike: told(unlike, rest), another: another.layersOf(1) };
+}"""
+
+
 def test_stop_is_in_reach_without_a_sign_in(browser: Browser, house: House) -> None:
     with Desk(browser, house) as desk:
         desk.page.goto(house.url)
@@ -373,6 +443,8 @@ def test_the_page_comes_back_by_itself_when_the_console_process_died(browser: Br
         expect(desk.page.get_by_role("button", name=re.compile("^STOP"))).to_be_enabled()
         # Tokens died with the process: whoever was signed in signs in again, at the same address.
         expect(desk.page.locator("form.sign-in")).to_be_visible()
+        expect(desk.page.locator(".farewell")).to_have_text("The console was started again: sign in anew.")
+        expect(desk.page.locator(".said")).to_be_hidden()
         house.known.clear()
         desk.sign_in("observer").room()
         assert house.console_pid() != before

@@ -9,12 +9,13 @@ import { ACTS, factsOf, questionOf, roleOf } from "./words.js";
 
 const DELIBERATE = new Set(["beam_on", "resume"]);
 const HOLD_MS = 1000;
+const LOST_MS = 1000; // a commanding console that is silent for longer commands no more
 const YES = {
   identify: "Yes, this is right", positioned: "Accept position", move_on: "All clear: go on", beam_on: "BEAM ON",
   resume: "BEAM ON again",
 };
 
-/** `desk`: {send(name, args, acted), stop(acted), may(name), why(name), store(), stoppable()}. */
+/** `desk`: {send(name, args, acted), stop(acted), may(name), why(name), offered(name), store(), stoppable()}. */
 export function actionRail(desk) {
   const question = makeQuestion(desk);
   const pause = h(
@@ -43,8 +44,10 @@ export function actionRail(desk) {
       question.update(store);
       enable(pause, desk.may("pause"), desk.why("pause"));
       enable(end.trigger, desk.may("terminate"), desk.why("terminate"));
-      const possible = ACTS.filter(({ name, only, when }) => desk.may(name) && (!only || desk.person()?.role === only) && (!when || when(store.view)));
-      keyed(others, possible, (act) => act.label, (act) => makeAct(desk, act), () => {});
+      const possible = ACTS.filter(({ name, only, when }) => desk.offered(name) && (!only || desk.person()?.role === only) && (!when || when(store.view)));
+      keyed(others, possible, (act) => act.label, (act) => makeAct(desk, act), (button, act) => {
+        enable(button.trigger ?? button, desk.may(act.name), desk.why(act.name));
+      });
       stop.update(store);
     },
   };
@@ -208,6 +211,7 @@ export function whyNot(view, person, holds, name, stale) {
   if (!roles) return "not now";
   if (!person) return "sign in first";
   if (!roles.includes(person.role)) return `for ${roles.map(roleOf).join(" or ")}`;
+  if (!holds && name === "enter_service" && view.control?.heard_ms <= LOST_MS) return `${view.control.console} commands this room`;
   if (!holds && !FREE.has(name)) return view.control ? `${view.control.console} commands this room` : "take control first";
   return "";
 }

@@ -21,6 +21,7 @@ export class Refused extends Error {
 
 export class Connection extends EventTarget {
   #renewal = 0;
+  farewell = ""; // why this person is signed out without having asked for it
   #taken = -Infinity;
 
   constructor() {
@@ -41,6 +42,7 @@ export class Connection extends EventTarget {
     const body = { name, password, console, ...(role ? { role } : {}) };
     const answer = await this.#send("POST", "/api/login", { body, signed: false });
     this.token = answer.token;
+    this.farewell = "";
     this.console = console;
     this.control = {};
     this.person = {
@@ -192,7 +194,7 @@ export class Connection extends EventTarget {
     }
     if (answer.ok) return answer;
     const said = await answer.json().catch(() => null);
-    if (answer.status === 401 && signed && this.token) this.#forget();
+    if (answer.status === 401 && signed && this.token) this.#forget(farewellOf(wordsOf(said)));
     throw new Refused(
       wordsOf(said) || `refused (${answer.status})`,
       { status: answer.status, hint: said?.hint ?? said?.detail?.hint ?? "", code: said?.code ?? null },
@@ -220,7 +222,8 @@ export class Connection extends EventTarget {
     sessionStorage.setItem(KEPT, JSON.stringify({ token, console, person, control, expires_s }));
   }
 
-  #forget() {
+  #forget(farewell = "") {
+    this.farewell = farewell;
     clearInterval(this.#renewal);
     [this.token, this.person, this.control] = [null, null, {}];
     this.#keep();
@@ -236,6 +239,9 @@ function wordsOf(said) {
   if (Array.isArray(said.detail)) return said.detail.map((one) => one.msg ?? "").filter(Boolean).join("; ");
   return said.detail?.reason ?? said.detail?.message ?? "";
 }
+
+/** A console that was started again knows no sign-in of before. */
+const farewellOf = (why) => (/not known/.test(why) ? "The console was started again: sign in anew." : `Signed out: ${why || "sign in anew"}.`);
 
 function read(storage) {
   try {

@@ -51,6 +51,16 @@ export function enable(button, possible, why = "") {
   return button;
 }
 
+/** Do something with a button out of reach while it is under way. */
+export async function during(button, act) {
+  enable(button, false, "under way");
+  try {
+    return await act();
+  } finally {
+    enable(button, true);
+  }
+}
+
 /**
  * Keep the children of a container in step with a list: elements stay where their key stays, so focus and selection survive.
  * `make(item)` gives an element; `update(element, item)` brings it up to date.

@@ -11,14 +11,20 @@ export function dosePanel() {
   const meter = bar("Meterset of the beam");
   const monitors = [monitor("Monitor 1"), monitor("Monitor 2")];
   const ceiling = h("p", { class: "soft small-print" });
+  const earlier = h("p", { class: "soft small-print earlier", hidden: true });
   const element = panel(
-    "Dose", { class: "dose" }, h("div", { class: "dose-head" }, given, planned, part), meter.element,
+    "Dose", { class: "dose" }, h("div", { class: "dose-head" }, given, planned, part), meter.element, earlier,
     ...monitors.map((one) => one.element), ceiling,
   );
   return {
     element,
-    update(view, good) {
+    update(view, good, store) {
       const beam = currentBeam(view.treatment);
+      const whole = beam && view.treatment.remainder ? store.planned(beam)?.meterset ?? null : null;
+      show(earlier, Boolean(view.treatment?.remainder));
+      put(earlier, whole === null ? "of this session; how much was given before is not known" : `of this session; given before: ${figure(
+        Math.max(0, whole - beam.meterset_planned), 2,
+      )} of ${figure(whole, 2)} ${beam.unit}`);
       put(given, beam && good ? figure(beam.meterset_delivered, 2) : "–");
       put(planned, beam ? `of ${figure(beam.meterset_planned, 2)} ${beam.unit}` : "no beam selected");
       put(part, beam && good ? percent(beam.meterset_delivered, beam.meterset_planned, beam.status === "complete") : "");
@@ -89,7 +95,7 @@ export function beamPanel() {
   element.querySelector("h2").append(held); // beside the heading: beam goes on and off many times a minute, and nothing is to jump
   return {
     element,
-    update(view, good) {
+    update(view, good, store) {
       const { delivery } = view;
       for (const [name, one] of Object.entries(lamps)) one.update(delivery[name], good);
       const beam = currentBeam(view.treatment);
@@ -97,7 +103,7 @@ export function beamPanel() {
       put(energy, good && delivery.energy_mev_u !== null ? `${figure(delivery.energy_mev_u, 1)} MeV/u` : "–");
       put(
         layer,
-        good && beam && delivery.layer !== null ? `${Math.min(beam.layer, beam.layers)} of ${beam.layers}` : "–",
+        good && beam && delivery.layer !== null ? `${store.layerNumber(beam) ?? "–"} of ${store.layerCount(beam)}` : "–",
       );
       put(spill, good && delivery.spill !== null ? delivery.spill : "–");
       put(held, good && delivery.held_why ? `held: ${delivery.held_why}` : "");

@@ -1,24 +1,26 @@
 /** The interlocks: what tripped first on top, with value, limit and what to do; reset by its role; bypass by two people. */
 
 import { enable, h, keyed, mark, panel, put, show, sign } from "./dom.js";
-import { clock, roleOf, sentence } from "./words.js";
+import { clock, roleOf, sentence, timeOfDay } from "./words.js";
 
 /** The panel of the room's screen: the first-out and what stands besides. */
 export function interlockPanel(desk) {
   const clear = h("p", { class: "clear" }, sign("ticked"), h("span", {}));
   const list = h("ol", { class: "trips" });
+  const hidden = belowEdge(list);
   const rest = h("p", { class: "soft trips-rest" });
   const reset = makeReset(desk);
   const element = panel("Interlocks", { class: "interlocks" }, clear, list, rest, reset.element);
   const tally = h("span", { class: "soft" });
-  element.querySelector("h2").append(" ", tally);
+  element.querySelector("h2").append(" ", tally, hidden.element);
   return {
     element,
     update(view, good) {
       const trips = tripsOf(view.interlocks);
       const closed = view.interlocks.relay_closed;
       show(clear, trips.length === 0 || !good);
-      clear.firstChild.as(!good ? "unknown" : closed ? "ticked" : "box");
+      clear.firstChild.as(!good ? "unknown" : closed ? "ticked" : "off");
+      mark(clear, "data-tone", !good ? "unknown" : closed ? "ready" : "warn");
       const { rest_unknown: unknown, withheld = [] } = view.interlocks;
       const why = withheld.length ? `no trip; permit withheld by ${withheld.join(", ")}` : "no trip; permit not yet given";
       put(clear.lastChild, !good ? "not known" : closed ? "no interlock stands; permit given" : why);
@@ -26,7 +28,8 @@ export function interlockPanel(desk) {
       put(rest, unknown ? `Only the first-out is known, the rest is not: ${unknown}.` : "");
       mark(element, "data-tripped", good && trips.length > 0);
       put(tally, good && trips.length ? `${view.interlocks.active_trips} active` : "");
-      keyed(list, good ? trips : [], keyOf, makeTrip, (row, trip) => row.update(trip));
+      keyed(list, good ? trips : [], keyOf, () => hidden.watch(makeTrip()), (row, trip) => row.update(trip, view));
+      hidden.update();
       reset.update(view, good);
     },
   };
@@ -61,6 +64,7 @@ const keyOf = (trip) => `${trip.source} ${trip.id}`;
 
 function makeTrip() {
   const badge = h("span", { class: "chip" });
+  const when = h("span", { class: "number trip-time" });
   const id = h("span", { class: "soft trip-id" });
   const cause = h("strong", { class: "trip-cause" });
   const value = h("span", { class: "trip-value" });
@@ -68,9 +72,11 @@ function makeTrip() {
   const who = h("span", { class: "soft trip-reset" });
   const row = h(
     "li", { class: "trip" }, h("div", { class: "trip-head" }, sign("cross"), cause),
-    h("div", { class: "trip-line" }, badge, id, value, who), advice,
+    h("div", { class: "trip-line" }, badge, when, id, value, who), advice,
   );
-  row.update = (trip) => {
+  row.update = (trip, view) => {
+    const at = timeOfDay(trip.t_ns, view);
+    put(when, at && `${at} UTC`);
     mark(row, "data-first", trip.first_out);
     put(cause, sentence(trip.cause));
     put(badge, trip.first_out ? "first out" : "follows");
@@ -82,12 +88,39 @@ function makeTrip() {
   return row;
 }
 
+/** How many rows of a list that scrolls are below its edge; a press shows them. The browser tells it: nothing is measured. */
+function belowEdge(list) {
+  const unseen = new Set();
+  const element = h("button", { type: "button", class: "small more", hidden: true });
+  element.addEventListener("click", () => [...unseen].find((row) => row.isConnected)?.scrollIntoView({ block: "nearest" }));
+  const update = () => {
+    for (const row of unseen) if (!row.isConnected) unseen.delete(row);
+    show(element, unseen.size > 0);
+    put(element, `${unseen.size} more`);
+  };
+  const observer = new IntersectionObserver((entries) => {
+    for (const { target, intersectionRatio, rootBounds, boundingClientRect } of entries) {
+      if (intersectionRatio < 0.6 && (rootBounds?.height ?? 0) > 0 && boundingClientRect.height > 0) unseen.add(target);
+      else unseen.delete(target);
+    }
+    update();
+  }, { root: list, threshold: [0, 0.3, 0.6, 0.9] });
+  return {
+    element,
+    update,
+    watch(row) {
+      observer.observe(row);
+      return row;
+    },
+  };
+}
+
 function makeReset(desk) {
   async function press() {
     const answer = await desk.send("reset_interlock", {}, performance.now());
     if (answer === null) return;
     const [left] = answer.value?.standing ?? [];
-    if (left) desk.say(`Still stands: ${sentence(left.cause)}`, "bad", sentence(left.advice));
+    if (left) desk.say(`Still stands: ${sentence(left.cause)}`, "bad", sentence(left.advice), "reset_interlock");
     else desk.say("Reset: no interlock stands");
   }
 
@@ -102,7 +135,8 @@ function makeReset(desk) {
       show(element, good && roles.length > 0);
       put(name, roles.length === 1 && roles[0] === "key" ? "Have the key turned" : "Reset");
       put(words, roles.length === 1 && roles[0] === "key" ? "at the key switch" : `by ${roles.map(roleOf).join(", then by ")}`);
-      enable(button, desk.may("reset_interlock"), desk.why("reset_interlock"));
+      const mine = roles.includes("key") || roles.includes(desk.person()?.role); // a key is turned by whoever stands there
+      enable(button, mine && desk.may("reset_interlock"), mine ? desk.why("reset_interlock") : `by ${roles.map(roleOf).join(", then by ")}`);
     },
   };
 }

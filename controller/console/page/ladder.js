@@ -1,4 +1,7 @@
-/** The layers of a beam from the highest energy down: a bar each, planned and delivered; choose one to see its spots. */
+/**
+ * The layers of a beam from the highest energy down, as the plan counts them: a bar each with what is planned, what earlier sessions
+ * gave, and what this one delivers; choose one to see its spots.
+ */
 
 import { h, keyed, mark, put, s, show } from "./dom.js";
 import { figure, percent } from "./words.js";
@@ -22,6 +25,7 @@ export function layerLadder(choose) {
   const all = h("button", { type: "button", class: "small", on: { click: () => choose("all") } }, "All");
   const element = h(
     "div", { class: "ladder" }, h("div", { class: "ladder-head" }, h("span", { class: "soft" }, "Layers"), now), list,
+    h("p", { class: "soft ladder-legend" }, "length: meterset of the layer; filled: delivered; slim: given before"),
     h("div", { class: "row" }, follow, all),
   );
   let known = []; // indices that can be chosen
@@ -47,26 +51,25 @@ export function layerLadder(choose) {
 
   return {
     element,
-    update(beam, layers, chosen, delivery, good) {
-      total = beam?.layers ?? 0;
+    update(store, beam, layers, latest, chosen, good) {
+      const { delivery } = store.view;
+      total = beam ? store.layerCount(beam) : 0;
       known = layers.map((layer) => layer.index);
-      shown = typeof chosen === "number" ? chosen : known.at(-1) ?? null;
-      const most = Math.max(...layers.map((layer) => Math.max(layer.planned, layer.delivered)), 1e-9);
+      shown = typeof chosen === "number" ? chosen : latest;
+      const most = Math.max(...layers.map((layer) => Math.max(layer.whole, layer.before + layer.delivered)), 1e-9);
       const byIndex = new Map(layers.map((layer) => [layer.index, layer]));
+      const number = beam ? store.layerNumber(beam) : null;
       mark(picture, "viewBox", `0 0 ${WIDTH} ${Math.max(total, 1)}`);
       picture.style.maxHeight = `${1.5 * total}rem`; // few layers are thin bars too
       keyed(bars, Array.from({ length: total }, (_, index) => index), (index) => index, makeBar, (bar, index) => {
-        const layer = byIndex.get(index);
-        bar.update(index, layer, most, index === shown && chosen !== "all", beam.layer - 1 === index && delivery.layer !== null);
+        bar.update(byIndex.get(index), most, index === shown && chosen !== "all", number === index + 1 && delivery.layer !== null);
       });
       const layer = shown === null ? null : byIndex.get(shown);
-      put(now, total ? `${good ? Math.min(beam.layer, total) : "–"} of ${total}` : "–");
+      const none = store.view.treatment?.remainder ? "–" : 0;
+      put(now, total ? `${good ? number ?? none : "–"} of ${total}` : "–");
       mark(list, "aria-valuemax", String(total || 1));
       mark(list, "aria-valuenow", String((shown ?? 0) + 1));
-      mark(
-        list, "aria-valuetext",
-        layer ? `layer ${layer.index + 1}, ${figure(layer.energy, 1)} MeV/u, ${percent(layer.delivered, layer.planned, layer.complete)} delivered` : "no layer yet",
-      );
+      mark(list, "aria-valuetext", layer ? wordsOf(layer) : "no layer yet");
       mark(follow, "aria-pressed", String(chosen === null));
       mark(all, "aria-pressed", String(chosen === "all"));
       show(element.lastChild, total > 0);
@@ -74,14 +77,27 @@ export function layerLadder(choose) {
   };
 }
 
+function wordsOf({ index, energy, own, planned, delivered, complete, before, whole }) {
+  const words = [`layer ${index + 1}`, `${figure(energy, 1)} MeV/u`];
+  if (own) words.push(`${percent(delivered, planned, complete)} delivered`);
+  if (before > 0) words.push(`${percent(before, whole, complete && !own)} of the layer given before`);
+  return words.join(", ");
+}
+
 function makeBar(index) {
-  const space = s("rect", { class: "bar-space", x: 0, y: index + 0.17, width: WIDTH, height: 0.66 });
-  const planned = s("rect", { class: "bar-planned", x: 0, y: index + 0.17, width: 0, height: 0.66 });
-  const delivered = s("rect", { class: "bar-delivered", x: 0, y: index + 0.17, width: 0, height: 0.66 });
-  const bar = s("g", { class: "bar" }, space, planned, delivered);
-  bar.update = (_, layer, most, shown, current) => {
-    mark(planned, "width", layer ? ((WIDTH * layer.planned) / most).toFixed(2) : 0);
-    mark(delivered, "width", layer ? ((WIDTH * Math.min(layer.delivered, most)) / most).toFixed(2) : 0);
+  const y = index + 0.17;
+  const space = s("rect", { class: "bar-space", x: 0, y, width: WIDTH, height: 0.66 });
+  const planned = s("rect", { class: "bar-planned", x: 0, y, width: 0, height: 0.66 });
+  const before = s("rect", { class: "bar-before", x: 0, y: index + 0.36, width: 0, height: 0.28 }); // slimmer: not of this session
+  const delivered = s("rect", { class: "bar-delivered", x: 0, y, width: 0, height: 0.66 });
+  const frame = s("rect", { class: "bar-frame", x: 0, y: index + 0.06, width: WIDTH, height: 0.88, "vector-effect": "non-scaling-stroke" });
+  const bar = s("g", { class: "bar" }, space, planned, before, delivered, frame);
+  bar.update = (layer, most, shown, current) => {
+    const length = (meterset) => ((WIDTH * Math.min(meterset, most)) / most).toFixed(2);
+    mark(planned, "width", layer ? length(layer.whole) : 0);
+    mark(before, "width", layer ? length(layer.before) : 0);
+    mark(delivered, "x", layer ? length(layer.before) : 0);
+    mark(delivered, "width", layer ? length(layer.delivered) : 0);
     mark(bar, "class", `bar${shown ? " shown" : ""}${current ? " current" : ""}${layer ? "" : " to-come"}`);
   };
   return bar;

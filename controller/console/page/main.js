@@ -46,25 +46,28 @@ const desk = {
   holds: () => room() !== null && connection.holds(room()),
   may: (name) => why(name) === "",
   why: (name) => why(name),
-  say: (words, tone, hint) => shell.say(words, { tone, hint }),
+  offered: (name) => OFFERED.has(why(name)) || name === "enter_service" && /commands this room$/.test(why(name)),
+  say: (words, tone, hint, kind) => shell.say(words, { tone, hint, kind }),
   again: () => pace.acted(),
   help: () => help.open(),
   account: () => account.open(),
   passwordChanged: () => connection.passwordChanged(),
   signOut: () => connection.signOut(),
   stop: (which, late) => connection.stop(which, late),
-  ask: (path) => quietly(() => connection.get(path)),
-  file: (path, kind) => quietly(() => connection.file(path, kind)),
-  upload: (path, file) => quietly(() => connection.upload(path, file)),
-  change: (method, path, body) => quietly(async () => (await (method === "DELETE" ? connection.delete(path) : connection.post(path, body))) ?? true),
+  ask: (path) => quietly(`read ${path.split("?")[0]}`, () => connection.get(path)),
+  file: (path, kind) => quietly("file", () => connection.file(path, kind)),
+  upload: (path, file) => once(path, () => quietly(path, () => connection.upload(path, file))),
+  change: (method, path, body) => once(`${method} ${path}`, () => quietly(
+    `${method} ${path}`, async () => (await (method === "DELETE" ? connection.delete(path) : connection.post(path, body))) ?? true,
+  )),
   async send(name, args, acted) {
     const view = store()?.view;
     if (!view) return null;
+    const act = () => quietly(name, () => connection.command(room(), view.boot_id, name, args, acted));
     try {
-      return await connection.command(room(), view.boot_id, name, args, acted);
-    } catch (error) {
-      refused(error);
-      return null;
+      if (AGAIN.has(name)) return await act();
+      pace.acted(); // its button goes out of reach
+      return await once(name, act);
     } finally {
       pace.acted();
     }
@@ -102,20 +105,35 @@ function idleWords({ state, treatment, interlocks }) {
   return "Nothing to answer now.";
 }
 
-const why = (name) => whyNot(store()?.view, connection.person, room() !== null && connection.holds(room()), name, store()?.stale ?? true);
+const UNDER_WAY = "under way";
+const OFFERED = new Set(["", UNDER_WAY]);
+const AGAIN = new Set(["jog", "pause"]); // each press counts: a held button, and beam off
+const underWay = new Set();
 
-async function quietly(act) {
+/** What is under way is not sent a second time. */
+async function once(name, act) {
+  if (underWay.has(name)) return null;
+  underWay.add(name);
   try {
     return await act();
-  } catch (error) {
-    refused(error);
-    return null;
+  } finally {
+    underWay.delete(name);
   }
 }
 
-function refused(error) {
-  if (!(error instanceof Refused)) throw error;
-  shell.say(error.message, { tone: "bad", hint: error.hint });
+const why = (name) => underWay.has(name) ? UNDER_WAY : whyNot(store()?.view, connection.person, room() !== null && connection.holds(room()), name, store()?.stale ?? true);
+
+/** `kind`: of what is done; what it is refused with stands until the next of its kind is accepted, and no longer than is told in the shell. */
+async function quietly(kind, act) {
+  try {
+    const answer = await act();
+    shell.accepted(kind);
+    return answer;
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    if (connection.signedIn) shell.say(error.message, { tone: "bad", hint: error.hint, kind }); // else the sign-in says why
+    return null;
+  }
 }
 
 const shell = makeShell(desk);
@@ -190,6 +208,7 @@ async function route() {
 async function signed() {
   others = new Map();
   if (!connection.signedIn) {
+    shell.hush();
     stream?.close();
     stream = null;
     facility = null;

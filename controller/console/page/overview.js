@@ -2,7 +2,7 @@
 
 import { h, keyed, mark, put, s, show, sign } from "./dom.js";
 import { currentBeam } from "./store.js";
-import { count, figure, percent, person, stateOf } from "./words.js";
+import { amount, count, figure, percent, person, stateOf } from "./words.js";
 
 const COLUMN = 250; // of the picture; the cards below have the same columns
 const LINE_Y = 84, MOUTH_Y = 212, HEIGHT = 290, R = 48, BEND = 32;
@@ -157,7 +157,7 @@ function makeCard() {
     put(
       news,
       !good ? "" : [
-        `${view.interlocks.active_trips || "no"} interlocks stand`, `${alarms || "no"} alarms`,
+        `${amount(view.interlocks.active_trips, "interlock")} ${view.interlocks.active_trips === 1 ? "stands" : "stand"}`, amount(alarms, "alarm"),
         view.control ? `commanded from ${view.control.console}` : "nobody commands it",
       ].join(", "),
     );

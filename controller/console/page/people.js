@@ -1,6 +1,6 @@
 /** Who may sign in, and as what. For the security administrator. */
 
-import { h, keyed, panel, put, show } from "./dom.js";
+import { during, h, keyed, panel, put, show } from "./dom.js";
 import { asked } from "./actions.js";
 import { label } from "./interlocks.js";
 import { roleOf } from "./words.js";
@@ -9,7 +9,7 @@ const ROLES = ["observer", "operator", "physicist", "service", "security_admin"]
 
 export function peoplePage(desk) {
   const list = h("ul", { class: "choices people" });
-  const name = h("input", { required: true, maxlength: "64", autocomplete: "off", spellcheck: "false" });
+  const name = h("input", { required: true, maxlength: "64", autocomplete: "username", spellcheck: "false" });
   const boxes = ROLES.map((role) => h("input", { type: "checkbox", value: role }));
   const password = h("input", { type: "password", minlength: "12", maxlength: "256", autocomplete: "new-password" });
   const form = h(
@@ -19,6 +19,7 @@ export function peoplePage(desk) {
     ),
     label("First password; empty: one is made", password), h("button", { type: "submit", class: "act main" }, "Add person"),
   );
+  const add = form.lastChild;
   const made = h("p", { role: "status" });
   const none = h("p", { class: "soft" }, "For the security administrator.");
   const element = h(
@@ -43,7 +44,7 @@ export function peoplePage(desk) {
     const roles = boxes.filter((box) => box.checked).map((box) => box.value);
     if (!roles.length) return desk.say("Choose at least one role", "bad");
     const body = { name: name.value.trim(), roles, ...(password.value ? { password: password.value } : {}) };
-    const answer = await desk.change("POST", "/api/users", body);
+    const answer = await during(add, () => desk.change("POST", "/api/users", body));
     if (answer) {
       put(made, answer.password ? `First password of ${answer.name}: ${answer.password}  It is shown only now.` : "");
       desk.say(`${body.name} may sign in`);

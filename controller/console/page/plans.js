@@ -20,6 +20,7 @@ export function planPage(desk) {
   );
   let plans = [];
   let chosen = null;
+  let bringing = false;
 
   async function load() {
     const answer = await desk.ask("/api/plans");
@@ -41,7 +42,9 @@ export function planPage(desk) {
     file.value = "";
     if (!one) return;
     if (one.size > LARGEST) return desk.say(`${one.name} is too large for a plan`, "bad");
+    bringing = true;
     const answer = await desk.upload("/api/plans", one);
+    bringing = false;
     if (answer) {
       chosen = answer.value?.id ?? answer.value?.plan_id ?? answer.id ?? chosen;
       desk.say(`${one.name} imported`);
@@ -53,7 +56,7 @@ export function planPage(desk) {
     enter: load,
     every: AGAIN_MS,
     update() {
-      enable(file, desk.signed(), "sign in first");
+      enable(file, desk.signed() && !bringing, bringing ? "under way" : "sign in first");
       detail.update();
     },
   };
@@ -122,14 +125,16 @@ function makeDetail(desk) {
       if (next.id !== plan?.id) {
         picked.clear();
         for (const beam of next.beams) picked.add(numberOf(beam));
-        fraction.value = "1";
-        rest.checked = false;
+      }
+      if (next.id !== plan?.id || JSON.stringify(next.next) !== JSON.stringify(plan.next)) {
+        fraction.value = String(next.next?.fraction ?? 1); // what may come next: a proposal
+        rest.checked = next.next?.remainder ?? false;
       }
       plan = next;
       mark(fraction, "max", String(plan.fractions));
       const pairs = [
         ["Label", plan.label], ["Patient", person(plan.patient_name)], ["Patient ID", plan.patient_id],
-        ["Ion", plan.species], ["Made for", plan.machine || "–"],
+        ["Given", plan.standing || "–"], ["Ion", plan.species], ["Made for", plan.machine || "–"],
         ["Approval", plan.approved_by ? `${plan.approval}, here by ${plan.approved_by}` : plan.approval],
         ["File", plan.file], ["Received", moment(plan.received_utc)], ["SHA-256", `${plan.sha256.slice(0, 16)} …`],
       ];

@@ -8,7 +8,7 @@ import { interlockPanel } from "./interlocks.js";
 import { h, keyed, mark, panel, put, show, sign } from "./dom.js";
 import { jogHandle } from "./jog.js";
 import { spotMap } from "./spots.js";
-import { LAPSES, clock, figure, percent, person, sentence, stateOf, statusOf } from "./words.js";
+import { LAPSES, clock, figure, percent, person, sentence, stateOf, statusOf, whyOf } from "./words.js";
 
 export function roomPage(desk) {
   const jog = (what) => jogHandle(desk, what);
@@ -29,7 +29,7 @@ export function roomPage(desk) {
       if (!store?.view) return;
       const good = !store.stale;
       mark(element, "data-stale", store.stale);
-      for (const part of Object.values(parts)) part.update(store.view, good);
+      for (const part of Object.values(parts)) part.update(store.view, good, store);
       spots.update(store, good);
       breathing.update(store, good);
     },
@@ -55,7 +55,7 @@ function statePanel() {
       mark(element, "data-tone", good ? state.tone : "unknown");
       picture.as(good ? state.shape : "unknown");
       put(word, good ? state.word : "Not known");
-      put(meaning, good ? sentence(view.why || state.meaning) : `last seen: ${state.word}`);
+      put(meaning, good ? sentence(whyOf(view) || state.meaning) : `last seen: ${state.word}`);
       show(lapse, good && (view.deadline_s !== null || view.state.startsWith("irradiating")));
       mark(lapse, "data-none", view.deadline_s === null); // its place is kept while beam goes on and off: nothing is to jump
       if (view.deadline_s !== null) {

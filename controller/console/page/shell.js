@@ -16,6 +16,11 @@ export const PAGES = [
   ["people", "People"],
 ];
 const SAID_MS = 9000;
+const REFUSED_MS = 15000;
+const LOOK_AGAIN_MS = 500;
+// What a message must not lie on; what it had better not lie on.
+const CONTROLS = "a[href], button, input, select, label, [role=slider], .stop-said, .banner";
+const SIGHT = ".state, .breathing, .dose, .beam-panel, .interlocks, .question, .spots-map";
 
 /** `desk`: as of the rail, with {person(), holds(), signOut(), help()}. */
 export function makeShell(desk) {
@@ -42,24 +47,53 @@ export function makeShell(desk) {
   const first = h("p", { class: "unseen", role: "alert", "aria-live": "assertive" });
   const trip = strip.lastChild;
   let hide = 0;
+  let saying = null; // the kind of what is said
+  let refusedWith = new Map(); // kind -> words it was refused with last: what is asked again and again is told once
+  let placed = -Infinity;
+
+  function quiet() {
+    clearTimeout(hide);
+    saying = null;
+    show(said, false);
+  }
+  const settle = () => {
+    placed = performance.now();
+    lay(said);
+  };
 
   return {
     header,
     strip,
     live: h("div", {}, said, state, first),
-    say(words, { tone = "plain", hint = "" } = {}) {
+    say(words, { tone = "plain", hint = "", kind = "" } = {}) {
+      if (tone === "bad" && kind.startsWith("read ") && refusedWith.get(kind) === words) return;
+      if (tone === "bad") refusedWith.set(kind, words);
+      saying = tone === "bad" ? kind : null;
       said.replaceChildren(
         sign(tone === "bad" ? "cross" : "tick"),
         h("p", {}, h("strong", {}, words), hint ? h("span", {}, ` ${hint}`) : ""),
       );
       mark(said, "data-tone", tone);
       show(said, true);
+      settle();
       clearTimeout(hide);
-      hide = setTimeout(() => show(said, false), SAID_MS);
+      hide = setTimeout(quiet, tone === "bad" ? REFUSED_MS : SAID_MS);
+    },
+    /** Something of this kind was accepted: what it was refused with before is past. */
+    accepted(kind) {
+      refusedWith.delete(kind);
+      if (saying === kind) quiet();
+    },
+    hush() {
+      refusedWith = new Map();
+      quiet();
     },
     update(store, page) {
       const view = store?.view;
       const me = desk.person();
+      if (!said.hidden && performance.now() - placed > LOOK_AGAIN_MS) settle();
+      keepStill([header, strip], view?.state.startsWith("irradiating") ?? false);
+      mark(header, "data-stale", store?.stale && view ? true : null);
       for (const [name, one] of Object.entries(links)) one.update(name === page, desk.room(), badge(name, view), me);
       put(place, view ? view.facility : desk.facility());
       keyed(banners, bannersOf(store), (name) => name, makeBanner, (item, name) => item.update(name, store));
@@ -92,6 +126,43 @@ export function makeShell(desk) {
       if (document.title !== title) document.title = title;
     },
   };
+}
+
+/** Beam is on: what is above the pages keeps its height, so that nothing moves under a hand. */
+function keepStill(parts, still) {
+  if (still === (parts[0].dataset.still === "")) return;
+  const heights = parts.map((part) => part.offsetHeight);
+  parts.forEach((part, index) => {
+    part.style.minHeight = still ? `${heights[index]}px` : "";
+    mark(part, "data-still", still);
+  });
+}
+
+/** Put a message where it lies on no control, and if possible on nothing that has to be seen. */
+function lay(said) {
+  const { offsetWidth: width, offsetHeight: height } = said;
+  const boxes = (what) => [...document.querySelectorAll(what)].filter((one) => !said.contains(one) && !one.disabled).map(
+    (one) => one.getBoundingClientRect(),
+  ).filter((box) => box.width > 0);
+  const [controls, sight] = [boxes(CONTROLS), boxes(SIGHT)];
+  const area = document.getElementById("main").getBoundingClientRect();
+  const step = 16;
+  let best = null;
+  for (let top = area.bottom - height - 8; top >= area.top; top -= step) {
+    for (let left = area.left + 8; left + width <= area.right - 8; left += 2 * step) {
+      const on = (list) => list.reduce(
+        (total, box) => total + Math.max(0, Math.min(left + width, box.right) - Math.max(left, box.left)) * Math.max(0, Math.min(top + height, box.bottom) - Math.max(top, box.top)),
+        0,
+      );
+      const cost = 1000 * on(controls) + on(sight);
+      if (best === null || cost < best.cost) best = { left, top, cost };
+      if (cost === 0) break;
+    }
+    if (best?.cost === 0) break;
+  }
+  if (best === null) return;
+  said.style.left = `${best.left}px`;
+  said.style.top = `${best.top}px`;
 }
 
 /** What tripped first and still matters: the interlock system's first-out, else what tripped the room. */
@@ -190,7 +261,7 @@ function makeControl(desk) {
       const { control } = view;
       put(
         words,
-        store.stale ? "–" : mine ? `you command ${view.room}` : control ? `${control.actor} at ${control.console} commands` : `nobody commands ${view.room}`,
+        mine ? `you command ${view.room}` : control ? `${control.actor} at ${control.console} commands` : `nobody commands ${view.room}`,
       );
       mark(element, "data-tone", mine ? "ready" : null);
       mark(element, "title", control ? `heard ${control.heard_ms < 1000 ? "less than 1" : Math.round(control.heard_ms / 1000)} s ago` : null);

@@ -19,10 +19,11 @@ export function signInPage(connection) {
     },
   );
   const button = h("button", { type: "submit", class: "act main" }, "Sign in");
+  const farewell = h("p", { class: "farewell", role: "status" });
   const wrong = h("p", { class: "wrong", role: "alert" });
   const form = h(
     "form", { class: "form sign-in panel" },
-    h("h1", {}, "Sign in"), label("Name", name), label("Password", password), label("As", role), label("This console", desk),
+    h("h1", {}, "Sign in"), farewell, label("Name", name), label("Password", password), label("As", role), label("This console", desk),
     wrong, button, h("p", { class: "soft" }, "Without signing in nothing is shown and nothing can be done, except STOP."),
   );
   form.addEventListener("submit", async (event) => {
@@ -47,6 +48,7 @@ export function signInPage(connection) {
       show(element, visible);
       if (visible) {
         desk.value = connection.console;
+        put(farewell, connection.farewell);
         name.focus();
       }
     },

@@ -1,6 +1,6 @@
-/** The spot map at isocentre: planned rings, delivered discs. Too little and too much have a shape of their own, not only a colour. */
+/** The spot map at isocentre: planned rings, delivered discs, squares given by earlier sessions. Too little and too much have a shape of their own, not only a colour. */
 
-import { h, mark, panel, put, sign } from "./dom.js";
+import { h, mark, panel, put, show, sign } from "./dom.js";
 import { figure } from "./words.js";
 import { layerLadder } from "./ladder.js";
 import { currentBeam } from "./store.js";
@@ -20,7 +20,7 @@ export function spotMap(again) {
   const legend = h(
     "div", { class: "legend" },
     ...[
-      ["planned", "planned"], ["delivered", "delivered"], ["under", "too little"], ["over", "too much"],
+      ["planned", "planned"], ["delivered", "delivered"], ["under", "too little"], ["over", "too much"], ["before", "given before"],
     ].map(([name, words]) => h("span", {}, sign(`spot-${name}`), words)),
   );
   const element = panel(
@@ -37,15 +37,15 @@ export function spotMap(again) {
     update(store, good) {
       const beam = currentBeam(store.view.treatment);
       const layers = beam ? store.layersOf(beam.number) : [];
-      const latest = layers.length ? layers.at(-1).index : null;
+      const latest = layers.findLast((layer) => layer.own)?.index ?? null;
       if (chosen !== null && chosen !== ALL && !layers.some((layer) => layer.index === chosen)) chosen = null;
       const shown = chosen === ALL ? layers : layers.filter((layer) => layer.index === (chosen ?? latest));
-      ladder.update(beam, layers, chosen, store.view.delivery, good);
+      ladder.update(store, beam, layers, latest, chosen, good);
+      show(legend.lastChild, layers.some((layer) => layer.before > 0));
       const layer = shown.length === 1 ? shown[0] : null;
-      put(
-        title,
-        chosen === ALL ? "all layers so far" : layer ? `layer ${layer.index + 1} of ${beam.layers}, ${figure(layer.energy, 1)} MeV/u` : "",
-      );
+      const where = layer && [`layer ${layer.index + 1} of ${store.layerCount(beam)}`, `${figure(layer.energy, 1)} MeV/u`, layer.own ? "" : "given before"];
+      const doubt = !beam || store.sessionsSure(beam) ? "" : "which session gave it is not sure here";
+      put(title, [...(chosen === ALL ? ["all layers so far"] : where ?? []), where || chosen === ALL ? doubt : ""].filter(Boolean).join(", "));
       const stamp = `${store.spotsVersion} ${beam?.number} ${chosen ?? latest} ${good}`;
       if (stamp === drawn?.stamp) return;
       drawn = { stamp, spots: gather(shown), span: extent(layers), good };
@@ -53,7 +53,7 @@ export function spotMap(again) {
       draw(surface(), drawn);
       mark(
         canvas, "aria-label",
-        `${tally.spots} spots planned, ${tally.delivered} delivered, ${tally.under} with too little, ${tally.over} with too much`,
+        `${tally.spots} spots planned, ${tally.delivered} delivered, ${tally.under} with too little, ${tally.over} with too much${tally.before ? `, ${tally.before} given before` : ""}`,
       );
     },
   };
@@ -64,7 +64,10 @@ const isUnder = ({ part, planned, delivered, complete }) => complete && part < 1
 
 function tallyOf(spots) {
   const number = (is) => spots.reduce((total, spot) => total + Number(is(spot)), 0);
-  return { spots: spots.length, delivered: number((spot) => spot.delivered > 0), under: number(isUnder), over: number(isOver) };
+  return {
+    spots: number((spot) => spot.planned > 0), delivered: number((spot) => spot.delivered > 0), under: number(isUnder), over: number(isOver),
+    before: number((spot) => spot.before > 0),
+  };
 }
 
 /** All marks of one kind are one path: a thousand spots are a few strokes of the pen. */
@@ -82,18 +85,22 @@ function draw(screen, { spots, span, good }) {
     pen.fillText("spots are shown from the first layer on", left + size / 2, top + size / 2 - rem);
     return;
   }
-  const most = spots.reduce((so, spot) => Math.max(so, spot.planned), 1e-9);
+  const most = spots.reduce((so, spot) => Math.max(so, spot.planned, spot.before), 1e-9);
   const widest = Math.max(2.2, Math.min(0.62 * rem, (size / (2 * span)) * spacing(spots) * 0.5));
-  const [over, under, given, planned] = [new Path2D(), new Path2D(), new Path2D(), new Path2D()];
+  const [over, under, given, planned, before] = Array.from({ length: 5 }, () => new Path2D());
   for (const spot of spots) {
     const [px, py] = [x(spot.x), y(spot.y)];
-    const radius = widest * Math.max(0.35, Math.sqrt(spot.planned / most));
+    const radius = widest * Math.max(0.35, Math.sqrt(Math.max(spot.planned, spot.before) / most));
+    if (spot.before > 0) square(before, px, py, radius * 0.7);
+    if (!spot.planned && !spot.delivered) continue; // nothing of this session
     if (isOver(spot)) cross(over, px, py, radius * 1.15);
     else if (isUnder(spot)) wedge(under, px, py, radius * 1.1);
     else if (spot.delivered > 0) disc(given, px, py, radius * Math.sqrt(Math.min(1, spot.part)));
     if (spot.delivered <= 0 || spot.part < 1 - OFF) disc(planned, px, py, radius);
   }
   pen.globalAlpha = good ? 1 : 0.35;
+  pen.fillStyle = ink("spot-before");
+  pen.fill(before);
   pen.fillStyle = ink("spot-delivered");
   pen.fill(given);
   pen.fillStyle = ink("spot-under");
@@ -110,13 +117,19 @@ function draw(screen, { spots, span, good }) {
 /** Paintings of a layer share spots: one mark per place. `part`: of what was planned for it. */
 function gather(layers) {
   const places = new Map();
-  for (const { parts } of layers) {
+  const at = (x, y) => {
+    const key = Math.round(x * 100) * 1e6 + Math.round(y * 100); // a place, to a hundredth of a millimetre
+    let spot = places.get(key);
+    if (spot === undefined) places.set(key, (spot = { x, y, planned: 0, delivered: 0, before: 0, complete: true }));
+    return spot;
+  };
+  for (const { parts, earlier } of layers) {
+    for (const part of earlier) {
+      for (let i = 0; i < part.x_mm.length; i += 1) if (part.mu_delivered[i] > 0) at(part.x_mm[i], part.y_mm[i]).before += part.mu_delivered[i];
+    }
     for (const part of parts) {
       for (let i = 0; i < part.x_mm.length; i += 1) {
-        const [x, y] = [part.x_mm[i], part.y_mm[i]];
-        const key = Math.round(x * 100) * 1e6 + Math.round(y * 100); // a place, to a hundredth of a millimetre
-        let spot = places.get(key);
-        if (spot === undefined) places.set(key, (spot = { x, y, planned: 0, delivered: 0, complete: true }));
+        const spot = at(part.x_mm[i], part.y_mm[i]);
         spot.planned += part.mu_planned[i];
         spot.delivered += part.mu_delivered[i];
         spot.complete &&= part.complete;
@@ -131,7 +144,7 @@ function gather(layers) {
 /** Half the field that is shown: the same for all layers of a beam, in round steps. */
 function extent(layers) {
   let most = 0;
-  for (const { parts } of layers) for (const part of parts) for (const list of [part.x_mm, part.y_mm]) for (const mm of list) most = Math.max(most, Math.abs(mm));
+  for (const { parts, earlier } of layers) for (const part of [...parts, ...earlier]) for (const list of [part.x_mm, part.y_mm]) for (const mm of list) most = Math.max(most, Math.abs(mm));
   for (const step of [20, 30, 40, 50, 60, 80, 100]) if (most * 1.12 <= step) return step;
   return Math.max(120, Math.ceil((most * 1.1) / 20) * 20);
 }
@@ -175,6 +188,10 @@ function line(path, x1, y1, x2, y2) {
 function disc(path, x, y, radius) {
   path.moveTo(x + radius, y);
   path.arc(x, y, radius, 0, 2 * Math.PI);
+}
+
+function square(path, x, y, radius) {
+  path.rect(x - radius, y - radius, 2 * radius, 2 * radius);
 }
 
 function cross(path, x, y, radius) {

@@ -27,6 +27,9 @@ export const stateOf = (name) => {
   return { word, meaning, shape, tone };
 };
 
+/** Why the room is in its state. Of a pause the room names only who asked for it. */
+export const whyOf = ({ state, why }) => (state === "interrupted" && /^[\w.-]+ at [\w.-]+$/.test(why) ? `paused by ${why}` : why);
+
 const ROLES = {
   observer: "observer", operator: "operator", physicist: "physicist", service: "service", security_admin: "security",
   key: "key switch",
@@ -67,6 +70,7 @@ export const BANNERS = {
   SERVICE: ["wrench", "no treatment while the room is in service"],
   BYPASS: ["bypass", "an interlock is bypassed"],
   RESEARCH: ["flask", "research: overrides are recorded"],
+  "LIMITS UNSIGNED": ["alarm-medium", "limits of this room are not signed"],
   STALE: ["cross", "values on this screen are old"],
 };
 
@@ -89,7 +93,7 @@ export const statusOf = (status) => STATUS[status] ?? status ?? "";
 const FACTS = {
   plan_uid: null, version: null, beam_number: null, room: "Room", beam_name: "Beam",
   plan_label: "Plan", patient_id: "Patient ID", patient_name: "Patient", fraction: "Fraction",
-  meterset: "Meterset", meterset_unit: null, gantry_deg: "Gantry", correction: "Correction up to", residual: "Left up to", images: "Images", dose_gy: "Dose",
+  meterset: "Meterset", meterset_unit: null, gantry_deg: "Gantry", correction: "Correction up to", residual: "Remaining deviation", images: "Images", remainder: "Remainder", dose_gy: "Dose",
 };
 
 /** What is asked, in the console's own words; the numbers stand beside it. */
@@ -158,6 +162,9 @@ export function figure(value, digits = 1) {
   return Number(words) === 0 ? words.replace("-", "") : words.replace("-", "−");
 }
 
+/** So many of something: no alarms, 1 alarm, 2 alarms. */
+export const amount = (number, thing) => `${number || "no"} ${thing}${number === 1 ? "" : "s"}`;
+
 /** A count with thin spaces between thousands. */
 export const count = (value) => (Number.isFinite(value) ? String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, "\u202f") : "–");
 
@@ -175,6 +182,13 @@ export function clock(seconds) {
 
 /** A moment of UTC as date and time of day, to the second. */
 export const moment = (utc) => (utc ? String(utc).replace("T", " ").replace(/(\.\d+)?(Z|\+00:00)?$/, "") : "–");
+
+/** The time of day, UTC, at which something happened that a view knows by the room's own clock; empty where that is not known. */
+export function timeOfDay(t_ns, view) {
+  const now = Date.parse(view.utc);
+  if (!(t_ns > 0) || t_ns > view.t_ns || !Number.isFinite(now)) return "";
+  return new Date(now - (view.t_ns - t_ns) / 1e6 / view.speed).toISOString().slice(11, 19);
+}
 
 /** A patient's name of a DICOM file: `Family^Given` as `Family, Given`. */
 export const person = (name) => String(name ?? "").split("^").filter(Boolean).join(", ") || "–";
