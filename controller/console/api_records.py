@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path as FilePath
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ _MORE_RECORDS = re.compile(r"record-[1-9][0-9]{0,2}\.dcm")
 # A report has its style in itself and nothing else: nothing in it runs or loads.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
 TreatmentId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]
+NEAR_MAX = 5  # names that are told for one that is not known
 RoomQuery = Annotated[str | None, Query(max_length=64)]
 
 
@@ -99,7 +101,7 @@ async def signals(_session: Reader, hub: HubOf, room: RoomQuery = None) -> Signa
     return SignalsView(signals=[signal for signal in hub.archive.signals() if room is None or signal.room == room])
 
 
-@router.get("/api/history", responses=errors(401, 503), summary="One signal over time")
+@router.get("/api/history", responses=errors(401, 404, 503), summary="One signal over time")
 async def history(
     request: Request,
     _session: Reader,
@@ -110,14 +112,30 @@ async def history(
     to_utc: Annotated[str, Query(max_length=40, json_schema_extra={"format": "date-time"}, description="ISO 8601")],
     points: Annotated[int, Query(ge=1, le=10_000)] = 600,
 ) -> HistoryView:
-    """Least, greatest and last value of each of about `points` spans; the archived values themselves where they are fewer."""
+    """Least, greatest and last value of each of about `points` spans; the archived values themselves where they are fewer.
+
+    Empty lists: the archive knows the signal, and holds nothing of it there."""
     reading: asyncio.Semaphore = request.app.state.history_at_once
     async with reading:
         try:
-            return await asyncio.to_thread(hub.archive.query, room, signal, from_utc, to_utc, points)
+            told = await asyncio.to_thread(hub.archive.query, room, signal, from_utc, to_utc, points)
         except BeamlineError as error:
             status = 422 if 5161 <= error.code <= 5163 else 503
             raise Refused(status, error.message, error.hint, code=error.code) from None
+    if not told.t_ms:
+        _require_signal(hub, room, signal)
+    return told
+
+
+def _require_signal(hub: Hub, room: str, signal: str) -> None:
+    """Of a signal that is not known an empty history would be no answer. Raises Refused."""
+    names = [one.signal for one in hub.archive.signals() if one.room == room]
+    if signal in names:
+        return
+    near = get_close_matches(signal, names, NEAR_MAX, 0.5) or [name for name in names if signal in name][:NEAR_MAX]
+    hint = f"near it: {', '.join(near)}; " if near else ""
+    what = f"the archive knows no signal {signal[:60]!r} of room {room[:20]!r}"
+    raise Refused(404, what, f"{hint}all {len(names)} of the room: /api/history/signals")
 
 
 @router.get("/api/audit", responses=errors(401, 404, 409, 503, 504), summary="Who did what, the newest first")

@@ -25,6 +25,9 @@ from drivers.hal.errors import CommunicationError, DataError
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 2.0
 HELLO_S = 5.0
 SILENT_S = 5.0  # a room shows itself ten times a second: so long a silence is a line that is dead
+QUIET_S = 1.0  # as the page judges: then the view is old, and whoever shows it should say whose fault that is
+ROOM_GONE = "the room's process is not there; the console is"
+ROOM_QUIET = "the room's process says nothing; the console is there"
 ANSWER_S = 20.0  # a self-test takes seconds; assumed
 STOP_S = 2.0
 BUFFER_BYTES_MAX = 1024 * 1024  # what may wait to be sent to a room that does not read
@@ -53,7 +56,7 @@ class RoomLink:
         self.losses = 0
         self.boots_seen = 0
         self._clock_ns = clock_ns
-        self._view_at_s = 0.0
+        self._view_at_s = self._heard_at_s = 0.0
         self._writer: asyncio.StreamWriter | None = None
         self._listeners: list[Listener] = []
         self._waiting: dict[int, asyncio.Future[AnswerView]] = {}
@@ -90,7 +93,8 @@ class RoomLink:
         return list(self._layers.values())
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """`listener(kind, line)` for every line but answers, and kind `link` when the line is lost. Returns the removal."""
+        """`listener(kind, line)` for every line but answers; kinds `link` and `trouble` when the line is lost, `trouble` when
+        nothing comes on it. Returns the removal."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
@@ -149,9 +153,29 @@ class RoomLink:
         self._writer = writer
         self._up.set()
         self._tell(kind, line)
+        self._heard_at_s = asyncio.get_running_loop().time()
+        noticing = asyncio.create_task(self._notice_silence(), name=f"silence-{self.room}")
+        try:
+            await self._take_lines(reader)
+        finally:
+            noticing.cancel()
+            await asyncio.gather(noticing, return_exceptions=True)
+
+    async def _notice_silence(self) -> None:
+        """Say once that nothing comes; the next view takes it back."""
+        told = False
+        while True:
+            await asyncio.sleep(QUIET_S / 4)
+            quiet = asyncio.get_running_loop().time() - self._heard_at_s > QUIET_S
+            if quiet and not told:
+                self._tell("trouble", trouble_line(ROOM_QUIET))
+            told = quiet
+
+    async def _take_lines(self, reader: asyncio.StreamReader) -> None:
         while True:
             async with asyncio.timeout(SILENT_S):
                 raw = await reader.readuntil(b"\n")
+            self._heard_at_s = asyncio.get_running_loop().time()
             kind, line = _parted(raw)
             if kind == "answer":
                 self._answered(line)
@@ -176,6 +200,7 @@ class RoomLink:
                 promise.set_exception(self._unknown("the line to the room was lost before it answered"))
         self._waiting.clear()
         self._tell("link", b'{"kind":"link","connected":false}')
+        self._tell("trouble", trouble_line(ROOM_GONE))
 
     def _tell(self, kind: str, line: bytes) -> None:
         for listener in tuple(self._listeners):
@@ -283,6 +308,11 @@ class RoomLink:
             return False
         writer.write(line)
         return True
+
+
+def trouble_line(reason: str) -> bytes:
+    """Why a room is not shown, as the room itself would say it."""
+    return json.dumps({"kind": "trouble", "reason": reason}, separators=(",", ":")).encode()
 
 
 def _parted(raw: bytes) -> tuple[str, bytes]:

@@ -20,7 +20,7 @@ from controller.console.hub import Hub
 from controller.console.limits import Buckets
 from controller.console.outbox import Outbox
 from controller.console.refused import Refused
-from controller.console.room_link import RoomLink
+from controller.console.room_link import ROOM_GONE, RoomLink, trouble_line
 from controller.console.tokens import Session
 
 HELLO_S = 5.0
@@ -86,6 +86,7 @@ async def _serve(websocket: WebSocket, hub: Hub, link: RoomLink) -> None:
             outbox.put_view(link.last_line)
     else:
         outbox.put(_line(kind="link", connected=False))
+        outbox.put(trouble_line(ROOM_GONE))
 
     def pass_on(kind: str, line: bytes) -> None:
         if kind == "view":

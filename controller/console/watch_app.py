@@ -256,10 +256,9 @@ class WatchApp(App[None]):
         chosen = await self.push_screen_wait(Choose("which plan?", choices))
         if chosen is None:
             return
-        fractions = [(str(number), f"fraction {number}") for number in range(1, max(1, plans[chosen]["fractions"]) + 1)]
-        fraction = await self.push_screen_wait(Choose("which fraction?", fractions))
+        fraction = await self.push_screen_wait(Choose("which fraction?", words.fraction_choices(plans[chosen])))
         if fraction is not None:
-            await self._send("load_plan", {"plan_id": chosen, "fraction": int(fraction)})
+            await self._send("load_plan", {"plan_id": chosen, **words.fraction_of(fraction)})
 
     @work(group="command")
     async def action_seen(self) -> None:
@@ -310,8 +309,7 @@ class WatchApp(App[None]):
             return
         who = f"{client.name} as {client.role}" if client.signed_in else ""
         trouble = client.trouble or (f"signed out: {client.ended}" if client.ended and not client.signed_in else "")
-        if not client.shown.linked:
-            trouble = "the room's process is not there"
+        trouble = trouble or client.shown.trouble or ("" if client.shown.linked else "the room's process is not there")
         line = words.banner(view, room=client.room, stale=client.stale, trouble=trouble, who=who, in_control=client.in_control)
         self._put("banner", line)
         if view is None:

@@ -59,12 +59,14 @@ class Shown:
         at_s: loop time at which it came.
         events: the latest, oldest first.
         linked: whether the room's process is there, as the console says.
+        trouble: why the room is not shown, as the console or the room says; empty once it is.
     """
 
     view: Json | None = None
     at_s: float = 0.0
     events: deque[Json] = field(default_factory=lambda: deque(maxlen=EVENTS_KEPT))
     linked: bool = True
+    trouble: str = ""
 
 
 class WatchClient:
@@ -230,11 +232,11 @@ class WatchClient:
                 await self._listen(room)
             except websockets.ConnectionClosed as closed:
                 code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (0, "the line was lost")
-                self.trouble = reason or f"closed with {code}"
+                self.trouble = f"the console hung up: {reason or f'closed with {code}'}"
                 if code == SIGNED_OUT:
                     self._forget(reason)
             except (OSError, websockets.WebSocketException, TimeoutError, ValueError) as error:
-                self.trouble = str(error) or type(error).__name__
+                self.trouble = f"the console is not reached: {str(error) or type(error).__name__}"
             self.changed()
             if asyncio.get_running_loop().time() - began_s > RETRY_MAX_S:
                 pause_s = RETRY_FIRST_S
@@ -267,10 +269,13 @@ class WatchClient:
         self.trouble = ""
         if kind == "view":
             self.shown.view, self.shown.at_s, self.shown.linked = message["view"], asyncio.get_running_loop().time(), True
+            self.shown.trouble = ""
         elif kind == "event":
             self.shown.events.append(message["event"])
         elif kind == "link":
             self.shown.linked = bool(message.get("connected"))
+        elif kind == "trouble":
+            self.shown.trouble = str(message.get("reason", ""))
         else:
             return
         self.changed()

@@ -15,6 +15,7 @@ from controller.console.shown import current_beam
 View = Mapping[str, Any]
 BAR_WIDTH = 24
 NOT_KNOWN = "?"
+LEFT = "left"
 GOOD, BAD, WARN, DIM, STRONG = "bold green", "bold white on red", "bold black on yellow", "dim", "bold"
 _STATE_STYLES = {
     "preparatory": "cyan",
@@ -242,7 +243,29 @@ def plan_line(plan: Mapping[str, Any], room: str) -> str:
     objections: Sequence[str] = plan["objections"].get(room, ())
     approved = plan.get("approved_by") or plan["approval"].lower()
     against = f"  NOT HERE: {objections[0]}" if objections else ""
-    return f"{plan['id']}  {plan['label']}  {plan['patient_name']}  {plan['species']}  {approved}{against}"
+    given = f"  {plan['standing']}" if plan.get("standing") else ""
+    return f"{plan['id']}  {plan['label']}  {plan['patient_name']}  {plan['species']}  {approved}{against}{given}"
+
+
+def fraction_choices(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What of a plan may be loaded, the proposal first; the key is the fraction, with ``left`` for what an earlier one left."""
+    told = {f["number"]: f["status"].replace("_", " ") for f in plan.get("history", ())}
+    found = []
+    for number in range(1, max(1, plan["fractions"]) + 1):
+        found.append((str(number), f"fraction {number}{f': {told[number]}' if number in told else ''}"))
+        if told.get(number) == "partial":
+            found.append((f"{number} {LEFT}", f"what is left of fraction {number}"))
+    following = plan.get("next")
+    if following:
+        wanted = f"{following['fraction']} {LEFT}" if following["remainder"] else str(following["fraction"])
+        found.sort(key=lambda choice: choice[0] != wanted)
+    return found
+
+
+def fraction_of(key: str) -> dict[str, Any]:
+    """Arguments of `load_plan` for a choice."""
+    number, _, left = key.partition(" ")
+    return {"fraction": int(number), **({"remainder": True} if left == LEFT else {})}
 
 
 def bar(value: float, whole: float) -> str:

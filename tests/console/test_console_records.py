@@ -63,6 +63,15 @@ async def test_the_history_of_a_signal_is_what_the_room_showed(site):
     assert wrong.status_code == 422 and wrong.json()["reason"]
     assert (await ann.get("/api/history/signals?room=nowhere")).status_code == 404
 
+    before = {"from_utc": (now - timedelta(days=9)).isoformat(), "to_utc": (now - timedelta(days=8)).isoformat()}
+    empty = await ann.get("/api/history", params={"room": "G1", "signal": signal, **before})
+    assert empty.status_code == 200 and empty.json()["t_ms"] == [], "known, and nothing then"
+    for room, asked in (("G1", f"{signal}x"), ("G9", signal)):
+        unknown = await ann.get("/api/history", params={"room": room, "signal": asked, **span})
+        assert unknown.status_code == 404 and asked in unknown.json()["reason"]
+        assert "/api/history/signals" in unknown.json()["hint"]
+        assert (signal in unknown.json()["hint"]) is (room == "G1"), "the nearest name is told"
+
 
 async def test_the_audit_of_a_room_is_told_newest_first(site):
     ann = await site.sign_in("operator")

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from controller.console import http_patience
 from controller.console import stream as stream_module
+from controller.console.room_link import ROOM_GONE, ROOM_QUIET
 
 pytestmark = pytest.mark.xdist_group("wires")
 
@@ -151,10 +152,36 @@ async def test_a_room_that_is_lost_is_said_to_be_and_comes_back(tmp_path):
         ann = await site.sign_in("operator")
         async with listening(port, ann) as socket_:
             assert (await next_of(socket_, "link"))["connected"] is False
+            assert (await next_of(socket_, "trouble"))["reason"] == ROOM_GONE
             async with served(StandinRoom(boot_id=5), tmp_path):
                 assert (await next_of(socket_, "hello"))["boot_id"] == 5
                 await next_of(socket_, "view")
             assert (await next_of(socket_, "link"))["connected"] is False
+            assert (await next_of(socket_, "trouble"))["reason"] == ROOM_GONE
+
+
+async def test_a_room_that_falls_silent_is_said_to_be_while_the_console_is_there(tmp_path):
+    """As a stopped process is: its line stands, nothing comes."""
+    silent = asyncio.Event()
+
+    async def speak(_reader, writer):
+        writer.write(b'{"kind":"hello","boot_id":7,"room":"G1"}\n')
+        await silent.wait()
+        writer.transport.abort()
+
+    (tmp_path / "run").mkdir(exist_ok=True)
+    async with (
+        await asyncio.start_unix_server(speak, tmp_path / "run" / "G1.sock"),
+        console_site(tmp_path, linked=False) as site,
+        real_server(site.app) as port,
+    ):
+        ann = await site.sign_in("operator")
+        async with listening(port, ann) as socket_:
+            assert (await next_of(socket_, "hello"))["boot_id"] == 7
+            assert (await next_of(socket_, "trouble"))["reason"] == ROOM_QUIET
+            silent.set()
+            assert (await next_of(socket_, "link"))["connected"] is False
+            assert (await next_of(socket_, "trouble"))["reason"] == ROOM_GONE
 
 
 async def test_a_client_that_never_reads_is_closed_and_delays_nobody(site, port, monkeypatch):
