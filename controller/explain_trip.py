@@ -16,6 +16,7 @@ from typing import Any
 
 from interlocks import conditions, inputs, matrix
 from interlocks.engine import STOPS, Engine
+from interlocks.first_out import NOT_KNOWN
 from interlocks.matrix import Action, Interlock, Limits
 from interlocks.plan_watch import PlanWatch
 from interlocks.proof import ProofTest
@@ -119,6 +120,12 @@ def explain(limits: Limits, wanted: str) -> str:
             f"trips     {WHEN[row.trips]}; {withholds}",
             f"deadline  {row.deadline_ms:g} ms from the change to the decision; must last {row.debounce_ms:g} ms",
         ]
+        if row.kind == "feedback":
+            lines.append(
+                "          in time in which the relay was looked at: not while this system stood still or had no answer"
+            )
+        if row.inputs and row.kind != "stale":
+            lines.append(f"{NOT_KNOWN[0]:10}inputs that are missing or stale: bad at once, and told as such. {NOT_KNOWN[1]}")
     back = (
         f"by {row.reset_role}, once the cause is gone and no beam is requested"
         if row.latch

@@ -95,9 +95,8 @@ def apart(p: Params, a: int, b: int) -> int:
 
 def difference(p: Params, values: Sequence[int], memory: Any, now_ns: int) -> Verdict:
     """Bad when two values are more than `limit` apart (memory: was bad). `neutral`: the first says "nothing measured"."""
-    bad = values[0] != p.get("neutral") and apart(p, values[0], values[1]) > p["limit"] - (
-        p.get("hysteresis", 0) if memory else 0
-    )
+    allowed = p["limit"] - (p.get("hysteresis", 0) if memory else 0)
+    bad = values[0] != p.get("neutral") and apart(p, values[0], values[1]) > allowed
     return Verdict(bad, bad)
 
 

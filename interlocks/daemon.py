@@ -42,6 +42,8 @@ Journal = Callable[[Record], None]
 SAFETY_NODE = 1
 BETWEEN = (0,) * (OWN_FIRST - WIRE_SIZE)  # registers of nobody
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+REPEATS_NS = 5_000_000_000  # a row that trips again sooner is counted in the journal, not written; assumed
+TRIPS_KEPT = 1000
 PULSE_NS = 20_000_000  # between two pulses, with or without a step: two late wake-ups in a row cost no permit; assumed
 
 
@@ -74,21 +76,21 @@ class InterlockNode:
     ) -> None:
         self.engine = Engine(limits, latched)
         self.decision: Decision | None = None  # None before the first step
-        self.trips: list[Trip] = []  # all since boot, in order
+        self.trips: list[Trip] = []  # the latest since boot, in order
         self.link_faults = 0
         self.clock: Callable[[], int] = clock or (lambda: self._told_ns)
         self._told_ns = self._decided_ns = 0
         self._given_ns: int | None = None  # the last pulse of beam; None: it is withheld, and its relay falls as it is to
         self._boot_id = boot_id
         self._read_image, self._write_permit, self._read_pulses, self._journal = read_image, write_permit, read_pulses, journal
-        self._reader = ImageReader()
+        self._reader, self._proof = ImageReader(), ProofTest(limits)
         self._plan = PlanWatch(limits.conversion, limits.plan_required)
-        self._proof = ProofTest(limits)
         self._beam, self._motion = PermitPulse(boot_id), PermitPulse(boot_id)
         self._pulses_known = False  # whether the relays hold what we wrote last
         self._latches = self.engine.latched()  # as the journal knows them
         self._pressed_ns: dict[str, int] = {}
         self._latest: dict[str, Trip] = {}  # of each row that has tripped
+        self._repeats: dict[str, int] = {}  # trips since the journal's last that are only counted there
         self._status = b""  # what is told of the last step; empty until somebody asks
 
     def step(self, now_ns: int) -> int:
@@ -106,10 +108,16 @@ class InterlockNode:
             self._journal({"t_ns": now_ns, **proof})
         before, self._latches = self._latches, self.engine.latched()
         for trip in decision.new:
-            self.trips.append(trip)
+            last = self._latest.get(trip.id, trip)
             self._latest[trip.id] = trip
+            self.trips = [*self.trips, trip][-TRIPS_KEPT:]
+            repeats = last is not trip and last.what == trip.what and trip.t_ns - last.t_ns < REPEATS_NS
+            if repeats and not trip.first_out and self._latches == before:
+                self._repeats[trip.id] = self._repeats.get(trip.id, 0) + 1
+                continue
             told = {"boot_id": self._boot_id, "cause": trip.cause, **trip._asdict(), "latched": self._latches}
-            self._journal({"kind": "trip", **told})
+            self._journal({"kind": "trip", **told, "repeats": self._repeats})
+            self._repeats = {}
         if self._latches != before and not decision.new:  # of a row that had tripped before, and latches only now
             self._journal({"kind": "latch", "t_ns": now_ns, "latched": self._latches})
         return wake_at_ns
@@ -179,6 +187,8 @@ class InterlockNode:
             told: dict[str, Any] = {"boot_id": self._boot_id, "t_ns": now_ns, "withheld": decision.withheld}
             told |= {"latched": self.engine.latched(), "proof_age_s": self._proof.age_s(now_ns)}
             told["rows"] = [trip._asdict() for name, trip in self._latest.items() if name in decision.tripped]
+            for row in told["rows"]:  # POWER_UP is one as well, of an episode of its own: the one that is shown is on top
+                row["first_out"] = row["first_out"] and row["seq"] == getattr(decision.first_out, "seq", 0)
             told["by"] = {row: role for role in ROLES for row in self.engine.resettable(role, now_ns).cleared}
             self._status = json.dumps({**told, "bypasses": [b._asdict() for b in self.engine.bypasses.values()]}).encode()
         return self._status
@@ -339,10 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file.write(json.dumps(record) + "\n")  # line by line to the system
             os.fsync(file.fileno())
 
-        node = wired(
-            ModbusTcp(given.host, given.port), limits, journal, latched, lambda: round(time.monotonic_ns() * given.speed)
-        )
-        run(node, buttons, given.speed, plan)
+        link, clock = ModbusTcp(given.host, given.port), lambda: round(time.monotonic_ns() * given.speed)
+        run(wired(link, limits, journal, latched, clock), buttons, given.speed, plan)
     return 0
 
 

@@ -64,9 +64,8 @@ class _Row:
     @property
     def stops_motion(self) -> bool:
         """MOTION_STOP and EMERGENCY until somebody has looked; INHIBIT_MOTION as long as its cause: people must get out."""
-        return (self.tripped and not STOPS.isdisjoint(self.row.actions)) or (
-            self.active and Action.INHIBIT_MOTION in self.row.actions
-        )
+        inhibits = self.active and Action.INHIBIT_MOTION in self.row.actions
+        return inhibits or (self.tripped and not STOPS.isdisjoint(self.row.actions))
 
 
 class Engine:
@@ -87,18 +86,16 @@ class Engine:
         self._concerned: dict[tuple[str, ...], list[_Row]] = {}  # rows in file order, by the inputs that changed together
         self._values: dict[str, int] = {}
         self._times_ns: dict[str, int] = {}
-        self._number = 0  # of the last image after which every input was believed; 0 when one is not
-        self._seen_ns = 0  # when every input was last seen by such an image
+        # Of the last image after which every input was believed (0 when one is not), and when it was seen.
+        self._number = self._seen_ns = 0
         self._valid = dict.fromkeys([*OWN_INPUTS, *(name for r in self._rows for name in r.row.inputs)], False)
         self._phase = {**dict.fromkeys(PHASES, True), "never": False}  # nothing is known yet
         self._requested = False
         self._last_ns: int | None = None
-        self._expiry_ns = 0  # nothing can grow stale before
-        self._due_ns = 0  # no row is due before
+        self._expiry_ns = self._due_ns = 0  # nothing can grow stale, and no row is due, before
         self._pending = set(self._rows)  # to judge in the next step, whatever else happens
-        self._stale_ns, self._stall_ns, self._poll_ns = (
-            round(ms * NS_PER_MS) for ms in (limits.stale_ms, limits.stall_ms, limits.poll_ms)
-        )
+        times_ms = limits.stale_ms, limits.stall_ms, limits.poll_ms
+        self._stale_ns, self._stall_ns, self._poll_ns = (round(ms * NS_PER_MS) for ms in times_ms)
         self._decision = Decision(False, (), (), frozenset(), None, 0xFFFF)  # nothing is given before the first step
         self._decision_due = True  # the state of a row changed
         self._boot_latches = {self._kind["boot"].row.id, *(self._by_id[name].row.id for name in latched)}
@@ -120,6 +117,9 @@ class Engine:
         elif not 0 <= now_ns - self._last_ns <= self._stall_ns or (gap is not None and gap.value > RELAY_MS):
             self._latch(self._kind["stall"], now_ns, new)
             self._pending.update(self._rows)  # a clock that was set back: what was due then would be late
+        if self._last_ns is not None and (not samples or now_ns - self._last_ns > RELAY_MS * NS_PER_MS):
+            for r in [r for r in self._rows if r.row.kind == "feedback"]:  # time without a look at a relay proves nothing of it
+                r.since_ns = None if r.since_ns is None else r.since_ns + now_ns - self._last_ns
         self._last_ns = now_ns
         changed = self._take(now_ns, samples)
         if changed:
@@ -215,25 +215,26 @@ class Engine:
         if not raw and not r.bad:  # as it was: nothing below would change anything
             r.since_ns, r.due_ns = None, due_ns
             return
-        # Only a value can be noise: what cannot be believed is bad at once.
-        wait_ns = 0 if raw and not by_value else r.debounce_ns
-        lasting, r.since_ns, on_ns = delay_on(raw, r.since_ns, now_ns, wait_ns)
-        r.bad, r.held_ns, off_ns = delay_off(lasting, r.bad, r.held_ns, now_ns, r.hold_ns)
+        # Only a value can be noise: what cannot be believed is bad at once, but shows no value to have lasted.
+        lasting, r.since_ns, on_ns = delay_on(by_value, r.since_ns, now_ns, r.debounce_ns)
+        cause = lasting or (raw and (r.bad or not by_value))
+        r.bad, r.held_ns, off_ns = delay_off(cause, r.bad, r.held_ns, now_ns, r.hold_ns)
         r.due_ns = min(due_ns, on_ns, off_ns)
         bad = r.bad and not self._bypassed(row)
         was_active, was_tripped, was_withheld = r.active, r.tripped, r.withheld
         r.active, r.withheld = bad and in_phase, bad and row.withholds
         if r.active:
-            r.by_value = by_value or (r.by_value and was_tripped)
+            known, r.by_value = r.by_value and was_tripped, lasting or (r.by_value and was_tripped)
             # Before the key was turned nothing is permitted: inputs that are still missing need not be reset one by one.
-            counts = row.latch and (by_value or not self._kind["boot"].latched)
+            counts = row.latch and (lasting or not self._kind["boot"].latched)
             r.latched = latch(counts, r.latched, reset=False)
             if not was_active:
                 r.latched_ns = now_ns
-            if not was_tripped:
+            if not was_tripped or r.by_value != known:  # also when it is known by now what only was not believed
                 states = tuple(self._state(name) for name in row.inputs)
-                r.trip = self.first_out.trip(now_ns, row, states, self._shown(r, states, by_value))
+                r.trip = self.first_out.trip(now_ns, row, states, self._shown(r, states, lasting))
                 new.append(r.trip)
+                self._decision_due = True
         if (r.active, r.tripped, r.withheld) != (was_active, was_tripped, was_withheld):
             self._decision_due = True
 
@@ -250,10 +251,8 @@ class Engine:
         if kind in CHANNEL:
             was = r.memory or (False,) * len(valid)
             judge, needed = CHANNEL[kind], row.params.get("vote", 1)
-            flags = tuple(
-                judge(row.params, self._values[name], w, good) if ok else w
-                for name, ok, w, good in zip(row.inputs, valid, was, r.wanted, strict=True)
-            )
+            channels = zip(row.inputs, valid, was, r.wanted, strict=True)
+            flags = tuple([judge(row.params, self._values[name], w, good) if ok else w for name, ok, w, good in channels])
             r.memory = flags
             by_value = vote([flag and ok for flag, ok in zip(flags, valid, strict=True)], needed)
             return by_value or vote([flag or not ok for flag, ok in zip(flags, valid, strict=True)], needed), by_value, NEVER_NS
@@ -304,9 +303,7 @@ class Engine:
         """What a reset by `role`, pressed at that time, would clear. Never while beam is requested or present."""
         cleared, refused = [], []
         quiet = self._is("permit_r", 0) and self._is("beam_present", 0)
-        for r in self._rows:
-            if not r.latched:
-                continue
+        for r in [r for r in self._rows if r.latched]:
             needed = r.row.reset_role if r.by_value else self.limits.invalid_reset_role
             if r.active or r.withheld:
                 refused.append((r.row.id, "its cause is still there"))
@@ -334,11 +331,9 @@ class Engine:
 
     def bypass(self, now_ns: int, interlock: str, owner: str, approver: str, reason: str, duration_ms: float) -> Bypass:
         """Set a bypass; BypassRefused says why not, KeyError that there is no such row."""
-        longest_ns = round(self.limits.bypass_max_h * 3.6e12)
-        row = self._by_id[interlock].row
-        duration_ns = round(duration_ms * NS_PER_MS)
-        bypass = grant(row, owner, approver, reason, now_ns, duration_ns, longest_ns, self._is("service_mode", 1))
-        self.bypasses[interlock] = bypass
+        row, service = self._by_id[interlock].row, self._is("service_mode", 1)
+        duration_ns, longest_ns = round(duration_ms * NS_PER_MS), round(self.limits.bypass_max_h * 3.6e12)
+        bypass = self.bypasses[interlock] = grant(row, owner, approver, reason, now_ns, duration_ns, longest_ns, service)
         self._pending.update(self._rows)
         return bypass
 

@@ -20,6 +20,7 @@ State = tuple[str, int | None, bool]  # input, value (None: never seen), believe
 Change = tuple[int, tuple[State, ...]]  # time ns, inputs that changed
 UNBELIEVED = 0x8000  # added to the index of an input that is missing, stale or of bad quality
 NO_INPUT = (0xFFFF, 0, 0)  # a cause of our own
+NOT_KNOWN = "not known", "Nothing was found bad: check the link to the room, and the computer for load; then reset."
 
 
 class Trip(NamedTuple):
@@ -73,7 +74,9 @@ class FirstOut:
         """Number a new trip; the first since all was clear opens an episode."""
         self._seq += 1
         limit = ", ".join(f"{k} {v}" for k, v in row.params.items()) + (f" {row.unit}" if row.unit else "")
-        trip = Trip(self._seq, row.id, row.code, self.first is None, now_ns, row.what, limit, states, row.advice, shown)
+        known = not shown[0] & UNBELIEVED or shown == NO_INPUT or row.kind == "stale"
+        what, advice = (row.what, row.advice) if known else NOT_KNOWN
+        trip = Trip(self._seq, row.id, row.code, self.first is None, now_ns, what, limit, states, advice, shown)
         if row.kind == "boot":
             return trip
         if self.first is None:

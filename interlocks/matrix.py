@@ -123,10 +123,7 @@ class Limits:
 
     def row(self, interlock: str) -> Interlock:
         """The row of that id; KeyError when there is none."""
-        for row in self.rows:
-            if row.id == interlock:
-                return row
-        raise KeyError(interlock)
+        return {row.id: row for row in self.rows}[interlock]
 
 
 def load(path: Path = SHIPPED, verify: Callable[[str, str], bool] | None = None, overlay: Path | None = None) -> Limits:
@@ -233,9 +230,8 @@ def _row(name: str, raw: Mapping[str, Any], poll_ms: float, reasons: list[str]) 
         if trips not in PHASES or withholds not in ("always", "tripped") or (trips == "never" and withholds != "always"):
             mine.append(f"trips nothing: trips = {trips!r}, withholds = {withholds!r}")
         if poll_ms + times_ms["debounce_ms"] > times_ms["deadline_ms"]:
-            mine.append(
-                f"deadline_ms {times_ms['deadline_ms']} cannot be met: poll {poll_ms} + debounce {times_ms['debounce_ms']}"
-            )
+            why = f"cannot be met: poll {poll_ms} + debounce {times_ms['debounce_ms']}"
+            mine.append(f"deadline_ms {times_ms['deadline_ms']} {why}")
     elif not params or not all(is_number(v) for v in params.values()) or not test.get("unit"):
         mine.append("a hardware row needs at least one figure and its unit")
     row = Interlock(

@@ -7,6 +7,7 @@ from oracle import SOFTWARE
 from safety_room import LIMITS, MS, Bench, armed, ready
 
 from interlocks.daemon import latched_before
+from interlocks.matrix import SHIPPED, parse
 from interlocks.permit import PULSE_REGISTER, PULSES_SPAN
 
 STOPS = ("MOTION_STOP", "EMERGENCY")
@@ -205,7 +206,7 @@ def test_the_permit_of_beam_is_what_it_was():
 
 
 def test_a_row_that_latches_later_on_a_value_is_in_the_journal(tmp_path):
-    """Missing inputs trip and do not latch before the key is turned; the row then latches on a value, without a new trip."""
+    """Missing inputs trip and do not latch before the key is turned; the row then latches on a value, which is told anew."""
     bench = Bench(estop_healthy=0, chain_estop=0)
     bench.room.counter_runs = bench.room.link_up = False
     bench.step()
@@ -215,13 +216,35 @@ def test_a_row_that_latches_later_on_a_value_is_in_the_journal(tmp_path):
     bench.room.counter_runs = bench.room.link_up = True
     bench.run(100)
     assert "ESTOP" in bench.node.engine.latched()
-    assert [trip.id for trip in bench.node.trips].count("ESTOP") == 1
+    told = [record["what"] for record in bench.records if record.get("id") == "ESTOP"]
+    assert told == ["not known", LIMITS.row("ESTOP").what]
     kept = next(record["latched"] for record in reversed(bench.records) if "latched" in record)
     assert "ESTOP" in kept
     lines = "".join(f'{{"kind": "{r["kind"]}", "latched": {list(r["latched"])!r}}}\n' for r in bench.records).replace("'", '"')
     journal = tmp_path / "journal.jsonl"
     journal.write_text(lines, encoding="utf-8")
     assert "ESTOP" in latched_before(journal, LIMITS)
+
+
+def test_a_row_that_latches_without_a_new_trip_is_in_the_journal():
+    """Not believed for a moment before the key was turned, and held bad when it is: it latches by that alone."""
+    text = SHIPPED.read_text(encoding="utf-8")
+    head, estop = text.split("[interlock.ESTOP]")
+    limits = parse(
+        f"{head}[interlock.ESTOP]{estop.replace('deadline_ms = 50 }', 'deadline_ms = 50, hold_ms = 2000 }', 1)}".encode()
+    )
+    bench = Bench(limits)
+    bench.step()
+    bench.room.link_up = False
+    bench.run(300)
+    bench.room.link_up = True
+    bench.run(100)
+    assert "ESTOP" in bench.tripped and bench.node.engine.latched() == ("POWER_UP",)
+    assert bench.press("key") == ("POWER_UP",)
+    bench.run(100)
+    assert bench.node.engine.latched() == ("ESTOP",)
+    kept = next(record["latched"] for record in reversed(bench.records) if "latched" in record)
+    assert kept == ("ESTOP",)
 
 
 def test_what_latches_is_written_once():
