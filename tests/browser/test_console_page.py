@@ -204,12 +204,15 @@ def test_what_is_not_known_is_a_dash_and_never_a_number(desk: Desk, alter: Alter
 def test_a_view_that_does_not_come_makes_the_page_stale_and_silent(desk: Desk, alter: Alter) -> None:
     alarm = {"id": "a", "severity": "high", "text": "x", "source": "x", "raised_t_ns": 0, "active": True, "count": 1}
     alarms = [{**alarm, "acknowledged_by": "", "shelved_by": "", "shelved_s": 0.0}]
-    alter.patch = {"treatment": TREATMENT, "alarms": alarms}
+    alter.patch = {"treatment": TREATMENT, "alarms": alarms, "state": "irradiating.beam_on"}
     desk.room()
     page = desk.page
     expect(page.locator(".banner", has_text="STALE")).to_have_count(0)
+    expect(page.locator(".state")).to_contain_text("Beam on")
+    begins = page.locator("main").bounding_box()
     alter.silent = True
     expect(page.locator(".banner", has_text="STALE")).to_be_visible(timeout=2_500)
+    assert page.locator("main").bounding_box() == begins  # nothing moves under a hand while beam is on
     expect(page.locator(".state")).to_contain_text("Not known")
     expect(page.locator(".patient-name")).to_have_css("text-decoration-line", "line-through")
     expect(page.locator(".badge:visible").first).to_have_css("text-decoration-line", "line-through")
