@@ -235,10 +235,11 @@ def up(
             refuse(refused.reasons)
     elif not no_console:
         from controller.console.process import check_place
+        from controller.standby import PLACE_S
         from drivers.hal.errors import BeamlineError
 
         try:
-            check_place(host, port, tls_cert, tls_key)
+            check_place(host, port, tls_cert, tls_key, PLACE_S)
         except BeamlineError as error:
             refuse(error.as_reasons)
     site = Household(
