@@ -32,7 +32,7 @@ from drivers.hal.errors import BeamlineError, CommandRejected
 from drivers.hal.events import Event, EventBus
 from drivers.wire.messages import Notice
 from drivers.wire.tap import Answers, NoTap, Tap
-from interlocks.first_out import NO_INPUT, UNBELIEVED
+from interlocks.first_out import NO_INPUT, NOT_KNOWN, UNBELIEVED
 from interlocks.matrix import Interlock, Limits
 from interlocks.matrix import load as load_limits
 
@@ -340,9 +340,10 @@ class InterlockNews:
             row = self._rows.get(code)
             name, what, advice = f"code {code}", "a first-out code that this program does not know", "see the interlock daemon"
             if row is not None:
-                name, advice = row.id, row.advice
                 shown = [int(event.data[f"first_out_{part}"]) for part in ("input", "value", "limit")]
-                what = f"{row.what}: {shown_words(row, *shown)}"
+                known = not shown[0] & UNBELIEVED or shown[0] == NO_INPUT[0] or row.kind == "stale"
+                name, (what, advice) = row.id, (row.what, row.advice) if known else NOT_KNOWN
+                what = f"{what}: {shown_words(row, *shown)}"
             self._bus.emit(self._source, "interlock.trip", id=name, code=code, cause=what, advice=advice, first_out=True)
 
 

@@ -5,6 +5,7 @@ import pytest
 from controller.attached import InterlockNews
 from controller.console.progress import Picture
 from drivers.hal.events import Event, EventBus
+from interlocks.first_out import NOT_KNOWN
 from interlocks.matrix import load
 from simulators import clock
 
@@ -32,7 +33,7 @@ async def tell(code, value=0, limit=0, index=0xFFFF):
         ("SPOT_POSITION", 2600, 2000, 0, "spot_error_um 2600 um; limit 2000 um"),
         ("DOOR", 0, 1, 1, "door_b_closed 0; limit 1"),
         ("RING_ENCODERS", 250, 200, 0, "ring_angle_mdeg 250 mdeg; limit 200 mdeg"),
-        ("DOOR", 1, 0, 0x8001, "door_b_closed missing, stale or of bad quality (last 1)"),
+        ("PLANT_STALE", 1, 0, 0x8000, "permit_a missing, stale or of bad quality (last 1)"),
         ("LOOP_STALL", 0, 0, 0xFFFF, "internal"),
     ],
 )
@@ -42,6 +43,14 @@ def test_the_first_out_is_told_with_value_limit_and_what_to_do(row, value, limit
     assert event.data["cause"] == f"{LIMITS.row(row).what}: {words}"
     line = Picture().take(event)
     assert line == f"TRIP {row}: {event.data['cause']}; {LIMITS.row(row).advice}"
+
+
+@pytest.mark.parametrize(("row", "name"), [("DOOR", "door_a_closed"), ("MOTION_WELDED", "motion_permit")])
+def test_a_first_out_that_is_not_known_is_told_as_such_and_accuses_nothing(row, name):
+    (event,) = told(LIMITS.row(row).code, 1, 0, 0x8000)
+    assert event.data["cause"] == f"not known: {name} missing, stale or of bad quality (last 1)"
+    line = Picture().take(event)
+    assert line == f"TRIP {row}: {event.data['cause']}; {NOT_KNOWN[1]}"
 
 
 def test_a_code_that_nobody_knows_is_told_as_such():
