@@ -64,6 +64,7 @@ def test_a_fraction_is_treated_at_the_page(browser: Browser, tripping_house: Hou
         shoot(desk, picture("identify"))
         page.keyboard.press("F9")
         button = desk.asks("positioned")
+        expect(page.locator(".question-facts div").first).to_contain_text("Remaining deviation")  # in sight, not below an edge
         shoot(desk, picture("position"))
         button.click()
 

@@ -25,7 +25,7 @@ export function layerLadder(choose) {
   const all = h("button", { type: "button", class: "small", on: { click: () => choose("all") } }, "All");
   const element = h(
     "div", { class: "ladder" }, h("div", { class: "ladder-head" }, h("span", { class: "soft" }, "Layers"), now), list,
-    h("p", { class: "soft ladder-legend" }, "length: meterset of the layer; filled: delivered; slim: given before"),
+    h("p", { class: "soft ladder-legend" }, "length: meterset of the layer; filled: delivered; slim: given before; frame: shown, yellow: in beam"),
     h("div", { class: "row" }, follow, all),
   );
   let known = []; // indices that can be chosen

@@ -93,8 +93,12 @@ export const statusOf = (status) => STATUS[status] ?? status ?? "";
 const FACTS = {
   plan_uid: null, version: null, beam_number: null, room: "Room", beam_name: "Beam",
   plan_label: "Plan", patient_id: "Patient ID", patient_name: "Patient", fraction: "Fraction",
-  meterset: "Meterset", meterset_unit: null, gantry_deg: "Gantry", correction: "Correction up to", residual: "Remaining deviation", images: "Images", remainder: "Remainder", dose_gy: "Dose",
+  meterset: "Meterset", meterset_unit: null, gantry_deg: "Gantry", correction: "Correction up to", residual: "Remaining deviation", images: "Images", remainder: "Left of", dose_gy: "Dose",
 };
+
+/** What has to be compared stands first: the place is small. What is not listed follows in the room's order. */
+const FIRST = ["residual", "correction", "patient_name", "patient_id", "plan_label", "fraction", "remainder", "room", "beam_name", "meterset", "gantry_deg"];
+const rank = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
 
 /** What is asked, in the console's own words; the numbers stand beside it. */
 const QUESTIONS = {
@@ -108,12 +112,13 @@ export const questionOf = ({ kind, text }) => QUESTIONS[kind] ?? text;
 /** The facts of a question as [name, value] pairs in words; nested values are spread, identifiers of the program are left out. */
 export function factsOf(facts) {
   const pairs = [];
-  for (const [name, value] of Object.entries(facts ?? {})) {
+  for (const [name, value] of Object.entries(facts ?? {}).sort(([a], [b]) => rank(a) - rank(b))) {
     if (FACTS[name] === null || value === "" || value === null || value === undefined) continue;
     const label = FACTS[name] ?? spaced(name);
     if (typeof value === "object" && !Array.isArray(value)) {
       pairs.push([label, largest(value)]);
-    } else if (name === "patient_name") pairs.push([label, person(value)]);
+    } else if (name === "remainder") pairs.push([label, String(value).replace(/^what is left of /, "")]);
+    else if (name === "patient_name") pairs.push([label, person(value)]);
     else if (name === "meterset") pairs.push([label, `${figure(value, 2)} ${facts.meterset_unit ?? ""}`.trim()]);
     else pairs.push([
       label,
