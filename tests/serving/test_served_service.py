@@ -152,7 +152,9 @@ def test_a_press_goes_a_bounded_way(state, virtually):
             ground = room.room.ground
             angle_deg = (await ground.devices.gantry.read_state()).angle.value
             for direction in (1, -1):
-                assert 0.0 < (await jog_target(ground, "gantry", direction) - angle_deg) * direction <= FARTHEST_DEG + 0.1  # the encoder wavers
+                assert (
+                    0.0 < (await jog_target(ground, "gantry", direction) - angle_deg) * direction <= FARTHEST_DEG + 0.1
+                )  # the encoder wavers
 
     virtually(main())
 
