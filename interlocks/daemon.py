@@ -27,7 +27,7 @@ from typing import Any
 
 from interlocks.conditions import NS_PER_MS
 from interlocks.engine import Decision, Engine, Reset
-from interlocks.first_out import NO_INPUT, Trip
+from interlocks.first_out import NO_INPUT, NOT_KNOWN, Trip
 from interlocks.inputs import OWN_FIRST, WIRE_SIZE, ImageReader, Sample, gather
 from interlocks.matrix import ROLES, SHIPPED, Limits, LimitsError, load
 from interlocks.modbus import ModbusTcp
@@ -106,19 +106,19 @@ class InterlockNode:
         self.pulse()
         if proof is not None:
             self._journal({"t_ns": now_ns, **proof})
-        before, self._latches = self._latches, self.engine.latched()
+        before, self._latches, written = self._latches, self.engine.latched(), False
         for trip in decision.new:
             last = self._latest.get(trip.id, trip)
             self._latest[trip.id] = trip
             self.trips = [*self.trips, trip][-TRIPS_KEPT:]
             repeats = last is not trip and last.what == trip.what and trip.t_ns - last.t_ns < REPEATS_NS
-            if repeats and not trip.first_out and self._latches == before:
+            if repeats and not trip.first_out and (self._latches == before or trip.what == NOT_KNOWN[0]):
                 self._repeats[trip.id] = self._repeats.get(trip.id, 0) + 1
                 continue
             told = {"boot_id": self._boot_id, "cause": trip.cause, **trip._asdict(), "latched": self._latches}
             self._journal({"kind": "trip", **told, "repeats": self._repeats})
-            self._repeats = {}
-        if self._latches != before and not decision.new:  # of a row that had tripped before, and latches only now
+            self._repeats, written = {}, True
+        if self._latches != before and not written:  # of a row that had tripped before, and latches only now
             self._journal({"kind": "latch", "t_ns": now_ns, "latched": self._latches})
         return wake_at_ns
 

@@ -69,6 +69,22 @@ def test_a_row_that_is_reset_and_trips_again_at_once_as_a_consequence_is_written
     assert all("AREA_MONITOR" in record["latched"] for record in trips_of(bench, "AREA_MONITOR"))
 
 
+def test_what_is_not_known_again_is_counted_though_it_was_reset_in_between_and_its_latches_are_kept():
+    bench = ready()
+    bench.set(motor_angle_mdeg=-30_500)  # the first-out; only the service role resets it
+    flap(bench, 1)
+    first = [record["id"] for record in trips_of(bench)]
+    for _ in range(3):
+        assert len(bench.press("operator")) > 40
+        before = len(bench.records)
+        flap(bench, 1)
+        (record,) = bench.records[before:]
+        assert record["id"] == "PLANT_STALE" and set(record["latched"]) == set(bench.node.engine.latched())
+        assert len(record["latched"]) > 40
+    assert [record["id"] for record in trips_of(bench)] == [*first, *["PLANT_STALE"] * 3]
+    assert record["repeats"]["ESTOP"] == bench.node._repeats["ESTOP"] == 1
+
+
 def test_the_memory_of_trips_is_bounded(monkeypatch):
     monkeypatch.setattr(daemon, "TRIPS_KEPT", 100)
     bench = Bench()
