@@ -178,7 +178,7 @@ class InterlockBook:
         row = self._rows.get(told.id) or _unknown_row(told.id, told.code, told.advice)
         believed = told.shown_input == NOTHING or not told.shown_input & UNBELIEVED
         role = told.resettable_by or (row.reset_role if believed else row.invalid_reset_role)
-        return _view(row, told.cause, told.latched, role, first_out=told.first_out, t_ns=told.since_ns)
+        return _view(row, told.cause, told.latched, role, first_out=told.first_out, t_ns=told.since_ns, advice=told.advice)
 
     # --- what the wire and the bus show -----------------------------------------------------------------------------------
 
@@ -198,8 +198,8 @@ class InterlockBook:
         if row is None:
             row = _unknown_row(name, int(event.data.get("code", 0)), str(event.data.get("advice", "")))
         cause, first_out = str(event.data.get("cause", "")), bool(event.data.get("first_out", False))
-        role = self._role(row, event.data)
-        self._trips[name] = _view(row, cause, row.latches, role, first_out=first_out, t_ns=event.t_ns)
+        role, advice = self._role(row, event.data), str(event.data.get("advice", ""))
+        self._trips[name] = _view(row, cause, row.latches, role, first_out=first_out, t_ns=event.t_ns, advice=advice)
         while len(self._trips) > KEPT:
             del self._trips[next(iter(self._trips))]
 
@@ -218,16 +218,17 @@ def _unknown_row(name: str, code: int, advice: str) -> InterlockRow:
     return InterlockRow(name, code, "", advice, False, "", "", False, 0.0)
 
 
-def _view(row: InterlockRow, cause: str, latched: bool, role: str, *, first_out: bool, t_ns: int) -> TripView:
+def _view(row: InterlockRow, cause: str, latched: bool, role: str, *, first_out: bool, t_ns: int, advice: str = "") -> TripView:
+    """The interlock system's own words where it has said them: what is only not known accuses nobody."""
     what, _, numbers = (cause or row.what).partition(": ")
     value, _, limit = numbers.partition("; limit ")
     return TripView(
         id=row.id,
         code=row.code,
-        cause=row.what or what,
+        cause=what,
         value=value,
         limit=limit,
-        advice=row.advice,
+        advice=advice or row.advice,
         reset_role=role if latched else "",
         latched=latched,
         first_out=first_out,

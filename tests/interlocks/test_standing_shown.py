@@ -119,6 +119,10 @@ def test_inputs_that_are_not_believed_are_named_and_the_operator_may_reset_them(
     view = Panel(bench, standing_of(told_by(bench), 10**9)).view
     assert len(view.trips) == view.active_trips > 5
     assert all("(not valid)" in trip.value for trip in view.trips)
+    accused = {
+        trip.id: (trip.cause, trip.advice) for trip in view.trips if trip.id in ("MOTION_WELDED", "RELAY_WELDED", "DOOR")
+    }
+    assert accused and all(cause == "not known" and "check the link" in advice for cause, advice in accused.values())
     assert {trip.reset_role for trip in view.trips if trip.latched} == {LIMITS.invalid_reset_role}
 
 
