@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from simulators import clock
 
 SITE = ("site", "rig")  # folders whose tests start whole simulators, and take as long as all others on real wires
 CLOCKS = ("browser", "console", "console_out", "rig", "site", "wires")  # folders whose tests wait on real clocks
+
+
+def pytest_configure() -> None:
+    """What runs behind a shell's `&` ignores Ctrl-C, and so would every program that a test starts and interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
