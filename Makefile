@@ -20,7 +20,7 @@ demo: $(VENV)/.ready
 	rm -rf $(RUN)
 	$(BIN)/iongantry treat examples/carbon_sphere.dcm --facility asan --room G1 --output $(RUN)
 
-# Every behaviour once, in less than five minutes on two cores. What repeats it at length: test-slow (CONTRIBUTING.md).
+# Every behaviour once, in five to six minutes on two cores (the aim is below five). What repeats it at length: test-slow (CONTRIBUTING.md).
 test: $(VENV)/.ready
 	$(BIN)/python -m compileall -q controller drivers interlocks simulators
 	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not slow"
