@@ -39,7 +39,13 @@ def test_every_public_file_is_treated_or_refused_here(shared_plans):
     assert files == {*TREATED, *REFUSED}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if "18436spots" in n else n for n in TREATED])
+# Those of many layers are left to the slow tests: what is read of them is held against the files in tests/plan.
+LONG = ("18436spots", "sobp_1beam", "gantry90_8layers", "number_of_particles", "tst003012")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if any(long in n for long in LONG) else n for n in TREATED]
+)
 def test_a_public_plan_is_delivered_as_it_prescribes_and_recorded(shared_plans, treat, name):
     beams = (2,) if "2beams" in name else ()
     done = treat(shared_plans / name, facility="research", overrides=OVERRIDES, beams=beams)
