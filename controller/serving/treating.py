@@ -43,6 +43,7 @@ from drivers.hal.errors import BeamlineError, CommandRejected
 NOT_ADMITTED, BUSY, NOT_APPROVED = 4451, 4452, 4453
 NOTHING_LOADED, OVERTAKEN, NOT_RECONCILED = 4455, 4456, 4457
 
+WRITTEN_S = 30.0  # for the outputs of the treatment before; assumed, they take a second or two
 PERMITS_S = 300.0  # for somebody at a console to reset what stands before the room arms; assumed
 RUNNING = "running"
 QA_INTENTS = ("VERIFICATION", "MACHINE_QA")  # DICOM PlanIntent
@@ -115,6 +116,8 @@ class Treating:
 
     async def load(self, command: Command) -> dict[str, Any]:
         """`load_plan`: admit, and stand ready to ask. Raises CommandRejected with every reason; nothing moved."""
+        if self._task is not None and not self._loading and self.loaded is not None and self.loaded.status == WRITING:
+            await asyncio.wait({self._task}, timeout=WRITTEN_S)  # the room stands by already: nobody sees what it waits for
         if self.under_way or self._loading:
             raise self._no(BUSY, "a treatment is loaded already", "put it back first, or wait until its outputs are written")
         return await self._load(command.arguments, command.actor.name)

@@ -93,14 +93,19 @@ def test_a_pause_freezes_the_plant_and_nothing_else(site, safety):
 
 
 def test_speed_two_doubles_the_counters_rate_and_is_written_down(site, safety):
-    assert rate(safety) == pytest.approx(100.0, rel=0.25), "+1 every 10 ms"
+    assert steady(safety, 100.0), "+1 every 10 ms"
     answer = site.ask("POST", "/speed", {"factor": 2.0})
     assert answer["restarted"] == ["G1-interlocks"]
     try:
-        assert rate(safety) == pytest.approx(200.0, rel=0.25)
+        assert steady(safety, 200.0)
         assert "speed = 2.0\n" in site.file.read_text(encoding="utf-8")
     finally:
         site.ask("POST", "/speed", {"factor": 1.0})
+
+
+def steady(client, wanted):
+    """Whether it counts at that rate: where this computer stands still, plant time slips, so a few looks."""
+    return any(rate(client) == pytest.approx(wanted, rel=0.25) for _ in range(8))
 
 
 def rate(client):
