@@ -1,5 +1,7 @@
 """What a person is told of a fraction that ended early: how far it came, how it goes on, and what will be given next."""
 
+import asyncio
+
 import pytest
 from served import serving
 
@@ -9,6 +11,7 @@ from controller.room.states import State
 from controller.serving.console_words import LEFT, RECONCILE, SIGN
 from controller.serving.cut_off import Given
 from controller.serving.fraction_book import ended_words
+from controller.serving.loading import WRITING
 
 
 async def to_third_layer(room, operator, plan, **more):
@@ -146,3 +149,31 @@ def test_nothing_is_called_given_that_was_not():
     for state, advice in (("open", RECONCILE), ("locked", SIGN)):
         words = ended_words(3, [1, 2], of(b1="complete", b2=state))
         assert words == f"fraction 3: beam 1 is complete, what beam 2 was given is not settled. Next: {advice}"
+
+
+def test_what_is_loaded_while_the_last_outputs_are_written_waits_for_them(made, state, virtually, monkeypatch):
+    """The room stands by already, so nobody can know that it is too soon."""
+
+    async def slowly(work, *given):
+        await asyncio.sleep(5.0)
+        return work(*given)
+
+    monkeypatch.setattr(asyncio, "to_thread", slowly)
+
+    async def main():
+        async with serving(state) as room:
+            operator = room.console()
+            await operator.control()
+            plan = await room.file(made(diameter_mm=24.0))
+            await to_third_layer(room, operator, plan, fraction=2)
+            await operator.do("terminate")
+            await room.until(lambda: room.room.treating.loaded.status == WRITING, 60, "outputs under way")
+            before = room.room.treating.loaded
+            await operator.do("load_plan", plan_id=plan, fraction=2, remainder=True)
+            assert (
+                room.room.treating.loaded is not before
+                and before.status == "partial"
+                and (await room.asked("identify")).facts["fraction"] == 2
+            )
+
+    virtually(main())
