@@ -127,11 +127,11 @@ class Servicing:
             while not moving.done() and self._held():
                 await asyncio.wait({moving}, timeout=JOG_LOOK_S)
             if not moving.done():
+                if not sent.is_set():
+                    moving.cancel()  # before anything is waited for: a new press meanwhile must not revive it
+                    self._say_ended(axis, "the button was let go of before the clear way was found; nothing moved")
                 await self._quick_stop(device.stop)
-            if sent.is_set():
-                await asyncio.wait({moving})  # it ends by the stop
-            elif not moving.done():
-                self._say_ended(axis, "the button was let go of before the clear way was found; nothing moved")
+                await asyncio.wait({moving})  # what was sent ends by the stop
         finally:
             moving.cancel()
             await asyncio.gather(moving, return_exceptions=True)

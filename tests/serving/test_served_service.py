@@ -145,6 +145,36 @@ def test_a_button_that_is_let_go_of_while_the_clear_way_is_sought_moves_nothing_
     virtually(main())
 
 
+def test_a_new_press_does_not_revive_a_jog_that_was_let_go_of(state, virtually, monkeypatch):
+    """While the stop of the first press is waited for its search ends, and the button is down again."""
+
+    async def slowly(ground, axis, direction):
+        found = await jog_target(ground, axis, direction)
+        await asyncio.sleep(10.0)
+        return found
+
+    monkeypatch.setattr(servicing, "jog_target", slowly)
+
+    async def main():
+        async with serving(state) as room:
+            service, gantry = await in_service(room), room.room.ground.devices.gantry
+
+            async def slow_stop(stop=gantry.stop):
+                await stop()
+                await asyncio.sleep(14.0)
+
+            monkeypatch.setattr(gantry, "stop", slow_stop)
+            await service.do("jog", axis="gantry", direction=1)
+            await asyncio.sleep(0.5)
+            for _ in range(120):
+                await service.send("jog", axis="gantry", direction=1)
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(30.0)
+            assert not room.said_of("motion.start"), "nobody would have stopped it"
+
+    virtually(main())
+
+
 def test_a_press_goes_a_bounded_way(state, virtually):
     async def main():
         async with serving(state) as room:
