@@ -66,8 +66,10 @@ class Servicing:
         self._busy = busy
         self._clock_ns = clock_ns
         self._jog: asyncio.Task[None] | None = None
+        self._unsent: asyncio.Future[None] | None = None  # a jog whose clear way is still sought
         self._jogged: tuple[str, int] = ("", 0)
-        self._enabled_ns = 0
+        self._enabled_ns = 0  # the button was down last; 0 after a stop
+        self._heard_ns = 0  # the same, whatever was stopped: who goes on pressing begins nothing new
         self._pressing = asyncio.Lock()
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -86,8 +88,8 @@ class Servicing:
                 BAD_ARGUMENT, f"jog {axis or '?'} {direction}", f"axis: gantry, {', '.join(COUCH_AXES)}; direction: 1, -1"
             )
         wanted = axis, int(direction)
-        held = wanted == self._jogged and self._clock_ns() - self._enabled_ns <= ENABLE_NS
-        self._enabled_ns = self._clock_ns()
+        held = wanted == self._jogged and self._clock_ns() - self._heard_ns <= ENABLE_NS
+        self._enabled_ns = self._heard_ns = self._clock_ns()
         if self.jogging:
             if wanted != self._jogged:
                 self._enabled_ns = 0  # the other button: the axis stops first
@@ -102,6 +104,8 @@ class Servicing:
     def stop(self, why: str) -> None:
         """Quick stop of gantry and couch, whatever they do. Never refused, never waited for."""
         self._enabled_ns = 0
+        if self._unsent is not None:
+            self._unsent.cancel()
         self._ground.bus.emit(f"room.{self._ground.room}", "motion.stopped", why=why)
         for device in (self._ground.devices.gantry, self._ground.devices.couch):
             task = asyncio.create_task(self._quick_stop(device.stop), name="stop")
@@ -121,22 +125,22 @@ class Servicing:
     async def _hold_to_run(self, axis: str, direction: int) -> None:
         """Move while the button is held. A motion that was let go of before it was sent is never sent."""
         device = self._ground.devices.gantry if axis == "gantry" else self._ground.devices.couch
-        sent = asyncio.Event()
-        moving = asyncio.ensure_future(self._move(axis, direction, sent))
+        moving = self._unsent = asyncio.ensure_future(self._move(axis, direction))
         try:
             while not moving.done() and self._held():
                 await asyncio.wait({moving}, timeout=JOG_LOOK_S)
             if not moving.done():
-                if not sent.is_set():
+                if self._unsent is moving:
                     moving.cancel()  # before anything is waited for: a new press meanwhile must not revive it
                     self._say_ended(axis, "the button was let go of before the clear way was found; nothing moved")
                 await self._quick_stop(device.stop)
                 await asyncio.wait({moving})  # what was sent ends by the stop
         finally:
+            self._unsent = None
             moving.cancel()
             await asyncio.gather(moving, return_exceptions=True)
 
-    async def _move(self, axis: str, direction: int, sent: asyncio.Event) -> None:
+    async def _move(self, axis: str, direction: int) -> None:
         """Towards the end of the clear way; stopped on the way it says so, which is what was wanted."""
         devices, room = self._ground.devices, self._ground.room
         try:
@@ -144,7 +148,7 @@ class Servicing:
             target = await jog_target(self._ground, axis, direction)
             if not self._held():
                 raise self._no(LET_GO, "the button was let go of before the clear way was found", "hold it longer")
-            sent.set()  # from here on a stop ends it: the device has begun before anybody else can run
+            self._unsent = None  # from here on a stop ends it: the device has begun before anybody else can run
             if axis == "gantry":
                 await devices.gantry.move_to(target)
             else:

@@ -145,7 +145,7 @@ def test_a_button_that_is_let_go_of_while_the_clear_way_is_sought_moves_nothing_
     virtually(main())
 
 
-def test_a_new_press_does_not_revive_a_jog_that_was_let_go_of(state, virtually, monkeypatch):
+def test_a_new_press_revives_no_jog_that_was_stopped_or_let_go_of(state, virtually, monkeypatch):
     """While the stop of the first press is waited for its search ends, and the button is down again."""
 
     async def slowly(ground, axis, direction):
@@ -162,6 +162,18 @@ def test_a_new_press_does_not_revive_a_jog_that_was_let_go_of(state, virtually, 
             async def slow_stop(stop=gantry.stop):
                 await stop()
                 await asyncio.sleep(14.0)
+
+            async def hold():  # heard of again before anybody has looked
+                for _ in range(1200):
+                    await service.send("jog", axis="gantry", direction=1)
+                    await asyncio.sleep(0.01)
+
+            held = asyncio.create_task(hold())
+            await asyncio.sleep(0.5)
+            await room.console("wall", "Otto", Role.OBSERVER).do("stop")
+            await held
+            assert not room.said_of("motion.start"), "a stop ends what is still sought"
+            await asyncio.sleep(5.0)
 
             monkeypatch.setattr(gantry, "stop", slow_stop)
             await service.do("jog", axis="gantry", direction=1)
