@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from second_run import CLOCKS, pytest_addoption, pytest_sessionfinish
 
 from simulators import clock
 
+__all__ = ["pytest_addoption", "pytest_sessionfinish"]  # hooks as well
+
 SITE = ("site", "rig")  # folders whose tests start whole simulators, and take as long as all others on real wires
-CLOCKS = ("browser", "console", "console_out", "rig", "site", "wires")  # folders whose tests wait on real clocks
 
 
 def pytest_configure() -> None:

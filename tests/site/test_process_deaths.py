@@ -139,6 +139,13 @@ class Room:
 
         until(given, 60.0, lambda: self.said("controller") + self.said("daemon"))
 
+    def enable_anew(self):
+        """With a controller that has withheld nothing yet."""
+        self.processes["controller"].kill()
+        self.processes["controller"].wait()
+        self.start_controller()
+        self.enable()
+
     def plant_s(self):
         return self.site.ask("GET", "/clock")["t_s"]
 
@@ -189,18 +196,35 @@ def falls(room, which, strike):
     return max(state["relays"][name]["changed_s"] for name in which)
 
 
+def first_found(room, which, strike, repair=lambda: None):
+    """What the interlock system found first when it was struck, and when the contributions fell.
+
+    A daemon that was not let run for 100 ms says so first, and rightly: then the blow is struck again.
+    """
+    for _ in range(4):
+        number = len(room.trips())
+        try:
+            fell_s = falls(room, which, strike)
+            until(lambda number=number: room.trips()[number:], 3.0, "the interlock system noticed by itself")
+        finally:
+            repair()
+        (first, *_) = [record for record in room.records() if record["kind"] == "trip"][number:]
+        if first["id"] != "LOOP_STALL":
+            break
+        room.enable_anew()
+    return first, fell_s
+
+
 BLOWS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP, "busy loop": signal.SIGUSR1}
 
 
 @pytest.mark.parametrize("blow", list(BLOWS))
 def test_a_controller_that_dies_stops_or_hangs_loses_r_and_the_interlock_system_latches_it(room, blow):
-    number = len(room.trips())
+    first, fell_s = first_found(room, "R", lambda: room.processes["controller"].send_signal(BLOWS[blow]))
     controller = room.processes["controller"]
-    fell_s = falls(room, "R", lambda: controller.send_signal(BLOWS[blow]))
+    assert first["id"] == "CONTROLLER_HEARTBEAT" and first["first_out"]
     until(lambda: not room.permits()["B"], 3.0, "the other process withholds as well")
     assert room.site.room()["relays"]["B"]["changed_s"] - fell_s <= 0.5
-    (first, *_) = [record for record in room.records() if record["kind"] == "trip"][number:]
-    assert first["id"] == "CONTROLLER_HEARTBEAT" and first["first_out"]
     if blow == "SIGSTOP":
         controller.send_signal(signal.SIGCONT)
     if blow != "SIGKILL":
@@ -209,16 +233,15 @@ def test_a_controller_that_dies_stops_or_hangs_loses_r_and_the_interlock_system_
     assert not room.permits()["R"] and not room.permits()["B"], "whoever is back closes nothing"
     room.processes["daemon"].kill()
     room.processes["daemon"].wait()
+    found = room.trips().count("CONTROLLER_HEARTBEAT")
     room.start_daemon()
-    until(lambda: room.trips().count("CONTROLLER_HEARTBEAT") > room.trips()[:number].count("CONTROLLER_HEARTBEAT") + 1)
+    until(lambda: room.trips().count("CONTROLLER_HEARTBEAT") > found)
     assert "CONTROLLER_HEARTBEAT" in room.records()[-1]["latched"], "a restart forgets no latch"
 
 
 def test_a_loop_that_stands_still_for_300_ms_loses_both_permits(room):
-    number = len(room.trips())
-    falls(room, "R", lambda: room.processes["controller"].send_signal(signal.SIGUSR2))
-    until(lambda: room.trips()[number:], 3.0, "the interlock system noticed by itself")
-    assert room.trips()[number] == "CONTROLLER_HEARTBEAT"
+    first, _ = first_found(room, "R", lambda: room.processes["controller"].send_signal(signal.SIGUSR2))
+    assert first["id"] == "CONTROLLER_HEARTBEAT"
     until(lambda: "request.withheld" in room.said("controller"), 3.0)
     assert not room.permits()["R"]
 
@@ -243,12 +266,14 @@ def test_an_interlock_daemon_that_dies_stops_or_hangs_loses_b_and_comes_back_lat
 @pytest.mark.parametrize("action", ["stop", "suspend"])
 def test_a_safety_line_that_is_closed_or_silent_loses_both_and_leaves_evidence(room, action):
     number = len(room.trips())
-    try:
-        falls(room, "RB", lambda: room.site.ask("POST", f"/servers/G1-safety/{action}"))
-        until(lambda: room.trips()[number:], 3.0, "evidence")
-    finally:
-        room.site.ask("POST", f"/servers/G1-safety/{'start' if action == 'stop' else 'resume'}")
-    assert room.trips()[number] in ("PLANT_STALE", "CONTROLLER_HEARTBEAT")
+    undo = "start" if action == "stop" else "resume"
+    first, _ = first_found(
+        room,
+        "RB",
+        lambda: room.site.ask("POST", f"/servers/G1-safety/{action}"),
+        lambda: room.site.ask("POST", f"/servers/G1-safety/{undo}"),
+    )
+    assert first["id"] in ("PLANT_STALE", "CONTROLLER_HEARTBEAT")
     assert "PLANT_STALE" in room.trips()[number:]
     time.sleep(0.5)
     assert not room.permits()["B"] and not room.permits()["R"]
