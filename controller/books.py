@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from controller.admission import Admitted, TreatOptions, ledger_objections, open_ledger
 from controller.intake import Intake, Refused
 from controller.request import JOURNAL, Earlier, Request, keep_plan, plan_name
+from controller.what_is_left import Informed, WhatIsLeft
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError
 
@@ -39,6 +40,7 @@ class Books:
     Attributes:
         ledger, journal: open for writing.
         fraction: what is treated by them, once it was made.
+        forget: what is given of it is not followed any more.
     """
 
     options: TreatOptions
@@ -48,17 +50,20 @@ class Books:
     journal: Journal
     bus: EventBus
     fraction: Fraction | None = field(default=None)
+    forget: Callable[[], None] = field(default=lambda: None)
 
     def begin(self, devices: RoomDevices, supervisor: BeamSharing, operator: OperatorPort, **more: Any) -> Fraction:
-        """The fraction of these books, not yet running. `more`: as of `Fraction`."""
+        """The fraction of these books, not yet running; the operator is asked with what is left. `more`: as of `Fraction`."""
         from controller import fraction
 
+        left = WhatIsLeft(self.admitted.intake, self.options.fraction, self.earlier)
+        self.forget = self.bus.subscribe(left.take)
         self.fraction = fraction.Fraction(
             self.admitted.intake,
             self.options.fraction,
             devices,
             supervisor,
-            operator,
+            Informed(operator, left.about),
             self.journal,
             self.ledger,
             self.bus,
@@ -122,7 +127,10 @@ def open_books(
                 write_override(journal, lifted.override, reason, operator=ran.operator, detail=str(lifted))
             world.watch(prescription_of(intake, earlier.before), JournalProbe(store, journal.path))
             books = Books(options, admitted, earlier, ledger, journal, bus)
-            yield books
+            try:
+                yield books
+            finally:
+                books.forget()
         if books.fraction is not None:
             _settle(ran, books)
     if books.fraction is not None:

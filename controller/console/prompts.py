@@ -1,6 +1,7 @@
 """The operator at a terminal: answers the room's questions there, where the room is real or nobody stands in for people.
 
-A question is asked once and waits; the room's own deadlines take it back. Not responsible for what an answer leads to.
+A question is asked in the words of every console and waits; the room's own deadlines take it back. It is asked again when what
+it is about has changed: results of a pass that was cut come late. Not responsible for what an answer leads to.
 """
 
 from __future__ import annotations
@@ -10,15 +11,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-QUESTIONS: Mapping[str, str] = {
-    "identify": "Is this the patient, plan, fraction, beam and room?",
-    "move_on": "A motion was stopped and nothing withholds it now. Is everything clear, and shall it go on?",
-    "positioned": "Is the position accepted? (then leave, search the room and close the door)",
-    "beam_on": "Beam on?",
-    "resume": "Resume after the interruption, with a fresh beam-on?",
-}
+from controller.console.question_words import question_text
+
 YES, NO = ("yes",), ("no", "n")
 LINE_MAX = 4096
+LOOK_S = 0.5  # how often a question that waits is looked at again; assumed
 
 
 class ConsoleOperator:
@@ -38,19 +35,27 @@ class ConsoleOperator:
 
     async def confirm(self, kind: str, facts: Mapping[str, Any]) -> bool:
         """Ask and wait for an answer; the end of the input declines."""
-        shown = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in ("", None))
-        self._forget_typed()
-        self._say(f"? {QUESTIONS.get(kind, kind)}  [{shown}]  type yes or no")
+        asked = ""
         while True:
-            answer = await self._line()
+            now = _asked(kind, facts)
+            if now != asked:
+                asked = now
+                self._forget_typed()
+                self._say(now)
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    answer = await self._line()
+            except TimeoutError:
+                continue
             if answer is None:
                 self._say("  no more input: declined")
                 return False
-            if answer in YES:
-                return True
             if answer in NO:
                 return False
-            self._say("  please type the whole word yes, or no")
+            if answer not in YES:
+                self._say("  please type the whole word yes, or no")
+            elif _asked(kind, facts) == asked:  # a yes is to what was read
+                return True
 
     async def stop(self) -> None:
         """Nothing goes on when nobody is asked."""
@@ -89,3 +94,14 @@ class ConsoleOperator:
             await ready
         finally:
             loop.remove_reader(descriptor)
+
+
+def _asked(kind: str, facts: Mapping[str, Any]) -> str:
+    """The question, and behind it every fact that is one value."""
+    told = dict(facts)
+    shown = ", ".join(
+        f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in told.items()
+        if value not in ("", None) and not isinstance(value, Mapping)
+    )
+    return f"? {question_text(kind, told)}  [{shown}]  type yes or no"

@@ -155,7 +155,13 @@ class Activities:
         self._placed(await self.positioner.verify(verified.targets))
         await self._confirm(
             Confirm.POSITIONED,
-            {"correction": dict(verified.correction), "residual": dict(verified.residual), "images": verified.images},
+            {
+                "residual": dict(verified.residual),
+                "residual_limit": limits.residual(),
+                "correction": dict(verified.correction),
+                "correction_limit": limits.apply(),
+                "images": verified.images,
+            },
         )
         proofs.accepted = True
         return Step(Trigger.ACCEPT_POSITION)
@@ -275,7 +281,14 @@ class Activities:
 
     async def _await_beam_on(self) -> Step:
         targets = self._targets()
-        await self._confirm(Confirm.BEAM_ON, {"gantry_deg": targets.gantry_deg, "version": self._proofs.edit_version})
+        await self._confirm(
+            Confirm.BEAM_ON,
+            {
+                "gantry_deg": targets.gantry_deg,
+                "gantry_limit_deg": targets.tolerances.gantry_deg,
+                "version": self._proofs.edit_version,
+            },
+        )
         await self._watch.refresh(with_ring=True)
         if self._watch.errors:
             return Step(Trigger.DISARM, "; ".join(f"{what}: {why}" for what, why in self._watch.errors.items()))

@@ -34,6 +34,14 @@ class CorrectionLimits:
         """The limits of a room's couch."""
         return cls(apply_mm=couch.correction_max_mm, apply_deg=couch.correction_max_deg)
 
+    def apply(self) -> dict[str, float]:
+        """The largest correction by axis, mm and deg."""
+        return {axis: self.apply_mm if axis.endswith("_mm") else self.apply_deg for axis in COUCH_AXES}
+
+    def residual(self) -> dict[str, float]:
+        """The largest rest by axis, mm and deg."""
+        return {axis: self.residual_mm if axis.endswith("_mm") else self.residual_deg for axis in COUCH_AXES}
+
 
 @dataclass(frozen=True, slots=True)
 class Verified:

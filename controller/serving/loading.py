@@ -50,18 +50,6 @@ class Loaded:
     failures: list[str] = field(default_factory=list)
     ended: str = ""  # how it ended and what may follow, once that is known
 
-    def about(self, number: int) -> dict[str, Any]:
-        """What a question says of a beam beside what the room knows: who is treated, and what is still to be given of it."""
-        plan = self.admitted.intake.plan
-        found: dict[str, Any] = {"patient_name": plan.patient.name, "fraction": self.options.fraction}
-        beam = next((beam for beam in self.picture.beams() if beam.number == number), None)
-        if beam is None or (number not in self.earlier.before and not beam.meterset_delivered):
-            return found
-        left = max(0.0, beam.meterset_planned - beam.meterset_delivered)
-        whole = next((b.meterset for b in plan.beams if b.number == number), beam.meterset_planned)
-        words = f"what is left of fraction {self.options.fraction}: {left:.2f} of {whole:.2f} {beam.unit}"
-        return {**found, "meterset": left, "remainder": words}
-
     def words(self, *, asked: bool, under_way: bool) -> str:
         """For a room in standby. It goes out to archive and broker, too: no patient, no plan."""
         fraction = f"{'what is left of ' if self.earlier.session else ''}fraction {self.options.fraction}"

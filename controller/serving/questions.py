@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from controller.console.question_words import question_text
 from controller.console.views import QuestionView
 from controller.room.ports import Confirm
 from controller.surroundings import Bodies
@@ -36,7 +37,7 @@ DOING = {
 @dataclass(slots=True, eq=False)
 class _Asked:
     kind: Confirm
-    facts: dict[str, Any]
+    facts: Mapping[str, Any]  # as they stand whenever they are read
     challenge: str
     t_ns: int
     answer: asyncio.Future[bool]
@@ -53,14 +54,12 @@ class Questions:
         next_patient: the next yes to an identity brings another patient in.
         doing: what people do now, after a yes; empty when the room does not wait for them.
         answered_by: names of those who have said yes since `begin`.
-        about: what is known of a beam beside what the room says of it, by number; see `loading.Loaded.about`.
     """
 
     def __init__(self, room: str, bodies: Bodies) -> None:
         self.next_patient = True
         self.doing = ""
         self.answered_by: list[str] = []
-        self.about: Callable[[int], Mapping[str, Any]] = lambda _beam: {}
         self._room = room
         self._bodies = bodies
         self._asked: _Asked | None = None
@@ -73,7 +72,7 @@ class Questions:
         """Ask, and wait for the answer. Raises CommandRejected when what follows a yes could not be done."""
         asked = _Asked(
             Confirm(kind),
-            dict(facts),
+            facts,
             secrets.token_urlsafe(CHALLENGE_BYTES),
             now_ns(),
             asyncio.get_running_loop().create_future(),
@@ -137,48 +136,12 @@ class Questions:
         asked = self._asked
         if asked is None or asked.answer.done():
             return None
-        facts = self._facts(asked)
+        facts = dict(asked.facts)
         return QuestionView(
             kind=asked.kind.value,
             command=COMMAND_OF[asked.kind],
-            text=_text(asked.kind, facts),
+            text=question_text(asked.kind.value, facts),
             facts=facts,
             challenge=asked.challenge,
             asked_t_ns=asked.t_ns,
         )
-
-    def _facts(self, asked: _Asked) -> dict[str, Any]:
-        """What is asked about, as it stands now: results of a pass that was cut come after the question whether to go on."""
-        known = dict(self.about(int(asked.facts.get("beam_number", 0))))
-        name = known.pop("patient_name", "")
-        facts: dict[str, Any] = {}
-        for key, value in asked.facts.items():
-            facts[key] = known.pop(key, value)
-            if key == "patient_id":
-                facts["patient_name"] = name  # beside the ID: both are compared
-        return facts | known
-
-
-def _text(kind: Confirm, facts: Mapping[str, Any]) -> str:
-    beam = f"beam {facts.get('beam_number')} {facts.get('beam_name', '')}".rstrip()
-    dose = f"{facts.get('meterset', 0.0):.6g} {facts.get('meterset_unit', '')}".rstrip()
-    left = f" ({facts['remainder']})" if facts.get("remainder") else ""
-    match kind:
-        case Confirm.IDENTIFY:
-            name = ", ".join(filter(None, str(facts.get("patient_name") or "").split("^")))
-            return (
-                f"Is this patient {name or '(no name)'}, ID {facts.get('patient_id') or '(none)'}, plan "
-                f"{facts.get('plan_label')}, fraction {facts.get('fraction')}, {beam}, {dose}{left}, in room "
-                f"{facts.get('room')}?"
-            )
-        case Confirm.MOVE_ON:
-            stopped = f"{facts.get('device')}: {facts.get('stopped')}"
-            return f"{stopped}. Nothing withholds motion now. Look into the room: is everything clear, and shall it go on?"
-        case Confirm.POSITIONED:
-            residual = facts.get("residual") or {}
-            worst = ", ".join(f"{axis} {value:+.2f}" for axis, value in residual.items() if abs(value) >= 0.005)
-            return f"Is the position for {beam} accepted (residual: {worst or 'none'})? Then leave the room and search it."
-        case Confirm.BEAM_ON:
-            return f"Beam on for {beam}, {dose}{left}, gantry at {facts.get('gantry_deg', 0.0):.1f} deg?"
-        case Confirm.RESUME:
-            return f"Beam on again for {beam}, {dose}{left}?"

@@ -88,7 +88,6 @@ class Treating:
         self._stops = 0
         self._why_stopped = ""
         self._reconciled = False
-        questions.about = lambda beam: self.loaded.about(beam) if self.loaded is not None else {}
         ground.bus.subscribe(lambda event: self.loaded.picture.take(event) if self.loaded is not None else None)
 
     # --- what is known ----------------------------------------------------------------------------------------------------
