@@ -19,6 +19,7 @@ from interlocks.matrix import PHASES, Action, Interlock, Limits, wanted
 from interlocks.permit import RELAY_MS
 
 STOPS = frozenset({Action.MOTION_STOP, Action.EMERGENCY})
+NOISE_NS = 1_000_000_000  # a debounce up to here is for noise; a longer one is a time that a value may last (assumed)
 OWN_INPUTS = frozenset({"armed", "permit_r", "beam_present", "standstill", "service_mode"})  # phases, bypasses, resets
 
 
@@ -53,9 +54,8 @@ class _Row:
         self.held_ns: int | None = None  # end of the debounced cause, for the hold
         self.bad = self.active = self.withheld = self.latched = self.asleep = False
         self.by_value = False  # latched on a value, not only on invalid inputs
-        self.latched_ns = 0
         self.trip: Trip | None = None  # the latest
-        self.due_ns = NEVER_NS
+        self.latched_ns, self.due_ns = 0, NEVER_NS
 
     @property
     def tripped(self) -> bool:
@@ -215,9 +215,10 @@ class Engine:
         if not raw and not r.bad:  # as it was: nothing below would change anything
             r.since_ns, r.due_ns = None, due_ns
             return
-        # Only a value can be noise: what cannot be believed is bad at once, but shows no value to have lasted.
+        # Only a value can be noise: what cannot be believed is bad at once, but shows no value to have lasted. Bad when it is
+        # believed again, it was not good in between and stays bad; not so a value that may last for longer than noise does.
         lasting, r.since_ns, on_ns = delay_on(by_value, r.since_ns, now_ns, r.debounce_ns)
-        cause = lasting or (raw and (r.bad or not by_value))
+        cause = lasting or (raw and (not by_value or (r.bad and r.debounce_ns <= NOISE_NS)))
         r.bad, r.held_ns, off_ns = delay_off(cause, r.bad, r.held_ns, now_ns, r.hold_ns)
         r.due_ns = min(due_ns, on_ns, off_ns)
         bad = r.bad and not self._bypassed(row)

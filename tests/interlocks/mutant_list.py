@@ -2,6 +2,7 @@
 
 from mutants import Mutant
 
+_CAUSE = "cause = lasting or (raw and (not by_value or (r.bad and r.debounce_ns <= NOISE_NS)))"
 _SINCE = """    start = now_ns if since_ns is None else min(since_ns, now_ns)  # set back: what began in the future begins now
     if now_ns - start >= delay_ns:
 """
@@ -24,15 +25,20 @@ BY_FILE = {
             "row.latch",
         ),
         ("no debounce", "delay_on(by_value, r.since_ns, now_ns, r.debounce_ns)", "delay_on(by_value, r.since_ns, now_ns, 0)"),
-        ("stale inputs wait for the debounce", "cause = lasting or (raw and (r.bad or not by_value))", "cause = lasting"),
+        ("stale inputs wait for the debounce", _CAUSE, "cause = lasting"),
         (
             "not known, then wrong, is good for a while",
-            "cause = lasting or (raw and (r.bad or not by_value))",
+            _CAUSE,
             "cause = lasting or (raw and not by_value)",
         ),
         (
+            "not known for a moment, then what may last for minutes: bad for good",
+            _CAUSE,
+            "cause = lasting or (raw and (not by_value or r.bad))",
+        ),
+        (
             "what is wrong for a moment trips",
-            "cause = lasting or (raw and (r.bad or not by_value))",
+            _CAUSE,
             "cause = raw",
         ),
         (

@@ -145,6 +145,25 @@ def test_a_row_that_is_not_known_stays_bad_until_its_value_is_good():
     assert accused(bench, row)
 
 
+def test_what_may_last_for_minutes_begins_to_last_when_it_is_seen():
+    """A treatment that is paused because the link was lost can be reset and go on; one that is left so cannot."""
+    bench = armed()
+    bench.set(permit_r=1)
+    bench.run(100)
+    bench.room.link_up = False
+    bench.run(6000)
+    assert of(bench, "LEFT_ARMED") is not None and not accused(bench, "LEFT_ARMED")
+    bench.set(permit_r=0)
+    bench.room.link_up = True
+    bench.run(200)
+    assert "LEFT_ARMED" in bench.press(LIMITS.invalid_reset_role), "nothing was found bad"
+    allowed_ms = LIMITS.row("LEFT_ARMED").debounce_ms
+    bench.run(round(allowed_ms) - 500)
+    assert of(bench, "LEFT_ARMED") is None
+    bench.run(1000)
+    assert accused(bench, "LEFT_ARMED")
+
+
 def test_a_cause_of_this_system_itself_is_known():
     bench = ready()
     bench.room.now_ns += 400 * MS
