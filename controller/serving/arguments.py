@@ -47,4 +47,6 @@ def objections(arguments: Mapping[str, Any], known: tuple[str, ...] | None) -> l
             wrong.append("beams: an empty list treats nothing; leave it away for every beam of the plan")
         elif len(set(beams)) != len(beams):
             wrong.append("beams: a number stands in the list twice")
+    if not isinstance(arguments.get("remainder", False), bool):
+        wrong.append("remainder: true or false")
     return wrong

@@ -31,6 +31,7 @@ from controller.serving.audit import Audit
 from controller.serving.console_words import reconciled
 from controller.serving.cut_off import CutOff, LedgerBook
 from controller.serving.devices_book import DevicesBook
+from controller.serving.fraction_book import FractionBook
 from controller.serving.ground import Ground
 from controller.serving.interlock_book import InterlockBook
 from controller.serving.plans import Inspect, PlanStore
@@ -83,6 +84,7 @@ class ServedRoom:
             mode_for=self._mode_for,
             clock_ns=self._wall_ns,
         )
+        ledger = LedgerBook(ground.state, ground.boot_id)
         self.treating = Treating(
             ground,
             self.plans,
@@ -90,6 +92,7 @@ class ServedRoom:
             self.desk.console_alive,
             self._obstacles,
             self._spots,
+            FractionBook(ground, ledger),
         )
         self.servicing = Servicing(ground, self.interlocks, self.alarms, lambda: self.treating.under_way, self._wall_ns)
         self.servicing.desk = self.desk
@@ -108,7 +111,6 @@ class ServedRoom:
             self.alarms,
             self.devices,
         )
-        ledger = LedgerBook(ground.state, ground.boot_id)
         self._cut_off = CutOff(ground, ledger)
         self._asking = Asking(ground, self.plans, self.audit, self.interlocks, ledger)
         self._tasks: list[asyncio.Task[None]] = []

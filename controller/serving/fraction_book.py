@@ -1,20 +1,23 @@
 """What was given of each fraction of the plans that a facility holds, and what may be loaded next; from the ledger alone.
 
-Shown beside a plan. Not responsible for judging what is loaded (`loading`, `controller.resume`): a proposal binds nobody.
+Shown beside a plan, and what is meant when a plan is loaded and no fraction is named. Not responsible for judging what is
+loaded (`loading`, `controller.resume`): a proposal binds nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from controller.console.views import FractionStatus, FractionView, NextFraction, PlanView
 from controller.record.ledger import BeamState
 from controller.serving.console_words import LEFT, RECONCILE, SIGN
 from controller.serving.cut_off import Given, LedgerBook, loaded_in, root_of_journal
 from controller.serving.ground import Ground
-from drivers.hal.errors import BeamlineError
+from drivers.hal.errors import BeamlineError, CommandRejected
 
+NOTHING_NEXT = 4458
 _WORDS: Mapping[str, str] = {
     "complete": "complete",
     "partial": "partial",
@@ -44,6 +47,40 @@ class FractionBook:
             words = f"what was given is not known: the ledger cannot be read: {error}"
             return [plan.model_copy(update={"standing": words}) for plan in plans]
         return [self._told(plan, given.get(plan.uid, {})) for plan in plans]
+
+    def meant(self, plan: PlanView, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `load_plan` with the fraction that was not named: the one that comes next of the plan. In a worker.
+
+        A remainder is only meant where it was asked for: it is another dose than a fraction. Beams that were named stay.
+
+        Raises:
+            CommandRejected: 4458, every fraction is given, something has to be settled first, or what comes next is not what
+                was asked for.
+        """
+        if "fraction" in arguments:
+            return dict(arguments)
+        (told,) = self.told([plan])
+        following, left = told.next, bool(arguments.get("remainder", False))
+        if following is None:
+            done = [fraction for fraction in told.history if fraction.status == "complete"]
+            if len(done) == len(told.history) >= plan.fractions:
+                raise self._no(f"every fraction of this plan is given: {told.standing}", "nothing is left to load")
+            raise self._no(f"which fraction comes next is not settled: {told.standing}", "settle that first")
+        if following.remainder and not left:
+            raise self._no(
+                f"what comes next is no whole fraction but what is left of fraction {following.fraction}: {told.standing}",
+                "ask for it with remainder true ('only what an earlier delivery left'), or name a fraction",
+            )
+        if left and not following.remainder:
+            raise self._no(
+                f"no earlier delivery left anything of this plan: {told.standing}",
+                "leave remainder away, or name the fraction",
+            )
+        beams = {"beams": following.beams} if following.beams and arguments.get("beams") is None else {}
+        return {**arguments, "fraction": following.fraction, **beams}
+
+    def _no(self, why: str, hint: str) -> CommandRejected:
+        return CommandRejected(why, code=NOTHING_NEXT, device=self._ground.room, hint=hint)
 
     def _told(self, plan: PlanView, given: Mapping[int, Mapping[int, Given]]) -> PlanView:
         history = [self._fraction(plan, number, beams) for number, beams in sorted(given.items())]

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from controller.admission import OVERRIDES, Admitted, TreatOptions, admit, make_output, open_ledger
+from controller.admission import OVERRIDES, Admitted, TreatOptions, admit, open_ledger
 from controller.console.views import SpotsView, TreatmentView
 from controller.intake import Refused
 from controller.request import Earlier
@@ -93,9 +93,10 @@ class Loader:
         self._ground = ground
         self._publish = publish
 
-    def options(self, held: Held, arguments: Mapping[str, Any]) -> tuple[TreatOptions, Path, bool]:
-        fraction, beams = arguments.get("fraction", 1), arguments.get("beams") or ()
-        overrides, remainder = arguments.get("overrides") or {}, arguments.get("remainder", False)
+    def options(self, held: Held, arguments: Mapping[str, Any]) -> TreatOptions:
+        """Of a fraction that was named; the directory of its outputs is made with its admission. Raises CommandRejected."""
+        fraction, beams = arguments.get("fraction", 0), arguments.get("beams") or ()
+        overrides = arguments.get("overrides") or {}
         wrong = []
         if isinstance(fraction, bool) or not isinstance(fraction, int) or fraction < 1:
             wrong.append("fraction: a number from 1")
@@ -105,17 +106,10 @@ class Loader:
             name in OVERRIDES and isinstance(reason, str) and reason.strip() for name, reason in overrides.items()
         ):
             wrong.append(f"overrides: a reason by name, of {', '.join(OVERRIDES)}")
-        if not isinstance(remainder, bool):
-            wrong.append("remainder: true or false")
         if wrong:
             raise CommandRejected("; ".join(wrong), code=BAD_ARGUMENT, device=self._ground.room, hint="nothing was loaded")
         ground = self._ground
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{ground.room}-{_slug(held.about['label'])}-f{fraction}"
-        output, number = ground.treatments / name, 1
-        while output.exists():
-            number += 1
-            output = ground.treatments / f"{name}-{number}"
-        options = TreatOptions(
+        return TreatOptions(
             plan=held.path,
             facility=ground.called,
             room=ground.room,
@@ -123,19 +117,19 @@ class Loader:
             fraction=fraction,
             seed=ground.seed,
             overrides=dict(overrides),
-            output=output,
             state=ground.state,
             endpoints=ground.endpoints,
         )
-        return options, output, remainder
 
-    def admit(self, held: Held, options: TreatOptions, output: Path, who: str) -> Loaded:
+    def admit(self, held: Held, options: TreatOptions, who: str) -> Loaded:
         """In a worker. Raises Refused."""
         try:
             admitted = admit(options)
         except Refused as refused:
             raise Refused(for_console(refused.reasons)) from None
-        made = make_output(options, admitted.intake.plan.label)
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{self._ground.room}-{_slug(held.about['label'])}-f{options.fraction}"
+        output = _claimed(self._ground.treatments / name)
+        options = replace(options, output=output)
         plan = admitted.intake.plan
         told = {
             "room": self._ground.room,
@@ -147,10 +141,12 @@ class Loader:
             "by": who,
         }
         (output / LOADED_FILE).write_text(json.dumps(told), encoding="utf-8")
-        return self._loaded(output.name, held, options, admitted, Earlier(), made or output, who)
+        return self._loaded(output.name, held, options, admitted, Earlier(), output, who)
 
     def admit_remainder(self, held: Held, options: TreatOptions, who: str) -> Loaded:
         """In a worker. Raises Refused."""
+        if options.beams:
+            raise Refused(["beams: what is left of every beam of the treatment is taken up; leave the list away"])
         root = self._root_of(str(held.about["uid"]), options.fraction, [int(beam["number"]) for beam in held.about["beams"]])
         try:
             left = admit_remainder(ResumeOptions(root, seed=options.seed, endpoints=options.endpoints))
@@ -179,6 +175,25 @@ class Loader:
     ) -> Loaded:
         picture = Picture(admitted.intake, self._publish)
         return Loaded(name, held, options, admitted, earlier, output, who, datetime.now(UTC), picture)
+
+
+def _claimed(wanted: Path) -> Path:
+    """A directory of that name that was not there before, made now; with -2, -3, ... behind it where others were faster.
+
+    Its name is the treatment's id: two treatments of one second, or of a clock that was put back, must never share one. The
+    path is absolute, because the ledger names it. Raises Refused.
+    """
+    path, number = wanted, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            path = wanted.with_name(f"{wanted.name}-{number}")
+        except OSError as error:
+            raise Refused([f"{path}: cannot be made: {error.strerror or error}"]) from None
+        else:
+            return path.resolve()
 
 
 def _slug(label: str) -> str:

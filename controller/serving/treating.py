@@ -19,7 +19,7 @@ from typing import Any
 
 from controller.admission import open_ledger
 from controller.books import open_books, tell_start
-from controller.commands import Command
+from controller.commands import TOLD, Command
 from controller.console.views import SpotsView
 from controller.fraction import Fraction
 from controller.history import History
@@ -31,7 +31,7 @@ from controller.room.session import Session
 from controller.room.states import State
 from controller.room.supervision import Timing
 from controller.serving.cut_off import given_of
-from controller.serving.fraction_book import ended_words
+from controller.serving.fraction_book import FractionBook, ended_words
 from controller.serving.ground import Ground
 from controller.serving.loading import BAD_ARGUMENT, WRITING, Loaded, Loader
 from controller.serving.plans import PlanStore
@@ -61,6 +61,7 @@ class Treating:
         alive: whether the commanding console is.
         obstacles: why nothing may be loaded now, in words (devices, service mode, bypasses).
         publish_spots: told layers as they change.
+        fractions: what comes next of a plan, where nobody named the fraction.
 
     Attributes:
         loaded: the fraction that is treated, or was treated last until it is put away.
@@ -74,6 +75,7 @@ class Treating:
         alive: Callable[[], bool],
         obstacles: Callable[[], list[str]],
         publish_spots: Callable[[SpotsView], None],
+        fractions: FractionBook,
     ) -> None:
         self.loaded: Loaded | None = None
         self._ground = ground
@@ -81,6 +83,7 @@ class Treating:
         self._questions = questions
         self._alive = alive
         self._obstacles = obstacles
+        self._fractions = fractions
         self._loader = Loader(ground, publish_spots)
         self._fraction: Fraction | None = None
         self._task: asyncio.Task[None] | None = None
@@ -168,6 +171,7 @@ class Treating:
         if session is None or not self.under_way:
             raise self._no(NOTHING_LOADED, "nothing is being prepared", "load a plan")
         version = session.edit(f"{what} by {command.actor.name}")
+        other_plan = arguments.get("plan_id", loaded.held.id) != loaded.held.id
         if what == "setup":
             return {"treatment": loaded.id, "version": version}
         before = {
@@ -182,7 +186,8 @@ class Treating:
         self._end(f"{what} edited by {command.actor.name}")
         if self._task is not None:
             await asyncio.wait({self._task})
-        return await self._load({**before, **arguments}, command.actor.name)
+        kept = {} if other_plan else before  # fraction, beams and what was overridden are those of the plan they were said of
+        return await self._load({**kept, **arguments}, command.actor.name)
 
     async def acknowledge(self, command: Command) -> None:
         """`acknowledge`: leave fault when every cause is gone. Raises CommandRejected with what is left."""
@@ -249,12 +254,13 @@ class Treating:
             held = self._plans.whole(arguments.get("plan_id"))
             if self._ground.facility.require_approval and not held.approved_by:
                 raise self._no(NOT_APPROVED, f"plan {held.id} is not approved here", "a physicist approves it first")
-            options, output, remainder = self._loader.options(held, arguments)
+            meant = await asyncio.to_thread(self._fractions.meant, held.view(), arguments)
+            options = self._loader.options(held, meant)
             try:
-                if remainder:
+                if meant.get("remainder"):
                     loaded = await asyncio.to_thread(self._loader.admit_remainder, held, options, who)
                 else:
-                    loaded = await asyncio.to_thread(self._loader.admit, held, options, output, who)
+                    loaded = await asyncio.to_thread(self._loader.admit, held, options, who)
             except Refused as refused:
                 raise self._no(NOT_ADMITTED, "; ".join(refused.reasons), "nothing was loaded") from None
             if self._stops != stops:
@@ -262,7 +268,10 @@ class Treating:
             self._begin(loaded)
         finally:
             self._loading = False
-        return {"treatment": loaded.id}
+        remainder = bool(loaded.earlier.session)
+        value = {"treatment": loaded.id, "fraction": options.fraction, "remainder": remainder}
+        chosen = {TOLD: f"{'what is left of ' if remainder else ''}fraction {options.fraction}, which comes next"}
+        return value if "fraction" in arguments else value | chosen
 
     # --- treating ---------------------------------------------------------------------------------------------------------
 

@@ -169,8 +169,9 @@ class Served:
         return view["id"]
 
     async def to_armed(self, console, plan_id, fraction=1, **more):
-        """From standby to the question for beam."""
-        value = await console.do("load_plan", plan_id=plan_id, fraction=fraction, **more)
+        """From standby to the question for beam; fraction None: the one that comes next."""
+        named = {} if fraction is None else {"fraction": fraction}
+        value = await console.do("load_plan", plan_id=plan_id, **named, **more)
         await self.asked("identify")
         await console.answer()
         await self.asked("positioned")

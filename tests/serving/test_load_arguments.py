@@ -21,6 +21,9 @@ from drivers.hal.errors import CommandRejected
         ({"beams": [1, 1]}, "twice"),
         ({"beams": [True]}, "a list of beam numbers"),
         ({"beams": 3}, "a list of beam numbers"),
+        ({"remainder": 1}, "remainder: true or false"),
+        ({"remainder": None}, "remainder: true or false"),
+        ({"fraction": None}, "from 1 to 99"),
         ({"fractoin": 2}, "unknown: fractoin"),
     ],
 )

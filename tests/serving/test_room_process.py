@@ -79,7 +79,10 @@ def test_a_room_outlives_a_stall_and_its_death_in_beam_is_settled_by_the_next_pr
         await operator.control()
         refused = await operator.send("load_plan", plan_id=plan, fraction=1)
         assert not refused.accepted and "partial in the ledger" in refused.reason
-        again = await operator.do("load_plan", plan_id=plan, fraction=1, remainder=True)
+        refused = await operator.send("load_plan", plan_id=plan)
+        assert not refused.accepted and "what is left of fraction 1" in refused.reason and "remainder" in refused.hint
+        again = await operator.do("load_plan", plan_id=plan, remainder=True)
+        assert (again["fraction"], again["remainder"]) == (1, True)
         await operator.do("unload_plan")
         for one in (console, operator):
             await one.close()

@@ -62,6 +62,9 @@ def test_a_death_in_beam_is_told_shown_as_unknown_and_settled_at_the_console(mad
                 refused = await operator.refused("load_plan", plan_id=plan, fraction=1, remainder=remainder)
                 assert "presses Reconcile under Treatments" in refused and "iongantry recover" not in refused
                 assert str(state) not in refused
+            refused = await operator.refused("load_plan", plan_id=plan)
+            assert "which fraction comes next is not settled: fraction 1 to be reconciled" in refused
+            assert "presses Reconcile under Treatments" in refused
             await operator.do("give_control")
             await physicist.control()
 
