@@ -187,6 +187,60 @@ def test_a_new_press_revives_no_jog_that_was_stopped_or_let_go_of(state, virtual
     virtually(main())
 
 
+@pytest.mark.parametrize("again_s", [0.0, 0.1])
+def test_a_stop_ends_a_jog_that_is_still_sought_although_the_button_stays_down(state, virtually, monkeypatch, again_s):
+    """Pressed again before anybody else runs, or once the jog has ended: neither goes on nor begins anew."""
+
+    async def slowly(ground, axis, direction):
+        await asyncio.sleep(3.0)
+        return await jog_target(ground, axis, direction)
+
+    monkeypatch.setattr(servicing, "jog_target", slowly)
+
+    async def main():
+        async with serving(state) as room:
+            service, wall = await in_service(room), room.console("wall", "Otto", Role.OBSERVER)
+
+            async def hold(seconds):
+                for _ in range(round(seconds * 10)):
+                    await service.send("jog", axis="gantry", direction=1)
+                    await asyncio.sleep(0.1)
+
+            await hold(0.5)
+            assert room.room.servicing.jogging == "gantry"
+            await wall.do("stop")
+            if again_s:
+                await asyncio.sleep(again_s)
+            await hold(5.0)
+            assert not room.said_of("motion.start") and not room.room.servicing.jogging
+            await asyncio.sleep(0.3)  # let go of, and pressed again: a new jog, which is sought and begun
+            await hold(5.0)
+            assert len(room.said_of("motion.start")) == 1
+
+    virtually(main())
+
+
+def test_a_way_that_is_found_just_after_the_button_was_let_go_of_is_not_gone(state, virtually, monkeypatch):
+    """Between the end of the press and the next look at it."""
+
+    async def main():
+        async with serving(state) as room:
+            service, loop = await in_service(room), asyncio.get_running_loop()
+
+            async def found_late(ground, axis, direction):
+                await asyncio.sleep(pressed_s + servicing.ENABLE_NS / 1e9 + servicing.JOG_LOOK_S / 2 - loop.time())
+                return 10.0
+
+            monkeypatch.setattr(servicing, "jog_target", found_late)
+            pressed_s = loop.time()
+            await service.do("jog", axis="gantry", direction=1)
+            await room.until(lambda: not room.room.servicing.jogging, 5.0, "the jog is over")
+            assert not room.said_of("motion.start")
+            assert "was let go of before the clear way was found" in str(room.said_of("jog.ended")[-1].data["reason"])
+
+    virtually(main())
+
+
 def test_a_press_goes_a_bounded_way(state, virtually):
     async def main():
         async with serving(state) as room:
