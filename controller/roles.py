@@ -1,7 +1,8 @@
 """Who may do what, when: one table of command x role x mode x state. Code, tests and the interface document read it.
 
-Stop is always allowed; nothing else is by default. Pure. Not responsible for who somebody is (the console's sign-in) nor for
-tokens, age and replay (`commands`).
+Stop is always allowed; nothing else is by default. What changes the facility (its file, limits, their signature) is no command:
+docs/decisions/0019. Pure. Not responsible for who somebody is (the console's sign-in) nor for tokens, age and replay
+(`commands`).
 """
 
 from __future__ import annotations
@@ -155,8 +156,6 @@ _ROWS: tuple[Rule, ...] = (
     Rule("request_bypass", "ask to bypass one input", {Mode.QA: _SERVICE, Mode.SERVICE: _SERVICE}, frozenset(SERVICE)),
     Rule("approve_bypass", "approve a bypass", {Mode.QA: _PHYSICIST, Mode.SERVICE: _PHYSICIST}, frozenset(SERVICE), False),
     Rule("end_bypass", "end a bypass early", _in_all(_SERVICE | _PHYSICIST), EVERYWHERE, needs_control=False),
-    Rule("edit_config", "change the facility file", {Mode.SERVICE: _SERVICE}, frozenset(SERVICE)),
-    Rule("sign_config", "sign the facility file", _in_all(_PHYSICIST), _IDLE, needs_control=False),
     Rule("manage_users", "users and keys", _in_all(frozenset({Role.SECURITY_ADMIN})), _IDLE, needs_control=False),
 )
 RULES: Mapping[str, Rule] = MappingProxyType({rule.name: rule for rule in _ROWS})

@@ -131,6 +131,16 @@ def test_nobody_signs_alone(tmp_path, approver):
         sign_limits([], tmp_path / "k", "Ada", approver, None)
 
 
+@pytest.mark.parametrize("approver", ["Ada", " ada ", ""])
+def test_the_command_refuses_one_person_in_both_roles_and_writes_nothing(tmp_path, approver):
+    overlay = tmp_path / "site.toml"
+    overlay.write_text('[interlock.RING_ANGLE]\ntest = { limit = 150 }\nsource = "acceptance"\n')
+    files = [str(overlay), "--key", str(tmp_path / "site.key"), "--public", str(tmp_path / "site.pub.json")]
+    refused = CliRunner().invoke(app, ["sign-limits", *files, "--author", "Ada", "--approver", approver])
+    assert refused.exit_code == 2 and "two people" in refused.output and "6422" in refused.output
+    assert list(tmp_path.iterdir()) == [overlay], "neither a signature nor a key"
+
+
 def daemon(directory, *options):
     files = ["--buttons", str(directory / "b"), "--journal", str(directory / "j")]
     return main(["--port", "1", *files, *options])

@@ -50,8 +50,6 @@ enter_service    sp    | sp    | s     | standby qa beam_tuning physics
 leave_service    sp    | sp    | sp    | qa beam_tuning physics
 request_bypass         | s     | s     | qa beam_tuning physics
 approve_bypass         | p     | p     | qa beam_tuning physics
-edit_config            |       | s     | qa beam_tuning physics
-sign_config      p     | p     | p     | standby qa beam_tuning physics
 manage_users     a     | a     | a     | standby qa beam_tuning physics
 """
 LETTER = {Role.OBSERVER: "v", Role.OPERATOR: "o", Role.PHYSICIST: "p", Role.SERVICE: "s", Role.SECURITY_ADMIN: "a"}
@@ -143,6 +141,13 @@ def test_there_is_no_beam_command_in_service_mode_and_none_for_observers() -> No
             assert judge(name, role, Mode.SERVICE, state) is not None
             for mode in Mode:
                 assert judge(name, Role.OBSERVER, mode, state) is not None
+
+
+@pytest.mark.parametrize("name", ["edit_config", "sign_config", "sign_limits", "sign-limits"])
+def test_no_role_changes_or_signs_the_facility_at_a_console(name: str) -> None:
+    for role, mode, state in itertools.product(Role, Mode, State):
+        refused = judge(name, role, mode, state)
+        assert refused is not None and refused.code == 4401, (role, mode, state)
 
 
 def test_nobody_both_asks_for_and_approves_a_bypass() -> None:

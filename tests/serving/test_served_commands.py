@@ -92,6 +92,22 @@ def test_an_answer_needs_the_challenge_of_the_question_that_stands(made, state, 
     virtually(main())
 
 
+def test_every_command_of_the_table_is_executed_by_somebody(state, virtually):
+    """A row that nothing executes would promise something in the rules and in every view."""
+
+    async def main():
+        async with serving(state) as room:
+            offered = set(room.room.desk._handlers)
+            assert set(RULES) - offered == {"manage_users"}, "the console process has users, and judges by the same row"
+            assert offered <= set(RULES)
+            service = room.service()
+            for name in ("edit_config", "sign_config"):
+                assert "there is no command" in await service.refused(name)
+                assert name not in room.room.view().commands
+
+    virtually(main())
+
+
 def test_an_edit_to_another_fraction_starts_from_the_beginning(made, state, virtually):
     async def main():
         async with serving(state) as room:

@@ -219,5 +219,5 @@ export function whyNot(view, person, holds, name, stale) {
 // commands that need no control of the room (the room judges it again)
 const FREE = new Set([
   "stop", "pause", "take_control", "import_plan", "approve_plan", "acknowledge_alarm", "shelve_alarm", "approve_bypass",
-  "end_bypass", "enter_service", "reset_interlock", "sign_config", "manage_users",
+  "end_bypass", "enter_service", "reset_interlock", "manage_users",
 ]);
