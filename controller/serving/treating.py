@@ -166,7 +166,7 @@ class Treating:
             raise self._no(
                 BAD_ARGUMENT,
                 f"{what or 'nothing'!r} cannot be edited here",
-                "plan, fraction, beams or setup; tolerances belong to the facility file, which is changed away from the console",
+                "plan, fraction, beams or setup; tolerances are of the facility file, which is changed away from the console",
             )
         if session is None or not self.under_way:
             raise self._no(NOTHING_LOADED, "nothing is being prepared", "load a plan")
