@@ -22,12 +22,15 @@ demo: $(VENV)/.ready
 
 # Every behaviour once, in five to six minutes on two cores (the aim is below five). What repeats it at length: test-slow (CONTRIBUTING.md).
 #
+# The tests are compiled once by two processes, as each of the four would else do it for itself.
+#
 # Tests on real wires claim what is true of a computer that keeps time, and four processes on two cores do not leave it alone: up to ten of them
 # that failed beside the others are run once more by themselves, in sight. What fails there, and any other test, has failed (docs/decisions/0018).
 BESIDE := .pytest_cache/failed-beside-others
 
 test: $(VENV)/.ready
 	$(BIN)/python -m compileall -q controller drivers interlocks simulators
+	@ls -d tests/*/ tests/test_*.py | xargs -P 2 -n 7 $(BIN)/python -m pytest --collect-only -qq >/dev/null || true
 	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not slow" --failed-to=$(BESIDE) || $(MAKE) --no-print-directory test-again
 
 test-again: $(VENV)/.ready
