@@ -91,7 +91,7 @@ async def test_who_and_as_what_come_from_the_sign_in_alone(site):
     assert (await ann.command("load_plan", {"plan_id": "0123456789ab", "role": "physicist"})).status_code == 200
     (one,) = [command for command in site.room.taken if command.name == "load_plan"]
     assert (one.actor.name, one.actor.role, one.console) == ("operator", Role.OPERATOR, "desk-1")
-    assert dict(one.arguments) == {"plan_id": "0123456789ab", "role": "physicist"}, "which fraction is meant is the room's to say"
+    assert dict(one.arguments) == {"plan_id": "0123456789ab", "role": "physicist"}, "which fraction is meant the room says"
 
 
 async def test_the_same_key_is_the_same_command(site):
