@@ -94,6 +94,7 @@ const FACTS = {
   plan_uid: null, version: null, beam_number: null, room: "Room", beam_name: "Beam",
   plan_label: "Plan", patient_id: "Patient ID", patient_name: "Patient", fraction: "Fraction",
   meterset: "Meterset", meterset_unit: null, gantry_deg: "Gantry", correction: "Correction up to", residual: "Remaining deviation", images: "Images", remainder: "Left of", dose_gy: "Dose",
+  residual_limit: null, correction_limit: null, gantry_limit_deg: null, // said behind what they limit
 };
 
 /** What has to be compared stands first: the place is small. What is not listed follows in the room's order. */
@@ -116,13 +117,14 @@ export function factsOf(facts) {
     if (FACTS[name] === null || value === "" || value === null || value === undefined) continue;
     const label = FACTS[name] ?? spaced(name);
     if (typeof value === "object" && !Array.isArray(value)) {
-      pairs.push([label, largest(value)]);
+      pairs.push([label, largest(value) + limited(facts[`${name}_limit`])]);
     } else if (name === "remainder") pairs.push([label, String(value).replace(/^what is left of /, "")]);
     else if (name === "patient_name") pairs.push([label, person(value)]);
     else if (name === "meterset") pairs.push([label, `${figure(value, 2)} ${facts.meterset_unit ?? ""}`.trim()]);
     else pairs.push([
       label,
-      typeof value === "number" && !Number.isInteger(value) ? amount_(name, value) : `${value}${name.endsWith("_deg") ? "°" : ""}`,
+      (typeof value === "number" && !Number.isInteger(value) ? amount_(name, value) : `${value}${name.endsWith("_deg") ? "°" : ""}`)
+        + (name === "gantry_deg" ? limited(facts.gantry_limit_deg) : ""),
     ]);
   }
   return pairs;
@@ -135,6 +137,12 @@ function largest(axes) {
   );
   const [mm, deg] = [of("_mm"), of("_deg")];
   return [mm >= 0 && `${figure(mm, 2)} mm`, deg >= 0 && `${figure(deg, 2)}°`].filter(Boolean).join(", ") || "none";
+}
+
+/** What is allowed of a number that is to be accepted, of several axes or of an angle. */
+function limited(limit) {
+  if (limit === undefined || limit === null) return "";
+  return ` (limit ${typeof limit === "object" ? largest(limit) : `${figure(limit, 2)}°`})`;
 }
 
 function amount_(name, value) {
