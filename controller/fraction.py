@@ -11,6 +11,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,6 +192,16 @@ class Fraction:
         self.session: Session | None = None
         self.outcomes: list[BeamOutcome] = []
         self._stopped = ""
+
+    @property
+    def before(self) -> Mapping[int, Received]:
+        """What earlier sessions gave, by beam number."""
+        return self._before
+
+    @property
+    def written_in(self) -> Path:
+        """The journal of this session, which lies in its treatment's directory."""
+        return self._journal.path
 
     def stop(self, why: str) -> None:
         """End the fraction now, whatever it is doing: beam off, brakes set, what was delivered recorded. Never refused."""

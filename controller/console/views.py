@@ -306,6 +306,12 @@ class EventView(View):
 class SpotsView(View):
     """One layer for the spot map: planned when it begins, delivered as results arrive. Arrays of equal length, at isocentre."""
 
+    treatment: str = Field(default="", description="id of the treatment that it belongs to")
+    session: int = Field(default=0, description="of that treatment: 0 the first, n the n-th delivery of what was left")
+    earlier: bool = Field(
+        default=False,
+        description="what all sessions before gave of the layer, in all paintings; `mu_planned` is then the whole plan's",
+    )
     beam_number: int
     layer_index: int
     energy_mev_u: float

@@ -12,11 +12,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 IONGANTRY = (sys.executable, "-c", "from controller.cli import main; main()")
 ARGUMENTS = [
@@ -116,12 +115,75 @@ class House:
         self._log.close()
 
 
+# Between the stream and the page, before anything of the page runs. It is in the page itself: ten views a second through the
+# debugger of the browser, there and back, would cost more than what is tested.
+BETWEEN = """(() => {
+  const altered = (window.altered = %s);
+  const laid = (below, above) => {
+    const plain = (one) => one !== null && typeof one === "object" && !Array.isArray(one);
+    if (!plain(below) || !plain(above)) return above;
+    return { ...below, ...Object.fromEntries(Object.entries(above).map(([name, value]) => [name, laid(below[name], value)])) };
+  };
+  const { get, set } = Object.getOwnPropertyDescriptor(WebSocket.prototype, "onmessage");
+  const changed = (event) => {
+    const told = JSON.parse(event.data);
+    if (told.kind !== "view") return event;
+    return altered.silent ? null : { data: JSON.stringify({ ...told, view: laid(told.view, altered.patch) }) };
+  };
+  Object.defineProperty(WebSocket.prototype, "onmessage", {
+    get,
+    set(listener) {
+      set.call(this, (event) => {
+        const one = changed(event);
+        if (one !== null) listener(one);
+      });
+    },
+  });
+})()"""
+
+
+class Alter:
+    """Views as the test wants them: `patch` is laid over each; `silent` lets none through."""
+
+    def __init__(self, **patch: Any) -> None:
+        self._patch, self._silent = patch, False
+        self.page: Page | None = None
+
+    def script(self) -> str:
+        """For the page, before anything else of it runs."""
+        return BETWEEN % json.dumps({"patch": self._patch, "silent": self._silent})
+
+    @property
+    def patch(self) -> dict[str, Any]:
+        """Laid over each view; set it anew to change it."""
+        return self._patch
+
+    @patch.setter
+    def patch(self, patch: dict[str, Any]) -> None:
+        self._patch = patch
+        self._tell()
+
+    @property
+    def silent(self) -> bool:
+        """Whether no view comes."""
+        return self._silent
+
+    @silent.setter
+    def silent(self, silent: bool) -> None:
+        self._silent = silent
+        self._tell()
+
+    def _tell(self) -> None:
+        assert self.page is not None
+        self.page.evaluate("(told) => Object.assign(window.altered, told)", {"patch": self._patch, "silent": self._silent})
+
+
 class Desk:
     """One page, signed in or not. What goes wrong in it is kept in `wrong`, and where it asked in `asked`.
 
     Args:
         size: of the window, CSS pixels.
-        alter: changes a view on its way to the page, or drops it with None.
+        alter: changes views on their way to the page.
         scale: points of the screen for each CSS pixel; 2 with half the size is a zoom of 200 %.
     """
 
@@ -131,7 +193,7 @@ class Desk:
         house: House,
         *,
         size: dict[str, int] | None = None,
-        alter: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None,
+        alter: Alter | None = None,
         scale: int = 1,
     ) -> None:
         self.house = house
@@ -146,7 +208,8 @@ class Desk:
         self.page.on("request", lambda request: self.asked.add(request.url))
         self.page.on("websocket", lambda socket: self.asked.add(socket.url))
         if alter is not None:
-            self.page.route_web_socket(re.compile("/stream$"), lambda route: _between(route, alter))
+            alter.page = self.page
+            self.page.add_init_script(alter.script())
 
     def __enter__(self) -> Desk:
         return self
@@ -252,18 +315,3 @@ class Desk:
         )
         assert answer.ok, answer.text()
         return answer.json()
-
-
-def _between(route: WebSocketRoute, alter: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
-    server = route.connect_to_server()
-
-    def to_page(message: str | bytes) -> None:
-        told = json.loads(message)
-        if told["kind"] == "view":
-            view = alter(told["view"])
-            if view is None:
-                return
-            told["view"] = view
-        route.send(json.dumps(told))
-
-    server.on_message(to_page)

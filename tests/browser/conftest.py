@@ -1,37 +1,83 @@
-"""A program that serves, and a browser; both are started once for the tests of one file.
+"""A program that serves, and a browser; both are started once for all tests of this folder that follow each other.
 
-Never for longer: Playwright keeps a loop running in the thread while it is there, and a test of another file that runs in the
-same process could not start one of its own.
+Never for longer: Playwright keeps a loop running in the thread while it is there, and a test of another folder that runs in the
+same process could not start one of its own; and a room that stands by costs something.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from browser_desk import ARGUMENTS, House
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 from witness import system_program
 
+SPEED = 5  # of the room for all
+
+
+class Kept:
+    """What is kept from test to test."""
+
+    def __init__(self) -> None:
+        self.ends, self.house_ends = ExitStack(), ExitStack()
+        self.playwright: Playwright | None = None
+        self.browser: Browser | None = None
+        self.house: House | None = None
+
+    def put_away(self, before: pytest.Item | None, folder: Path) -> None:
+        """What the next test has no use for."""
+        if before is None or "house" not in getattr(before, "fixturenames", ()):
+            self.house = None
+            self.house_ends.close()
+        if before is None or before.path.parent != folder:
+            self.playwright = self.browser = None
+            self.ends.close()
+
+
+KEPT = Kept()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """After the fixtures of the test."""
+    try:
+        yield
+    finally:
+        KEPT.put_away(nextitem, item.path.parent)
+
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def playwright() -> Playwright:
+    """One for all: a second one cannot be in the same thread."""
+    if KEPT.playwright is None:
+        KEPT.playwright = KEPT.ends.enter_context(sync_playwright())
+    return KEPT.playwright
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Browser:
     """Debian's Chromium; the tests are skipped where it is not installed, and fail in continuous integration."""
     program = system_program("chromium", "chromium")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield launched
-        launched.close()
+    if KEPT.browser is None:
+        KEPT.browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        KEPT.ends.callback(KEPT.browser.close)
+    return KEPT.browser
 
 
 @pytest.fixture(scope="module")
-def house(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """One room of the simulated facility, served; not started where there is no browser."""
-    served = House(tmp_path_factory.mktemp("house") / "state")
-    yield served
-    served.close()
+def house(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> House:
+    """One room of the simulated facility for all files in which nothing is treated; not started where there is no browser.
+
+    Its time runs five times as fast, as bodies move in it. A test leaves it in standby, commanded by nobody.
+    """
+    if KEPT.house is None:
+        KEPT.house = House(tmp_path_factory.mktemp("house") / "state", speed=SPEED)
+        KEPT.house_ends.callback(KEPT.house.close)
+    return KEPT.house
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_a_treatment_that_was_cut_off_is_told_and_settled_on_the_page(browser: B
             first.process.wait(10)
     finally:
         first.close()
-    second = House(state)
+    second = House(state, speed=2)  # nothing moves in it
     try:
         with Desk(browser, second) as desk:
             desk.known("physicist").room()

@@ -12,28 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_desk import Desk, House
+from browser_desk import Alter, Desk, House
 from playwright.sync_api import Browser, Locator, expect
 
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(120)]
 
-SPEED = 5
 STILL_S = 3.0  # wall time within which a drive that nobody holds any more stands
-
-
-@pytest.fixture(scope="module")
-def house(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A room in which bodies move."""
-    served = House(tmp_path_factory.mktemp("hands") / "state", speed=SPEED)
-    yield served
-    served.close()
 
 
 @pytest.fixture(scope="module")
 def physicist(browser: Browser, house: House) -> Iterator[Desk]:
     """A second person, at a desk of their own."""
     with Desk(browser, house) as desk:
-        yield desk.known("physicist")
+        yield desk.known("physicist").room()
 
 
 def hold(desk: Desk, button: Locator, angle: Callable[[], float], way: int) -> None:
@@ -109,6 +100,10 @@ def test_an_axis_moves_while_its_button_is_held_and_no_longer(browser: Browser, 
         page.mouse.up()
         held = stands(angle)
         expect(turning).to_have_text("standing still")
+        for one in (desk, physicist):  # it goes nowhere: where the jog would have ended is no target
+            expect(one.page.locator(".dial .target")).to_have_attribute("hidden", "")
+            expect(one.page.locator(".dial .way")).to_have_attribute("hidden", "")
+            expect(one.page.locator(".gantry .facts div", has_text="Target").locator("dd")).to_have_text("–")
 
         hold(desk, forth, angle, 1)
         page.evaluate("() => window.dispatchEvent(new Event('blur'))")  # the window behind another one, the finger still down
@@ -202,13 +197,12 @@ REACHED = """(element) => {
 
 @pytest.mark.parametrize("zoom", [1, 2], ids=["100 %", "200 %"])
 def test_the_top_bar_wraps_and_hides_neither_banner_nor_stop(browser: Browser, house: House, picture: Any, zoom: int) -> None:
-    def crowded(view: dict[str, Any]) -> dict[str, Any]:
-        control = {"console": "a-desk-with-a-long-name-in-room-3", "actor": "somebody", "role": "operator", "heard_ms": 1.0}
-        trip = {"id": "DOOR", "cause": "Room door not closed", "advice": "Search the room again, close the door, reset"}
-        interlocks = {**view["interlocks"], "first_out": {**trip, "reset_role": "operator", "source": "x"}, "active_trips": 1}
-        banners = ["SIMULATED", "SERVICE", "BYPASS", "RESEARCH"]
-        return {**view, "banners": banners, "control": control, "interlocks": interlocks}
-
+    trip = {"id": "DOOR", "cause": "Room door not closed", "advice": "Search the room again, close the door, reset"}
+    crowded = Alter(
+        control={"console": "a-desk-with-a-long-name-in-room-3", "actor": "somebody", "role": "operator", "heard_ms": 1.0},
+        interlocks={"first_out": {**trip, "reset_role": "operator", "source": "x"}, "active_trips": 1},
+        banners=["SIMULATED", "SERVICE", "BYPASS", "RESEARCH"],
+    )
     with Desk(browser, house, size={"width": 1280 // zoom, "height": 800 // zoom}, alter=crowded, scale=zoom) as desk:
         desk.known().go("G1")
         page = desk.page

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from browser_desk import SIZE, Desk, House
+from browser_desk import SIZE, Alter, Desk, House
 from playwright.sync_api import Browser, expect
 
 import controller.console
@@ -69,31 +67,6 @@ TREATMENT = {
 }
 
 
-class Alter:
-    """Views as the test wants them: `patch` is laid over each; `silent` lets none through."""
-
-    def __init__(self, **patch: Any) -> None:
-        self.patch = patch
-        self.silent = False
-
-    def __call__(self, view: dict[str, Any]) -> dict[str, Any] | None:
-        return None if self.silent else _laid_over(view, self.patch)
-
-
-def _laid_over(below: Any, above: Any) -> Any:
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return copy.deepcopy(above)
-    return {**below, **{name: _laid_over(below.get(name), value) for name, value in above.items()}}
-
-
-@pytest.fixture(scope="module")
-def house(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A room in which nothing happens: its time need not run fast."""
-    served = House(tmp_path_factory.mktemp("house") / "state", speed=1)
-    yield served
-    served.close()
-
-
 @pytest.fixture(scope="module")
 def opened(browser: Browser, house: House) -> Iterator[tuple[Desk, Alter]]:
     """One page for all tests that only lay something over what the room shows."""
@@ -145,22 +118,22 @@ def test_a_name_that_is_a_tag_is_shown_as_it_is_written(desk: Desk, alter: Alter
     assert desk.wrong == []
 
 
-def test_nothing_is_asked_of_anybody_else_and_no_policy_is_broken(browser: Browser, house: House) -> None:
-    with Desk(browser, house) as desk:
-        desk.known()
-        for name in PAGES:
-            desk.go(name)
-            expect(desk.page.get_by_role("navigation").locator("[aria-current=page]")).to_contain_text(name)
-        desk.page.keyboard.press("?")
-        expect(desk.page.get_by_role("dialog")).to_be_visible()
-        host = house.url.removeprefix("http://").rstrip("/")
-        fetched = {url.rsplit("/", 1)[1] for url in desk.asked if url.endswith(".js")}
-        assert {path.name for path in PAGE.glob("*.js")} == fetched  # nothing is kept that nobody loads
-        page = (PAGE / "index.html").read_text(encoding="utf-8")
-        assert set(re.findall(r"modulepreload. href=./page/([a-z]+.js)", page)) == fetched - {"main.js", "ticker.js"}
-        elsewhere = [url for url in desk.asked if re.sub(r"^(https?|wss?)://", "", url).split("/")[0] != host]
-        assert elsewhere == []
-        assert desk.wrong == []
+def test_nothing_is_asked_of_anybody_else_and_no_policy_is_broken(desk: Desk, house: House) -> None:
+    for name in PAGES:
+        desk.go(name)
+        expect(desk.page.get_by_role("navigation").locator("[aria-current=page]")).to_contain_text(name)
+    desk.page.keyboard.press("?")
+    expect(desk.page.get_by_role("dialog")).to_be_visible()
+    desk.page.keyboard.press("Escape")
+    expect(desk.page.get_by_role("dialog")).to_be_hidden()
+    host = house.url.removeprefix("http://").rstrip("/")
+    fetched = {url.rsplit("/", 1)[1] for url in desk.asked if url.endswith(".js")}
+    assert {path.name for path in PAGE.glob("*.js")} == fetched  # nothing is kept that nobody loads
+    page = (PAGE / "index.html").read_text(encoding="utf-8")
+    assert set(re.findall(r"modulepreload. href=./page/([a-z]+.js)", page)) == fetched - {"main.js", "ticker.js"}
+    elsewhere = [url for url in desk.asked if re.sub(r"^(https?|wss?)://", "", url).split("/")[0] != host]
+    assert elsewhere == []
+    assert desk.wrong == []
 
 
 def test_what_is_not_known_is_a_dash_and_never_a_number(desk: Desk, alter: Alter) -> None:
@@ -194,9 +167,10 @@ def test_what_is_not_known_is_a_dash_and_never_a_number(desk: Desk, alter: Alter
     expect(page.locator(".monitor output").first).to_have_text("–")
     desk.go("Devices")
     row = page.get_by_role("row").filter(has_text="angle")
+    expect(row).to_have_count(1)
     expect(row).to_contain_text("✕ stale")
     expect(row).not_to_contain_text("31.25")
-    alter.patch["gantry"] = {**alter.patch["gantry"], "quality": "good"}
+    alter.patch = {**alter.patch, "gantry": {**alter.patch["gantry"], "quality": "good"}}
     desk.go("G1")
     expect(page.locator(".gantry output")).to_have_text("30.0°")
 
@@ -233,8 +207,10 @@ def test_a_view_that_repeats_itself_is_as_good_as_none(desk: Desk, alter: Alter)
 
 
 def test_the_first_out_stands_on_top_with_value_limit_advice_and_who_may_reset(browser: Browser, house: House) -> None:
+    """And where only the first-out is known the page says so, and why."""
     interlocks = {"first_out": TRIP, "trips": [LATER, TRIP], "active_trips": 2, "relay_closed": False, "room_causes": []}
-    with Desk(browser, house, alter=Alter(interlocks=interlocks)) as desk:
+    alter = Alter(interlocks=interlocks)
+    with Desk(browser, house, alter=alter) as desk:
         desk.known("observer").room()
         page = desk.page
         expect(page.locator(".room .trip")).to_have_count(2)
@@ -251,31 +227,26 @@ def test_the_first_out_stands_on_top_with_value_limit_advice_and_who_may_reset(b
         expect(reset).to_be_disabled()
         expect(reset).to_have_attribute("title", "by operator")
 
-
-def test_where_only_the_first_out_is_known_the_page_says_so_and_why(browser: Browser, house: House) -> None:
-    why = "the interlock system does not answer at its socket"
-    trips = {"first_out": TRIP, "trips": [TRIP], "active_trips": 2, "relay_closed": False, "room_causes": []}
-    with Desk(browser, house, alter=Alter(interlocks={**trips, "rest_unknown": why})) as desk:
-        desk.known("observer").room()
-        expect(desk.page.locator(".room .trip")).to_have_count(1)
-        expect(desk.page.locator(".room .interlocks")).to_contain_text(f"Only the first-out is known, the rest is not: {why}.")
-        expect(desk.page.locator(".room .interlocks h2")).to_contain_text("2 active")
+        why = "the interlock system does not answer at its socket"
+        alter.patch = {"interlocks": {**interlocks, "trips": [TRIP], "rest_unknown": why}}
+        expect(page.locator(".room .trip")).to_have_count(1)
+        expect(page.locator(".room .interlocks")).to_contain_text(f"Only the first-out is known, the rest is not: {why}.")
+        expect(page.locator(".room .interlocks h2")).to_contain_text("2 active")
+        assert desk.wrong == []
 
 
-def test_every_state_has_its_own_word_and_a_shape_that_the_page_has(browser: Browser, house: House) -> None:
-    with Desk(browser, house) as desk:
-        desk.page.goto(house.url)
-        said = desk.page.evaluate(
-            """async (names) => {
-              const { stateOf } = await import("/page/words.js");
-              const there = ({ shape }) => document.getElementById(`sign-${shape}`) !== null;
-              return names.map((name) => ({ name, ...stateOf(name), there: there(stateOf(name)) }));
-            }""",
-            [state.value for state in State],
-        )
-        assert all(one["there"] and one["meaning"] and one["word"] != one["name"] for one in said)
-        groups = {(one["word"], one["tone"]) for one in said}
-        assert len({word for word, _ in groups}) == len(groups)  # a colour never stands for two words, nor a word for two
+def test_every_state_has_its_own_word_and_a_shape_that_the_page_has(desk: Desk) -> None:
+    said = desk.page.evaluate(
+        """async (names) => {
+          const { stateOf } = await import("/page/words.js");
+          const there = ({ shape }) => document.getElementById(`sign-${shape}`) !== null;
+          return names.map((name) => ({ name, ...stateOf(name), there: there(stateOf(name)) }));
+        }""",
+        [state.value for state in State],
+    )
+    assert all(one["there"] and one["meaning"] and one["word"] != one["name"] for one in said)
+    groups = {(one["word"], one["tone"]) for one in said}
+    assert len({word for word, _ in groups}) == len(groups)  # a colour never stands for two words, nor a word for two
 
 
 @pytest.mark.parametrize("size", [(1280, 800), (3840, 2160)], ids="{0[0]}".format)
@@ -305,7 +276,7 @@ def test_the_room_fits_its_screen(desk: Desk, alter: Alter, size: tuple[int, int
     assert told["rem"] >= (13 if size[0] == 1280 else 26)
     if size[0] == 1280:
         rows = [TRIP, LATER, *({**LATER, "id": f"ROW_{i}"} for i in range(4))]
-        alter.patch["interlocks"] = {**interlocks, "trips": rows, "active_trips": len(rows)}
+        alter.patch = {**alter.patch, "interlocks": {**interlocks, "trips": rows, "active_trips": len(rows)}}
         expect(desk.page.locator(".room .trip")).to_have_count(len(rows))
         expect(desk.page.locator(".room .more")).to_have_text(re.compile("^[1-9] more$"))  # none is hidden without a word
     desk.page.set_viewport_size({"width": SIZE["width"], "height": SIZE["height"]})
@@ -363,21 +334,22 @@ def test_layers_of_what_is_left_are_those_of_the_plan_and_what_was_given_before_
     told = desk.page.evaluate(LEFT)
     for name in ("live", "late"):
         page = told[name]
-        assert (page["number"], page["count"], page["sure"]) == (8, 11, True), name
+        assert (page["number"], page["count"]) == (8, 11), name
         assert [layer["own"] for layer in page["layers"]] == [False] * 7 + [True], name
         assert [layer["delivered"] for layer in page["layers"]] == [0.0] * 7 + [5.0], name
-        assert [layer["before"] for layer in page["layers"][:7]] == [10.0] * 7, name
-    assert told["live"]["layers"][7]["before"] == pytest.approx(5.0)
-    assert told["live"]["layers"][7]["whole"] == pytest.approx(10.0)
-    assert told["unlike"]["sure"] is False  # it does not add up: the page says so, and does not guess
-    assert told["another"] == []  # layers of another plan that were held are not those of this one
+        assert [layer["before"] for layer in page["layers"]] == [10.0] * 7 + [5.0], name
+        assert [layer["whole"] for layer in page["layers"]] == [10.0] * 8, name
+    assert told["late"] == told["live"]  # whoever comes late sees what the others see
+    assert told["loaded"] == []  # what the session before gave is never shown as of this one
+    assert told["refused"] == []  # nor when the one after it ended before its first layer
+    assert told["another"] == []  # nor layers of another treatment
 
 
 # A page that was there all the time; one that came late and was given everything that was held.
 LEFT = """async () => {
   const { RoomStore } = await import("/page/store.js");
-  const layer = (index, planned, delivered) => ({
-    beam_number: 1, layer_index: index, energy_mev_u: 200, painting: 0, x_mm: [0], y_mm: [0],
+  const layer = (index, planned, delivered, session = 0, earlier = false) => ({
+    treatment: "a", session, earlier, beam_number: 1, layer_index: index, energy_mev_u: 200, painting: 0, x_mm: [0], y_mm: [0],
     mu_planned: [planned], mu_delivered: [delivered], complete: delivered >= planned,
   });
   const beam = { number: 1, layers: 11, layer: 8, meterset_planned: 110, meterset_delivered: 75, unit: "MU" };
@@ -392,28 +364,31 @@ LEFT = """async () => {
   const later = { remainder: true, started_utc: "2" };
   const plan = { id: "p", beams: [{ number: 1, layers: 11, meterset: 110 }] };
   const first = Array.from({ length: 8 }, (_, index) => layer(index, 10, index < 7 ? 10 : 5));
+  const before = first.map((spots) => ({ ...spots, session: 1, earlier: true }));
   const told = (store, one) => ({
-    number: store.layerNumber(one), count: store.layerCount(one), sure: store.sessionsSure(one),
+    number: store.layerNumber(one), count: store.layerCount(one),
     layers: store.layersOf(1).map(({ own, delivered, before, whole }) => ({ own, delivered, before, whole })),
   });
   const live = new RoomStore("G1");
+  live.plan = plan;
   live.takeView(view(1, beam), 0);
   for (const spots of first) live.takeSpots(spots);
-  live.takeView(view(2, { ...rest, layer: 0, meterset_delivered: 0 }, later), 0);
-  live.takeSpots(layer(7, 5, 5));
-  live.takeView(view(3, rest, later), 0);
-  const held = (one) => {
-    const store = new RoomStore("G1");
-    for (const spots of [...first.slice(0, 7), layer(7, 5, 5)]) store.takeHeldSpots(spots);
-    store.takeView(view(1, one, later), 0);
-    return store;
-  };
-  const [late, unlike] = [held(rest), held({ ...rest, meterset_delivered: 20 })];
-  for (const store of [live, late, unlike]) store.plan = plan;
+  live.takeView(view(2, beam), 0);
+  const shown = live.layersOf(1).length;
+  live.takeView(view(3, { ...rest, layer: 0, meterset_delivered: 0 }, later), 0);
+  const loaded = shown === 8 ? live.layersOf(1) : `${shown} layers`;
+  live.takeView(view(4, rest, { ...later, started_utc: "3" }), 0);
+  const refused = live.layersOf(1);
+  for (const spots of [...before, layer(7, 5, 5, 1)]) live.takeSpots(spots);
+  live.takeView(view(5, rest, { ...later, started_utc: "3" }), 0);
+  const late = new RoomStore("G1");
+  late.plan = plan;
+  for (const spots of [...before, layer(7, 5, 5, 1)]) late.takeSpots(spots);
+  late.takeView(view(1, rest, { ...later, started_utc: "3" }), 0);
   const another = new RoomStore("G1");
-  for (const spots of first) another.takeHeldSpots(spots);
-  another.takeView(view(1, { ...beam, layer: 0, meterset_delivered: 0 }), 0);
-  return { live: told(live, rest), late: told(late, rest), unlike: told(unlike, rest), another: another.layersOf(1) };
+  for (const spots of first) another.takeSpots(spots);
+  another.takeView(view(1, { ...beam, layer: 0, meterset_delivered: 0 }, { id: "b" }), 0);
+  return { live: told(live, rest), late: told(late, rest), loaded, refused, another: another.layersOf(1) };
 }"""
 
 

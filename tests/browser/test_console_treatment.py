@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,19 @@ def shoot(desk: Desk, path: Path) -> None:
         desk.page.screenshot(path=path)
 
 
+def drawn(desk: Desk) -> tuple[str, list[list[str]]]:
+    """What the map says that it shows, and of each layer's bar its length, what was given before and what by this session."""
+    bars = desk.page.locator(".bar").evaluate_all(
+        """(bars) => bars.map((bar) => ["planned", "before", "delivered"].map(
+          (part) => bar.querySelector(`.bar-${part}`).getAttribute("width")))"""
+    )
+    return desk.page.locator(".spots-canvas").get_attribute("aria-label") or "", bars
+
+
 def test_a_fraction_is_treated_at_the_page(browser: Browser, tripping_house: House, picture: Picture) -> None:
     """Somebody opens the door at the ninth grant; what is left is delivered afterwards."""
-    with Desk(browser, tripping_house) as desk, Desk(browser, tripping_house) as other:
+    with ExitStack() as stack:
+        desk = stack.enter_context(Desk(browser, tripping_house))
         page = desk.page
         sent: list[str] = []
         page.on("request", lambda request: sent.append(request.post_data or "") if request.url.endswith("/commands") else None)
@@ -51,8 +62,6 @@ def test_a_fraction_is_treated_at_the_page(browser: Browser, tripping_house: Hou
         page.get_by_role("button", name="Have the key turned").click()
         expect(page.locator(".room .interlocks")).to_contain_text("no trip")
         desk.take_control()
-        other.sign_in("physicist").room()  # looks on, and knows who commands
-        expect(other.page.locator(".control")).to_contain_text("operator at desk-1 commands")
 
         desk.go("Plans")
         expect(page.locator(".choice", has_text="carbon sphere")).to_contain_text("can be treated")
@@ -102,6 +111,9 @@ def test_a_fraction_is_treated_at_the_page(browser: Browser, tripping_house: Hou
             expect(first).to_contain_text(words)
         shoot(desk, picture("interlock"))
         expect(first.locator(".trip-time")).to_have_text(re.compile(r"^\d\d:\d\d:\d\d UTC$"))
+        other = stack.enter_context(Desk(browser, tripping_house))
+        other.known("physicist").room()  # looks on from here to the end, and knows who commands
+        expect(other.page.locator(".control")).to_contain_text("operator at desk-1 commands")
         no_reset = other.page.locator(".room").get_by_role("button", name="Reset")
         expect(no_reset).to_be_disabled()  # a row is reset by its own role
         assert "by operator" in (no_reset.get_attribute("title") or "")
@@ -136,10 +148,16 @@ def test_a_fraction_is_treated_at_the_page(browser: Browser, tripping_house: Hou
         expect(page.locator(".spots-canvas")).to_have_attribute("aria-label", re.compile(r"[1-9]\d* given before"))
         expect(page.locator(".ladder-now")).to_have_text(f"{plan['layers']} of {plan['layers']}")
         assert other.page.locator(".bar").count() == plan["layers"]
-        other.page.reload()  # a page that comes late finds the layers of both sessions, and tells them apart by what they gave
         other.page.get_by_role("button", name="All", exact=True).click()
         expect(other.page.locator(".spots-canvas")).to_have_attribute("aria-label", re.compile(r"[1-9]\d* given before"))
-        expect(other.page.locator(".spots-title")).to_have_text("all layers so far")  # and no doubt
+        there = drawn(other)
+        assert there == drawn(desk)
+        told = desk.get("/api/rooms/G1/spots")
+        assert {(layer["session"], layer["earlier"]) for layer in told} == {(1, True), (1, False)}
+        other.page.reload()  # a page that comes late is told the layers of all sessions, of which they are, and shows the same
+        other.page.get_by_role("button", name="All", exact=True).click()
+        expect(other.page.locator(".spots-canvas")).to_have_attribute("aria-label", there[0])
+        assert drawn(other) == there
         shoot(desk, picture("complete"))
 
         desk.go("Treatments")
@@ -154,6 +172,10 @@ def test_a_fraction_is_treated_at_the_page(browser: Browser, tripping_house: Hou
         (treated,) = desk.get("/api/treatments")
         whole = desk.get(f"/api/treatments/{treated['id']}")
         given = [whole["summary"], *(session["summary"] for session in whole["sessions"])]
+        for summary, earlier in zip(given, (True, False), strict=True):  # the map says of each session what its record says
+            of_map = sum(sum(layer["mu_delivered"]) for layer in told if layer["earlier"] is earlier)
+            assert of_map == pytest.approx(summary["beams"][0]["meterset_delivered_primary"], rel=0.005)
+        assert {layer["treatment"] for layer in told} == {treated["id"]}
         total = sum(summary["beams"][0]["meterset_delivered_primary"] for summary in given)
         assert total == pytest.approx(treated["meterset_planned"], rel=0.005)
         desk.go("Log")

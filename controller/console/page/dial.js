@@ -75,7 +75,8 @@ export function gantryDial(jog) {
       mark(head, "transform", `rotate(${(deg ?? 0).toFixed(1)})`); // as the number beside it: an encoder is never quite still
       mark(head, "class", `head${sound ? "" : " unsound"}`);
       mark(beam, "class", view.delivery.beam_present ? "beam on" : "beam");
-      const { lower_deg: lower, upper_deg: upper, target_deg: aimed } = ring;
+      const { lower_deg: lower, upper_deg: upper } = ring;
+      const aimed = ring.moving || underWay(view.treatment) ? ring.target_deg : null; // where a jog would have ended is no target any more
       const off = !fixed && sound && aimed !== null && Math.abs(aimed - deg) >= 0.1;
       show(way, off);
       if (off) mark(way, "d", arc(deg, aimed, R));
@@ -106,6 +107,9 @@ export function gantryDial(jog) {
     },
   };
 }
+
+/** Whether something is prepared or treated, for which the gantry has to be somewhere also while it stands. */
+const underWay = (treatment) => ["loaded", "running"].includes(treatment?.status);
 
 function turn(deg, way) {
   const [from, to] = [deg + way * 13, deg + way * 30];

@@ -212,6 +212,7 @@ async function signed() {
     stream?.close();
     stream = null;
     facility = null;
+    place(); // the form is there at once, also while the console is started again
     served = await connection.roomsServed(); // so that STOP knows its room before anybody signed in
     await route();
     return;

@@ -42,15 +42,17 @@ export function signInPage(connection) {
     }
   });
   const element = h("div", { class: "page entrance" }, form);
+  let offered = false;
   return {
     element,
     open(visible) {
       show(element, visible);
-      if (visible) {
+      if (visible) put(farewell, connection.farewell);
+      if (visible && !offered) { // once: whoever has begun to type goes on in the same place
         desk.value = connection.console;
-        put(farewell, connection.farewell);
-        name.focus();
+        if (!form.contains(document.activeElement)) name.focus();
       }
+      offered = visible;
     },
   };
 }

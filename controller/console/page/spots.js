@@ -44,8 +44,7 @@ export function spotMap(again) {
       show(legend.lastChild, layers.some((layer) => layer.before > 0));
       const layer = shown.length === 1 ? shown[0] : null;
       const where = layer && [`layer ${layer.index + 1} of ${store.layerCount(beam)}`, `${figure(layer.energy, 1)} MeV/u`, layer.own ? "" : "given before"];
-      const doubt = !beam || store.sessionsSure(beam) ? "" : "which session gave it is not sure here";
-      put(title, [...(chosen === ALL ? ["all layers so far"] : where ?? []), where || chosen === ALL ? doubt : ""].filter(Boolean).join(", "));
+      put(title, (chosen === ALL ? ["all layers so far"] : where ?? []).filter(Boolean).join(", "));
       const stamp = `${store.spotsVersion} ${beam?.number} ${chosen ?? latest} ${good}`;
       if (stamp === drawn?.stamp) return;
       drawn = { stamp, spots: gather(shown), span: extent(layers), good };

@@ -2,7 +2,6 @@
 
 const EVENTS_KEPT = 200;
 const BREATH_KEPT = 600;
-const NEAR = 0.02; // of a beam's meterset: sums of spots and of passes are rounded apart
 
 export class RoomStore {
   constructor(room) {
@@ -13,24 +12,22 @@ export class RoomStore {
     this.link = "opening";
     this.events = [];
     this.breath = []; // {t, value, gate}
-    this.layers = new Map(); // "beam/layer/painting" -> SpotsView of this session
-    this.before = new Map(); // the same -> SpotsViews of earlier sessions of this fraction, the earliest first
     this.plan = null; // as the facility holds it: asked for when only a part of it is treated
-    this.#sure = true;
     this.spotsVersion = 0;
     this.#seen = -Infinity;
-    this.#treatment = null;
     this.#seq = -1;
     this.#merged = { version: -1, beam: null, layers: [] };
-    this.#held = new Map();
+    this.#told = [];
+    this.#begun = "";
+    this.#shown = null;
   }
 
   #seen;
-  #treatment; // the session of which the layers are
   #seq;
   #merged;
-  #sure; // whether what was held already adds up to what this session has given
-  #held; // layers that were held already when the stream began: of this session, of an earlier one, or of something else
+  #told; // sessions of which layers were told, in the order in which they came
+  #begun; // what tells the treatment of the last view from the one before
+  #shown; // of #told: the session of the last view, null before its first layer is told
 
   ageMs(now) {
     return now - this.#seen;
@@ -45,7 +42,7 @@ export class RoomStore {
     this.trouble = "";
     this.link = "open";
     this.view = view;
-    this.#session(view, restarted);
+    this.#session(view.treatment);
     const { breathing, gate_open: gate } = view.delivery;
     if (breathing !== null) {
       if (restarted || (this.breath.length && this.breath.at(-1).t > view.t_ns)) this.breath = [];
@@ -54,26 +51,17 @@ export class RoomStore {
     }
   }
 
+  /** A layer, of this session or given by those before it; of which session it says itself. */
   takeSpots(spots) {
-    this.layers.set(keyOf(spots), spots);
+    let session = this.#told.find((one) => one.treatment === spots.treatment && one.number === spots.session);
+    if (!session) this.#told.push(session = { treatment: spots.treatment, number: spots.session, own: new Map(), before: new Map() });
+    (spots.earlier ? session.before : session.own).set(keyOf(spots), spots);
     this.spotsVersion += 1;
-  }
-
-  /** A layer that was held already, not one that is told as it happens: the next view tells of which session it can be. */
-  takeHeldSpots(spots) {
-    this.#held.set(keyOf(spots), spots);
   }
 
   takeEvent(event) {
     this.events.push(event);
     if (this.events.length > EVENTS_KEPT) this.events.splice(0, this.events.length - EVENTS_KEPT);
-  }
-
-  forgetSpots() {
-    this.layers.clear();
-    this.before.clear();
-    this.#sure = true;
-    this.spotsVersion += 1;
   }
 
   /** Layers and meterset of a beam as planned; the treatment knows only those that it delivers. Null while the plan is not known. */
@@ -98,60 +86,24 @@ export class RoomStore {
     return at === null ? null : at + 1;
   }
 
-  /** Whose layers are kept: of the treatment of this view; what was given before is kept apart while its remainder is treated. */
-  #session(view, restarted) {
-    const { treatment } = view;
-    if (treatment === null) return; // a treatment that was put away may come again as its remainder
-    const held = [...this.#held.values()];
-    this.#held.clear();
-    const now = `${treatment.id} ${treatment.started_utc} ${treatment.remainder}`;
-    const same = !restarted && this.#treatment?.now === now;
-    if (!same) {
-      const follows = treatment.remainder && this.#treatment?.plan === treatment.plan_uid && this.#treatment.fraction === treatment.fraction;
-      if (!follows || restarted) this.forgetSpots();
-      for (const spots of this.layers.values()) this.#given(spots);
-      this.layers.clear();
+  /**
+   * Which session's layers are shown: the latest of the treatment of this view. The room tells its first layers, and what was given
+   * before, a moment after it is loaded; until then nothing is shown, and never what the session before it gave as if it were its own.
+   */
+  #session(treatment) {
+    if (treatment === null) return;
+    const begun = `${treatment.id} ${treatment.started_utc} ${treatment.remainder}`;
+    if (begun !== this.#begun) {
+      this.#begun = begun;
+      this.#told = this.#told.filter((one) => one !== this.#shown); // what is past is not shown again
+      this.#shown = null;
       this.spotsVersion += 1;
-      this.#treatment = { now, plan: treatment.plan_uid, fraction: treatment.fraction };
     }
-    if (held.length) this.#settle(view, held, same);
-  }
-
-  #given(spots) {
-    const [key, of] = [keyOf(spots), JSON.stringify(spots)];
-    const earlier = this.before.get(key) ?? [];
-    if (!earlier.some((one) => JSON.stringify(one) === of)) this.before.set(key, [...earlier, spots]);
-  }
-
-  /** Layers carry no name of a session: which are of this one follows from how many it has begun and what it has given so far. */
-  #settle({ treatment, delivery }, held, same) {
-    for (const beam of treatment.beams) {
-      const mine = held.filter((spots) => spots.beam_number === beam.number);
-      const rest = same ? mine.filter((spots) => this.before.get(keyOf(spots))?.some((one) => JSON.stringify(one) === JSON.stringify(spots))) : [];
-      const open = mine.filter((spots) => !rest.includes(spots));
-      const own = same ? new Set(open.map((spots) => spots.layer_index)) : begun(open, beam, delivery.layer, treatment.remainder);
-      for (const spots of open) {
-        if (own.has(spots.layer_index)) this.layers.set(keyOf(spots), spots);
-        else if (treatment.remainder) this.#given(spots);
-      }
-      if (same || !treatment.remainder || !mine.length) continue;
-      const given = sum(this.layersOfSession(beam.number).map((spots) => sum(spots.mu_delivered)));
-      this.#sure = Math.abs(given - beam.meterset_delivered) <= NEAR * beam.meterset_planned;
-    }
+    const latest = this.#told.filter((one) => one.treatment === treatment.id).sort((a, b) => a.number - b.number).at(-1) ?? null;
+    if (latest === null || latest === this.#shown) return;
+    this.#shown = latest;
+    this.#told.splice(0, this.#told.indexOf(latest));
     this.spotsVersion += 1;
-  }
-
-  /** Whether it is known of every layer which session gave it: what each gave in all is known otherwise, and has to add up. */
-  sessionsSure(beam) {
-    const { treatment } = this.view;
-    const whole = treatment.remainder && this.planned(beam);
-    if (!whole) return this.#sure;
-    const before = sum(this.layersOf(beam.number).map((layer) => layer.before));
-    return this.#sure && before <= whole.meterset - beam.meterset_planned + NEAR * whole.meterset;
-  }
-
-  layersOfSession(beam) {
-    return [...this.layers.values()].filter((spots) => spots.beam_number === beam);
   }
 
   /** The layers of a beam in the order of delivery; paintings of one layer put together. The same list until spots come. */
@@ -174,22 +126,23 @@ export class RoomStore {
       );
       return merged.get(index);
     };
-    for (const [key, sessions] of this.before) {
-      if (sessions[0].beam_number !== beam) continue;
-      const layer = layerOf(sessions[0]);
-      layer.earlier.push(...sessions);
-      layer.before += sum(sessions.map((spots) => sum(spots.mu_delivered)));
-      layer.whole += sum(sessions[0].mu_planned);
-      if (!this.layers.has(key)) layer.complete &&= sessions.at(-1).complete;
-    }
-    for (const [key, spots] of this.layers) {
+    for (const spots of this.#shown?.before.values() ?? []) {
       if (spots.beam_number !== beam) continue;
       const layer = layerOf(spots);
+      layer.earlier.push(spots);
+      layer.before += sum(spots.mu_delivered);
+      layer.whole += sum(spots.mu_planned);
+      layer.complete &&= spots.complete;
+    }
+    for (const spots of this.#shown?.own.values() ?? []) {
+      if (spots.beam_number !== beam) continue;
+      const layer = layerOf(spots);
+      if (!layer.own) layer.complete = true; // by this session, which is owed the rest
       layer.own = true;
       layer.parts.push(spots);
       layer.planned += sum(spots.mu_planned);
       layer.delivered += sum(spots.mu_delivered);
-      if (!this.before.has(key)) layer.whole += sum(spots.mu_planned);
+      if (!layer.earlier.length) layer.whole += sum(spots.mu_planned);
       layer.complete &&= spots.complete;
     }
     return [...merged.values()].sort((a, b) => a.index - b.index);
@@ -197,13 +150,6 @@ export class RoomStore {
 }
 
 const keyOf = (spots) => `${spots.beam_number}/${spots.layer_index}/${spots.painting}`;
-
-/** Indices of those layers that this session has begun: the last ones up to the present one; of a whole beam the first ones. */
-function begun(held, beam, at, remainder) {
-  const indices = [...new Set(held.map((spots) => spots.layer_index))].sort((a, b) => a - b).filter((index) => at === null || index <= at);
-  if (!beam.layer) return new Set();
-  return new Set(remainder ? indices.slice(-beam.layer) : indices.slice(0, beam.layer));
-}
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 

@@ -15,7 +15,6 @@ export class Stream {
   #timer = 0;
   #ticker;
   #closed = false;
-  #fresh = false; // a view came since the socket was opened: layers of spots are told as they happen
   #asked = null; // the plan that was asked for
 
   /** `changed(store)` is called when something new came, or when the room became stale. */
@@ -45,7 +44,6 @@ export class Stream {
     const slow = setTimeout(() => socket.close(), OPEN_TIMEOUT_MS);
     socket.onopen = () => {
       clearTimeout(slow);
-      this.#fresh = false;
       socket.send(JSON.stringify({ kind: "hello", token: this.connection.token, console: this.connection.console }));
     };
     socket.onmessage = (message) => this.#take(JSON.parse(message.data));
@@ -65,11 +63,10 @@ export class Stream {
     if (message.kind === "view") {
       this.#attempt = 0;
       store.takeView(message.view, performance.now());
-      this.#fresh = true;
       this.#planOf(message.view.treatment);
       const control = message.view.control;
       if (this.connection.holds(this.room) && control?.console !== this.connection.console) this.connection.lost(this.room);
-    } else if (message.kind === "spots") this.#fresh ? store.takeSpots(message.spots) : store.takeHeldSpots(message.spots);
+    } else if (message.kind === "spots") store.takeSpots(message.spots);
     else if (message.kind === "event") store.takeEvent(message.event);
     else if (message.kind === "trouble") store.trouble = message.reason;
     else if (message.kind === "lost") this.#spotsAgain();
@@ -80,7 +77,7 @@ export class Stream {
   /** Lines were lost on the way here: a view comes again by itself, a layer of spots does not. */
   async #spotsAgain() {
     const layers = await this.connection.get(`/api/rooms/${encodeURIComponent(this.room)}/spots`).catch(() => []);
-    for (const layer of layers) this.store.takeHeldSpots(layer);
+    for (const layer of layers) this.store.takeSpots(layer);
     this.changed(this.store);
   }
 
