@@ -1,6 +1,7 @@
 /** The gantry as a dial (IEC 61217: 0° from the ceiling, clockwise), with target, limits, what may not be reached, and motion. */
 
 import { h, mark, panel, put, s, show } from "./dom.js";
+import { underWay } from "./store.js";
 import { figure } from "./words.js";
 
 const R = 84; // of the ring, in a picture of 240 x 240 around the isocentre
@@ -107,9 +108,6 @@ export function gantryDial(jog) {
     },
   };
 }
-
-/** Whether something is prepared or treated, for which the gantry has to be somewhere also while it stands. */
-const underWay = (treatment) => ["loaded", "running"].includes(treatment?.status);
 
 function turn(deg, way) {
   const [from, to] = [deg + way * 13, deg + way * 30];

@@ -21,11 +21,14 @@ export function layerLadder(choose) {
     picture,
   );
   const now = h("output", { class: "ladder-now" });
+  const legend = h(
+    "p", { class: "soft ladder-legend" }, "length: meterset of the layer; filled: delivered; slim: given before; frame: shown, yellow: in beam",
+  );
   const follow = h("button", { type: "button", class: "small", on: { click: () => choose(null) } }, "Follow beam");
   const all = h("button", { type: "button", class: "small", on: { click: () => choose("all") } }, "All");
   const element = h(
     "div", { class: "ladder" }, h("div", { class: "ladder-head" }, h("span", { class: "soft" }, "Layers"), now), list,
-    h("p", { class: "soft ladder-legend" }, "length: meterset of the layer; filled: delivered; slim: given before; frame: shown, yellow: in beam"),
+    legend,
     h("div", { class: "row" }, follow, all),
   );
   let known = []; // indices that can be chosen
@@ -72,7 +75,7 @@ export function layerLadder(choose) {
       mark(list, "aria-valuetext", layer ? wordsOf(layer) : "no layer yet");
       mark(follow, "aria-pressed", String(chosen === null));
       mark(all, "aria-pressed", String(chosen === "all"));
-      show(element.lastChild, total > 0);
+      for (const one of [legend, element.lastChild]) show(one, total > 0);
     },
   };
 }

@@ -153,6 +153,9 @@ const keyOf = (spots) => `${spots.beam_number}/${spots.layer_index}/${spots.pain
 
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 
+/** Whether something is prepared or treated, for which gantry and couch have to be somewhere also while they stand. */
+export const underWay = (treatment) => ["loaded", "running"].includes(treatment?.status);
+
 /** The beam that is treated now, or the one that was last. */
 export function currentBeam(treatment) {
   if (!treatment?.beams.length) return null;
