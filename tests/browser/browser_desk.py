@@ -207,6 +207,7 @@ class Desk:
         self.page.on("console", lambda said: self.wrong.append(said.text) if "Content Security Policy" in said.text else None)
         self.page.on("request", lambda request: self.asked.add(request.url))
         self.page.on("websocket", lambda socket: self.asked.add(socket.url))
+        self.alter = alter or Alter()
         if alter is not None:
             alter.page = self.page
             self.page.add_init_script(alter.script())

@@ -16,7 +16,7 @@ from browser_desk import ARGUMENTS, House
 from playwright.sync_api import Browser, Playwright, sync_playwright
 from witness import system_program
 
-SPEED = 5  # of the room for all
+SPEED = 3  # of the room for all
 
 
 class Kept:
@@ -72,7 +72,7 @@ def browser(playwright: Playwright) -> Browser:
 def house(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> House:
     """One room of the simulated facility for all files in which nothing is treated; not started where there is no browser.
 
-    Its time runs five times as fast, as bodies move in it. A test leaves it in standby, commanded by nobody.
+    Its time runs three times as fast, as bodies move in it. A test leaves it in standby, commanded by nobody.
     """
     if KEPT.house is None:
         KEPT.house = House(tmp_path_factory.mktemp("house") / "state", speed=SPEED)

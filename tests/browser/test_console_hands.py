@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ STILL_S = 3.0  # wall time within which a drive that nobody holds any more stand
 @pytest.fixture(scope="module")
 def physicist(browser: Browser, house: House) -> Iterator[Desk]:
     """A second person, at a desk of their own."""
-    with Desk(browser, house) as desk:
+    with Desk(browser, house, alter=Alter()) as desk:
         yield desk.known("physicist").room()
 
 
@@ -196,15 +197,23 @@ REACHED = """(element) => {
 
 
 @pytest.mark.parametrize("zoom", [1, 2], ids=["100 %", "200 %"])
-def test_the_top_bar_wraps_and_hides_neither_banner_nor_stop(browser: Browser, house: House, picture: Any, zoom: int) -> None:
+def test_the_top_bar_wraps_and_hides_neither_banner_nor_stop(
+    browser: Browser, house: House, physicist: Desk, picture: Any, zoom: int
+) -> None:
     trip = {"id": "DOOR", "cause": "Room door not closed", "advice": "Search the room again, close the door, reset"}
     crowded = Alter(
         control={"console": "a-desk-with-a-long-name-in-room-3", "actor": "somebody", "role": "operator", "heard_ms": 1.0},
         interlocks={"first_out": {**trip, "reset_role": "operator", "source": "x"}, "active_trips": 1},
         banners=["SIMULATED", "SERVICE", "BYPASS", "RESEARCH"],
     )
-    with Desk(browser, house, size={"width": 1280 // zoom, "height": 800 // zoom}, alter=crowded, scale=zoom) as desk:
-        desk.known().go("G1")
+    with ExitStack() as stack:
+        if zoom == 1:
+            desk = physicist
+            desk.alter.patch = crowded.patch
+        else:
+            size = {"width": 1280 // zoom, "height": 800 // zoom}
+            desk = stack.enter_context(Desk(browser, house, size=size, alter=crowded, scale=zoom)).known()
+        desk.go("G1")
         page = desk.page
         expect(page.locator(".banner")).to_have_count(4)
         expect(page.locator(".control")).to_contain_text("somebody at a-desk-with-a-long-name-in-room-3 commands")
