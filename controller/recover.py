@@ -138,11 +138,13 @@ def run_recovery(directory: Path, *, sign: str = "", reason: str = "", survived:
     except BeamlineError as error:
         raise Refused([str(error)]) from None
     salvage = []
+    given: dict[int, Counts] = {}  # at most, by the sessions before, by beam number
     if intake is not None:
-        for number, (path, records, bounds) in enumerate(zip(found, *zip(*closed, strict=True), strict=True)):
+        for number, (path, (records, bounds)) in enumerate(zip(found, closed, strict=True)):
             if not (path / SUMMARY).exists():
-                made = _salvage(path, request, number, intake, records, bounds, received)
+                made = _salvage(path, request, number, intake, records, bounds, received, given)
                 salvage += [made] if made is not None else []
+            given |= {beam: given[beam] + upper if beam in given else upper for beam, (_, upper) in bounds.items()}
     names = {beam.number: beam.name for beam in intake.plan.beams} if intake is not None else {}
     return Recovered(directory, standings(received, names, directory), tuple(salvage), tuple(notes))
 
@@ -329,18 +331,16 @@ def _salvage(
     records: tuple[Record, ...],
     bounds: Bounds,
     received: Mapping[int, Received],
+    before: Mapping[int, Counts],
 ) -> Path | None:
     from controller.salvage import write_salvage
 
     own = request if number == 0 else Request.of_journal(records, session_directory(path.parent, number))
-    words, before = {}, {}
+    words = {}
     for beam, (lower, upper) in bounds.items():
         planned = max(int(received[beam].planned.sum()), 1)
         low, high = 100 * int(lower.sum()) / planned, 100 * int(upper.sum()) / planned
         words[beam] = (
             f"this session gave between {low:.2f} and {high:.2f} % of plan" if low != high else f"it gave {low:.2f} % of plan"
         )
-        earlier = received[beam].upper - upper
-        if number and earlier.any():
-            before[beam] = earlier
     return write_salvage(path, own, intake, records, words, before)

@@ -1,8 +1,10 @@
-"""The record of a session whose program died: what its journal holds, as an RT record, a spot table and a summary.
+"""The record of a session whose program died: what its journal holds, as an RT record, a spot table, a summary and a report.
 
 Grants whose pieces are in the journal are in it, spot by spot. What is known only by counters or as an interval stands in
-words: no position was measured for it. The gantry angle is the plan's, which beam requires within the interlocks' limit. The
-termination status is UNKNOWN. Not responsible for finding out what was delivered (`recover`, `record.reconcile`).
+words: no position was measured for it. So does all that was given by a session that died in its first grant: its record has the
+layers that were granted, with nothing measured in them. The gantry angle is the plan's, which beam requires within the
+interlocks' limit. The termination status is UNKNOWN. Not responsible for finding out what was delivered (`recover`,
+`record.reconcile`).
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from controller.record.entries import BeamHistory, Kind, beam_histories
 from controller.record.journal import Record
 from controller.record.ledger import Counts
 from controller.record.outcome import BeamOutcome, FractionOutcome, Machine, Override, PassOutcome, Status, Termination
-from controller.record.spots import build_spots, write_spots
+from controller.record.report import write_report
+from controller.record.spots import build_spots, empty_pieces, write_spots
 from controller.record.summary import build_summary, write_summary
 from controller.request import Request
+from drivers.hal.capabilities import EndReason
 
 SALVAGE = "salvage"
 OPERATOR = "not known: the program died"
@@ -54,15 +58,16 @@ def write_salvage(
     target, unfinished = directory / SALVAGE, directory / f"{SALVAGE}.part"
     if target.exists():
         return target
-    outcome = _outcome(request, intake, records, words, before)
-    if not any(beam.passes for beam in outcome.beams):
+    if not any(history.grants for history in beam_histories(records)):
         return None
+    outcome = _outcome(request, intake, records, words, before)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     table = build_spots(outcome.beams)
     write_records(outcome, table, unfinished)
     write_spots(table, unfinished / "spots.parquet", outcome)
     write_summary(build_summary(outcome, table), unfinished / "summary.json")
+    write_report(outcome, table, unfinished / "report.html")
     unfinished.rename(target)
     return target
 
@@ -107,18 +112,21 @@ def _beam(
     beam = intake.plan.beam(number)
     times = _times_ns(records, number)
     angle_deg = machine_angle_deg(intake.room, beam.gantry_angle_deg) or 0.0
+    known = {grant_id: (done.pieces, done.reason, times[Kind.DONE, grant_id]) for grant_id, done in history.done.items()}
+    if not known:  # it may have given dose all the same: where, says the grant
+        known = {grant_id: (empty_pieces(), EndReason.NONE, max(times.values())) for grant_id in history.grants}
     passes = tuple(
         PassOutcome(
             grant=history.grants[grant_id],
-            pieces=done.pieces,
-            reason=done.reason,
+            pieces=pieces,
+            reason=reason,
             attempt=history.attempts[grant_id],
             t_granted_ns=times[Kind.GRANT, grant_id],
             t_started_ns=times.get((Kind.STARTED, grant_id), times[Kind.GRANT, grant_id]),
-            t_ended_ns=times[Kind.DONE, grant_id],
+            t_ended_ns=t_ended_ns,
             gantry_angle_deg=angle_deg,
         )
-        for grant_id, done in history.done.items()
+        for grant_id, (pieces, reason, t_ended_ns) in known.items()
     )
     conversions = [c for _, c in planned_counts(beam, intake.facility, intake.room, intake.library)]
     closed = next(

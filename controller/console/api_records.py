@@ -33,7 +33,7 @@ FILES = {
     "spots.parquet": "application/vnd.apache.parquet",
     "events.jsonl": "application/x-ndjson",
 }
-SALVAGED = {f"salvage-{name}": name for name in ("record.dcm", "summary.json", "spots.parquet")}  # they lie in salvage/
+SALVAGED = {f"salvage-{name}": name for name in ("report.html", "record.dcm", "summary.json", "spots.parquet")}  # they lie in salvage/
 _MORE_RECORDS = re.compile(r"record-[1-9][0-9]{0,2}\.dcm")
 # A report has its style in itself and nothing else: nothing in it runs or loads.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
@@ -78,7 +78,7 @@ async def treatment_file(
     ] = None,
 ) -> Response:
     """report.html, record.dcm (record-2.dcm ... for more), summary.json, spots.parquet, events.jsonl; once it was
-    cut off and reconciled salvage-record.dcm, salvage-summary.json, salvage-spots.parquet."""
+    cut off and reconciled salvage-report.html, salvage-record.dcm, salvage-summary.json, salvage-spots.parquet."""
     salvaged = SALVAGED.get(name)
     plain = salvaged or name
     kind = FILES.get(plain) or ("application/dicom" if _MORE_RECORDS.fullmatch(name) else None)
@@ -88,7 +88,7 @@ async def treatment_file(
     if path is None:
         raise Refused(404, f"treatment {treatment_id} has no file {name!r}", f"files: {', '.join([*FILES, *SALVAGED])}")
     headers = {"Cache-Control": "no-store"}
-    if name == "report.html":
+    if plain == "report.html":
         headers["Content-Security-Policy"] = _REPORT_POLICY
     return FileResponse(path, media_type=kind, headers=headers)
 

@@ -23,7 +23,7 @@ from controller.serving.plans import PlanStore
 from drivers.hal.errors import BeamlineError, CommandRejected
 
 FILES = ("report.html", "record.dcm", "summary.json", "spots.parquet", "events.jsonl")
-SALVAGED = ("record.dcm", "summary.json", "spots.parquet")  # in `salvage/`, told as salvage-NAME
+SALVAGED = ("report.html", "record.dcm", "summary.json", "spots.parquet")  # in `salvage/`, told as salvage-NAME
 LISTED_MAX = 500
 UNKNOWN, NO_TREATMENT = 4481, 4482
 

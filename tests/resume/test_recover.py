@@ -18,6 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 from sessions import PlantTruth, at_pass, fractions, iongantry, treat, truth_of, watching
+from witness import dciodvfy_errors
 
 import controller.recover
 from controller.console.verdict import verdict_lines
@@ -402,6 +403,44 @@ def test_a_resumed_session_that_dies_is_recovered_and_all_sessions_count(one_bea
     assert salvage == dead / "resume-1" / "salvage"
     record = pydicom.dcmread(salvage / "record.dcm").TreatmentSessionIonBeamSequence[0]
     assert record.TreatmentDeliveryType == "CONTINUATION"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_every_session_that_was_cut_off_has_a_record_however_early_in_its_beam(
+    one_beam: Path, tmp_path: Path, number: int
+) -> None:
+    """Also one that died in its first grant, of which the journal holds no pieces; and the next one after it."""
+    run, records = tmp_path / "run", []
+    treat(one_beam, run, "quench@beam+1.0")
+    for session in range(1, number + 1):
+        left = json.loads((run / "summary.json").read_text())["beams"][0]
+        assert left["spots_delivered"] < left["spots"]
+        dead, before = tmp_path / f"dead{session}", int(received(run).upper.sum())
+
+        def die(run: Path = run, dead: Path = dead) -> None:
+            shutil.copytree(run, dead)
+            made[-1].stop("the copy is made")
+
+        with fractions() as made:
+            run_resume(ResumeOptions(run), at_pass(1, 0.05, die))
+        run = dead
+        recovered = run_recovery(run, sign="A. Physicist", reason="film")
+        assert recovered.salvage == tuple(run / f"resume-{n}" / "salvage" for n in range(1, session + 1))
+        salvage = recovered.salvage[-1]
+        assert dciodvfy_errors(salvage / "record.dcm") == []
+        record = pydicom.dcmread(salvage / "record.dcm")
+        records.append(record.SOPInstanceUID)
+        (beam,) = record.TreatmentSessionIonBeamSequence
+        assert (beam.TreatmentDeliveryType, beam.TreatmentTerminationStatus) == ("CONTINUATION", "UNKNOWN")
+        assert "between 0.00 and" in beam.TreatmentTerminationDescription and beam.DeliveredPrimaryMeterset == 0
+        (history,) = beam_histories(read_journal(DiskStore(), salvage.parent / "journal.bin").records)
+        (granted,) = history.grants.values()
+        assert not history.done, "the case that is meant: no pieces of it are known"
+        assert beam.IonControlPointDeliverySequence[0].ReferencedControlPointIndex == 2 * granted.layer_index
+        assert "between 0.00 and" in (salvage / "report.html").read_text() and (salvage / "spots.parquet").exists()
+        known = received(run)
+        assert int(known.lower.sum()) <= before < int(known.upper.sum())
+    assert len(set(records)) == number
 
 
 def test_a_process_that_died_before_beam_left_everything_to_do(one_beam: Path, tmp_path: Path) -> None:

@@ -66,12 +66,12 @@ export function treatmentPage(desk) {
     files.replaceChildren(...session.files.map((name) => h(
       "button", { type: "button", class: "small", on: { click: () => save(base, name, ask) } }, `Save ${name}`,
     )));
-    const report = session.files.includes("report.html");
-    show(sheet, report);
-    show(hint, !report);
+    const report = ["report.html", "salvage-report.html"].find((name) => session.files.includes(name));
+    show(sheet, Boolean(report));
+    show(hint, report !== "report.html");
     const salvaged = session.files.some((name) => name.startsWith("salvage-"));
-    put(hint, salvaged ? "This session was cut off and has no report; what its journal holds is in the salvage record." : "This session has no report.");
-    const text = report ? await desk.file(`${base}report.html${ask}`) : null;
+    put(hint, salvaged ? "This session was cut off: its report, and its record, hold what its journal holds." : "This session has no report.");
+    const text = report ? await desk.file(`${base}${report}${ask}`) : null;
     if (text !== null && chosen === id) showReport(sheet, text);
   }
   async function save(base, name, ask) {
