@@ -75,6 +75,7 @@ def room_state(room: RoomPlant) -> dict[str, Any]:
             which: {"pulsed_s": chain.last_pulse_ns(which) / NS_PER_S, "changed_s": line.changed_ns / NS_PER_S}
             for which, line in (("B", chain.permit_b), ("R", chain.permit_r))
         },
+        "relays_contested": dict(zip(("B", "motion"), chain.contested, strict=True)),
         "armed": chain.armed,
         "beam": room.beam_present,
         "magnets": {"settled_token": room.magnets.settled_token, "quenched": room.magnets.quenched},

@@ -2,13 +2,15 @@
 
 A is the AND of its elements after a hardware delay; it protects alone. B (interlock system) and R (controller) are relays
 that close on a pulse and fall 100 ms after the last *changed* value: supervision, not protection. So is the motion relay, by a
-pulse of its own; it has no part in beam. Nothing here asks any process of ours: an E-stop takes the permit away with every
-process killed. Not responsible for what the elements measure, nor for what drives do when the motion relay falls (`room`).
+pulse of its own; it has no part in beam. Pulses of two sources open a relay. Nothing here asks any process of ours: an E-stop
+takes the permit away with every process killed. Not responsible for what the elements measure, nor for what drives do when the
+motion relay falls (`room`).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from simulators.plant.beam_off import BeamOffElements
@@ -17,6 +19,7 @@ from simulators.plant.motion_truth import ChainTruth
 
 NS_PER_MS = 1_000_000
 NS_PER_US = 1_000
+ALONE_MS = 300.0  # that a source must have written alone before a relay closes: several polls (50 ms), assumed
 EVIDENCE_KEPT = 64
 
 ELEMENTS = ("estop", "door", "search", "dose1", "dose2", "standstill", "torque_off", "quench", "beam_off", "collision")
@@ -40,30 +43,62 @@ class Fall:
 class PulseRelay:
     """A relay held by a value that keeps changing; a value that stays the same does not hold it.
 
+    Only a change within what one source writes is a pulse: two sources that each write a number of their own, always the same,
+    make one that changes. So a write of another source than the last opens it at once, and it does not close before nobody
+    else has written for `ALONE_MS`.
+
     Args:
         kernel: plant time.
         line: what it switches.
         hold_ms: time after the last change until it falls.
+        contested: told (source that was, source that is) when a second source begins to write beside the first.
     """
 
-    def __init__(self, kernel: Kernel, line: Line, hold_ms: float) -> None:
+    def __init__(
+        self, kernel: Kernel, line: Line, hold_ms: float, contested: Callable[[int, int], None] = lambda _was, _now: None
+    ) -> None:
         self._kernel = kernel
         self._line = line
         self._hold_ns = round(hold_ms * NS_PER_MS)
+        self._tell = contested
         self._value = 0
+        self._source = 0
+        self._written_ns = self._other_ns = -round(ALONE_MS * NS_PER_MS)  # the last write; that of another source than its own
         self._timer: Timer | None = None
         self.changed_ns = kernel.now_ns  # when the value last changed
 
-    def pulse(self, value: int) -> None:
-        """Take a value from the wire."""
+    @property
+    def contested(self) -> bool:
+        """Whether another source than the last has written so lately that it is held open."""
+        return self._kernel.now_ns - self._other_ns < ALONE_MS * NS_PER_MS
+
+    def pulse(self, value: int, source: int = 0) -> None:
+        """Take a value from the wire, and who wrote it (0: who did not say)."""
+        written_ns, self._written_ns = self._written_ns, self._kernel.now_ns
+        if source != self._source:
+            self._another(source, written_ns)
+            self._value = value
+            return
         if value == self._value:
             return
         self._value = value
         self.changed_ns = self._kernel.now_ns
+        if self.contested:
+            return
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._kernel.after(self._hold_ns, self._fall)
         self._line.set(True)
+
+    def _another(self, source: int, written_ns: int) -> None:
+        """Another source writes than did at `written_ns`."""
+        was, self._source = self._source, source
+        before, self._other_ns = self.contested, written_ns
+        if self.contested and not before:
+            self._tell(was, source)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._fall(self._kernel.now_ns)
 
     def _fall(self, _t_ns: int) -> None:
         self._timer = None
@@ -123,9 +158,9 @@ class SafetyChain:
         self.evidence: deque[Fall] = deque(maxlen=EVIDENCE_KEPT)
         self._whole = False
         self._rising: Timer | None = None
-        self._relay_b = PulseRelay(kernel, self.permit_b, truth.pulse_relay_ms)
+        self._relay_b = self._relay("B", self.permit_b, truth.pulse_relay_ms)
         self._relay_r = PulseRelay(kernel, self.permit_r, truth.pulse_relay_ms)
-        self._relay_motion = PulseRelay(kernel, self.motion_permit, truth.pulse_relay_ms)
+        self._relay_motion = self._relay("motion", self.motion_permit, truth.pulse_relay_ms)
         for name, line in self.elements.items():
             line.watch(lambda t_ns, value, name=name: self._element_changed(t_ns, name, value))  # type: ignore[misc]
         self.beam_off = BeamOffElements(kernel, room, self.beam_off_ok, self.permit_a, self.beam_enable)
@@ -151,17 +186,28 @@ class SafetyChain:
         if (room_token, preset_angle_mdeg, preset_species, armed) != before:
             self.kernel.emit(self.device, "selection", room=self.room, armed=armed)
 
-    def pulse_b(self, value: int) -> None:
-        """The interlock system's pulse: a changed value holds relay B for another 100 ms."""
-        self._relay_b.pulse(value)
+    def pulse_b(self, value: int, source: int = 0) -> None:
+        """The interlock system's pulse and boot id: a value that it changed holds relay B for another 100 ms."""
+        self._relay_b.pulse(value, source)
 
     def pulse_r(self, value: int) -> None:
         """The controller's request pulse: a changed value holds relay R for another 100 ms."""
         self._relay_r.pulse(value)
 
-    def pulse_motion(self, value: int) -> None:
-        """The interlock system's pulse for motion: a changed value holds the motion relay for another 100 ms."""
-        self._relay_motion.pulse(value)
+    def pulse_motion(self, value: int, source: int = 0) -> None:
+        """The interlock system's pulse for motion and boot id; likewise for the motion relay."""
+        self._relay_motion.pulse(value, source)
+
+    @property
+    def contested(self) -> tuple[bool, bool]:
+        """Whether relay B, and the motion relay, are held open because two interlock systems write them."""
+        return self._relay_b.contested, self._relay_motion.contested
+
+    def _relay(self, which: str, line: Line, hold_ms: float) -> PulseRelay:
+        def contested(was: int, now: int) -> None:
+            self.kernel.emit(self.device, "relay.contested", room=self.room, which=which, sources=(was, now))
+
+        return PulseRelay(self.kernel, line, hold_ms, contested)
 
     def last_pulse_ns(self, which: str) -> int:
         """When the pulse of relay ``"B"`` or ``"R"`` last changed, whatever its relay made of it."""

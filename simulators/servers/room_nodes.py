@@ -19,7 +19,7 @@ from simulators.servers.modbus_node import CommandedNode, ModbusNode, ModbusRefu
 DRIVE, ENCODER, COUCH, NOZZLE, SAFETY_IO, PERMIT_RELAY = 0xD1, 0xE1, 0xC1, 0x41, 0x51, 0x52
 SAFETY_CYCLE_S = 0.01
 NO_CEILING = 0x7FFF_FFFF  # shown where the second dose unit has none: whoever compares finds it above everything
-UNUSED = (0,) * 5  # registers of the permit relay between what is written and what it is
+UNUSED = (0,) * 4  # registers of the permit relay between what is written and what it is
 MICRO = 1000.0  # um per mm, mdeg per deg
 
 
@@ -295,7 +295,7 @@ class SafetyNode(ModbusNode):
 class PermitRelayNode(ModbusNode):
     """Relays of the interlock system: pulse, boot id, first-out, evidence, pulse and row of motion at 16 to 26 written.
 
-    The contacts of permit relay and motion relay are read at 32 and 33.
+    The contacts of permit relay and motion relay are read at 32 and 33, and at 27 which of them two writers hold open.
     """
 
     def __init__(self, room: RoomPlant) -> None:
@@ -304,13 +304,21 @@ class PermitRelayNode(ModbusNode):
         self.add_area(16, 18, self._status)
 
     def accept(self, register: int, end: int) -> None:
+        source = self.word(17) if register <= 17 < end else 0  # a frame without a boot id does not say whose it is
         if register == 16:
-            self._chain.pulse_b(self.word(16))
+            self._chain.pulse_b(self.word(16), source)
         if register <= 25 < end:
-            self._chain.pulse_motion(self.word(25))
+            self._chain.pulse_motion(self.word(25), source)
 
     def _status(self) -> Sequence[int]:
-        return (*self._block, *UNUSED, int(self._chain.permit_b.value), int(self._chain.motion_permit.value))
+        beam, motion = self._chain.contested
+        return (
+            *self._block,
+            beam | motion << 1,
+            *UNUSED,
+            int(self._chain.permit_b.value),
+            int(self._chain.motion_permit.value),
+        )
 
 
 def motion_nodes(room: RoomPlant) -> dict[int, ModbusNode]:
