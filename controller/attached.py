@@ -251,6 +251,10 @@ class AttachedRoom:
         await self._buttons.ask(f"end-bypass {interlock}")
         self._look_again()
 
+    async def unheard(self) -> str:
+        """Empty when the interlock system answers now, or was never to be asked; else why not, in words."""
+        return await self._standing.unheard() if self._standing is not None and self._buttons.path else ""
+
     def _look_again(self) -> None:
         if self._standing is not None:
             self._standing.look()
@@ -321,6 +325,7 @@ class InterlockNews:
         self._device = f"{room}-interlock"
         self._rows = {row.code: row for row in limits.software}
         self._shown = 0
+        self._number = 0  # of rows that were tripped
 
     def attach(self) -> Callable[[], None]:
         """Listen; returns what ends it."""
@@ -330,7 +335,8 @@ class InterlockNews:
         """Turn a change of the first-out code into a trip or a reset."""
         if event.kind != "interlock.status" or event.source != self._device:
             return
-        code = int(event.data["first_out_code"])
+        code, number = int(event.data["first_out_code"]), int(event.data.get("active_trips", 0))
+        fewer, self._number = number < self._number, number
         if code == self._shown:
             return
         before, self._shown = self._rows.get(self._shown), code
@@ -344,7 +350,9 @@ class InterlockNews:
                 known = not shown[0] & UNBELIEVED or shown[0] == NO_INPUT[0] or row.kind == "stale"
                 name, (what, advice) = row.id, (row.what, row.advice) if known else NOT_KNOWN
                 what = f"{what}: {shown_words(row, *shown)}"
-            self._bus.emit(self._source, "interlock.trip", id=name, code=code, cause=what, advice=advice, first_out=True)
+            # Of those that are left after a reset the oldest is shown: it tripped when it did, and not now.
+            kind = "interlock.stands" if before is not None and fewer else "interlock.trip"
+            self._bus.emit(self._source, kind, id=name, code=code, cause=what, advice=advice, first_out=True)
 
 
 def shown_words(row: Interlock, index: int, value: int, limit: int) -> str:

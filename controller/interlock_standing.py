@@ -15,8 +15,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from controller.interlock_socket import ANSWER_MAX, answers
-from controller.surroundings import Standing, StandingBypass, StandingRow
+from controller.interlock_socket import ANSWER_MAX, answers, answers_now
+from controller.surroundings import Standing, StandingBypass, StandingRow, Unheard
 from drivers.hal.clock import NS_PER_S, now_ns
 from drivers.hal.events import Event, EventBus
 from interlocks.first_out import Trip
@@ -27,13 +27,14 @@ EVERY_S = 1.0  # between two questions while nothing changes
 SETTLED_S = 0.06  # from a change to the question: the interlock system has made its next step; bounds the questions, too
 ANSWER_S = 1.0  # it hears its socket between two steps
 OLD_NS = 4 * NS_PER_S  # an answer that is older says nothing of now, whatever became of who asks
+MISSED_NS = 3 * NS_PER_S  # without an answer for so long: an alarm; two questions, and the start of its process. Assumed
 ROWS_MAX, STATES_MAX, TEXT_MAX = 256, 64, 1000  # what is taken of an answer; assumed, far above the shipped matrix
 ANSWERS_MAX = 16  # read for one question: late ones to former questions come first
 WHOLE_MAX = 1 << 63
 
 NOT_YET = "the interlock system was not asked yet"
 NO_SOCKET = "the endpoints name no socket of the interlock system"
-SILENT = "the interlock system does not answer at its socket"
+SILENT = Unheard("the interlock system does not answer at its socket")
 NOT_UNDERSTOOD = "the interlock system's answer is not understood"
 
 
@@ -49,23 +50,27 @@ class StandingWatch:
     def __init__(self, path: str, room: str, bus: EventBus) -> None:
         self._path = path
         self._device = f"{room}-interlock"
+        self._source = f"{room}-interlocks"
         self._bus = bus
         self._known: Standing | str = NOT_YET if path else NO_SOCKET
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._unheard: Callable[[], None] = lambda: None
+        self._deaf: Callable[[], None] = lambda: None
+        self._heard_ns = 0  # it answered last; before that: asking began
+        self._told_silent = False
 
     def start(self) -> None:
         """Begin to ask, where there is a socket."""
         if self._path and self._task is None:
-            self._unheard = self._bus.subscribe(self._take)
+            self._deaf = self._bus.subscribe(self._take)
+            self._heard_ns = now_ns()
             self._task = asyncio.create_task(self._run(), name="what stands in the interlock system")
 
     async def stop(self) -> None:
         """Ask no more; what was known is forgotten."""
         task, self._task, self._known = self._task, None, NOT_YET
         if task is not None:
-            self._unheard()
+            self._deaf()
             task.cancel()
             await asyncio.wait([task])
 
@@ -74,26 +79,54 @@ class StandingWatch:
         self._changed.set()
 
     def standing(self) -> Standing | str:
-        """As told last; or why it is not known, in words."""
+        """As told last; or why it is not known, in words (`Unheard`: it does not answer)."""
         known = self._known
         return SILENT if isinstance(known, Standing) and now_ns() - known.t_ns > OLD_NS else known
+
+    async def unheard(self) -> str:
+        """Asked now: empty when it answers, else why not, in words."""
+        if not self._path:
+            return NO_SOCKET
+        why = await answers_now(self._path, ANSWER_S)
+        self.look()
+        return f"{SILENT}: {why}" if why else ""
 
     def _take(self, event: Event) -> None:
         if event.kind == "interlock.status" and event.source == self._device:
             self._changed.set()
 
     async def _run(self) -> None:
-        try:
-            with answers() as line:
-                for number in itertools.count():
-                    self._changed.clear()
-                    self._known = await self._ask(line, str(number))
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(EVERY_S):
-                            await self._changed.wait()
-                    await asyncio.sleep(SETTLED_S)
-        except OSError as error:
-            self._known = f"the interlock system cannot be asked: {error.strerror or error}"
+        while True:
+            try:
+                with answers() as line:
+                    await self._ask_on(line)
+            except OSError as error:  # no place for the answers: a full disk, for example
+                self._known = Unheard(f"the interlock system cannot be asked: {error.strerror or error}")
+                self._tell()
+                await asyncio.sleep(EVERY_S)
+
+    async def _ask_on(self, line: socket.socket) -> None:
+        for number in itertools.count():
+            self._changed.clear()
+            asked_ns = now_ns()
+            self._known = await self._ask(line, str(number))
+            self._tell()
+            waits_s = EVERY_S if isinstance(self._known, Standing) else max(0.0, EVERY_S - (now_ns() - asked_ns) / NS_PER_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(waits_s):
+                    await self._changed.wait()
+            await asyncio.sleep(SETTLED_S)
+
+    def _tell(self) -> None:
+        """Say once that it does not answer, and once that it does again. An answer that is not understood is one."""
+        if not isinstance(self._known, Unheard):
+            self._heard_ns = now_ns()
+            if self._told_silent:
+                self._told_silent = False
+                self._bus.emit(self._source, "interlock.heard")
+        elif not self._told_silent and now_ns() - self._heard_ns > MISSED_NS:
+            self._told_silent = True
+            self._bus.emit(self._source, "interlock.silent", error=str(self._known))
 
     async def _ask(self, line: socket.socket, word: str) -> Standing | str:
         loop, asked_ns = asyncio.get_running_loop(), now_ns()

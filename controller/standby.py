@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from controller.surroundings import ServedSurroundings
     from simulators.faults import TimedFault
 
-TOLD = ("device.up", "device.down", "device.fault", "interlock.trip", "interlock.reset", "treatment.ended", "program.exception")
+TOLD = (
+    *("device.up", "device.down", "device.fault", "treatment.ended", "program.exception"),
+    *("interlock.trip", "interlock.reset", "interlock.stands", "interlock.silent", "interlock.heard"),
+)
 PLACE_S = 5.0  # for the console of a room that was killed a moment ago to let go of its port; wall time, assumed
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LIVES = 2**29  # boot ids are 31 bits on the wire
@@ -249,7 +252,7 @@ def _tell(event: Event, say: Callable[[str], None]) -> None:
     if event.kind not in TOLD:
         return
     data = event.data
-    if event.kind == "interlock.trip":
+    if event.kind in ("interlock.trip", "interlock.stands"):
         details = f"{data.get('id')}: {data.get('cause')}. {data.get('advice')}"
     elif event.kind == "interlock.reset":
         by, refused = data.get("role"), data.get("refused")

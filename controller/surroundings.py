@@ -90,6 +90,12 @@ class Bodies(Protocol):
         ...
 
 
+class Unheard(str):
+    """Why it is not known what stands, in words: the interlock system was asked, and does not answer."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class InterlockRow:
     """What a console has to know of a row of the interlock matrix.
@@ -196,6 +202,15 @@ class ServedSurroundings(Surroundings, Protocol):
 
     async def end_bypass(self, interlock: str) -> None:
         """End a bypass early."""
+        ...
+
+
+@runtime_checkable
+class Hearing(Protocol):
+    """Surroundings whose interlock system is a process of its own: it may stand still, and what is sent to it then waits."""
+
+    async def unheard(self) -> str:
+        """Empty when the interlock system answers now; else why what is sent to it is not known to be heard, in words."""
         ...
 
 

@@ -94,6 +94,15 @@ def _interlock_words(event: Event) -> str:
     return f"{_text(event, 'id')}: {_text(event, 'cause')}" + (f"; {advice}" if advice else "")
 
 
+def _still_stands(event: Event) -> str:
+    return f"still stands: {_interlock_words(event)}"
+
+
+def _interlock_silent(event: Event) -> str:
+    why = _text(event, "error")
+    return f"{event.source}: the interlock system does not answer{f' ({why})' if why else ''}; look whether its process runs"
+
+
 def _interlock_grade(event: Event) -> Severity:
     """What follows from the first-out needs its reset and no attention of its own; every system starts with a trip."""
     return "high" if event.data.get("first_out", True) and event.data.get("id") != BOOT else "medium"
@@ -150,6 +159,8 @@ _NEXT_MOTION = "the next motion"
 _ROWS: tuple[AlarmRule, ...] = (
     AlarmRule("trip", "high", _trip_words, "the room is in standby again, or goes on", _field("cause"), _trip_grade),
     AlarmRule("interlock.trip", "high", _interlock_words, "its reset", _field("id"), _interlock_grade),
+    AlarmRule("interlock.stands", "medium", _still_stands, "its reset", _field("id")),
+    AlarmRule("interlock.silent", "high", _interlock_silent, "it answers again"),
     AlarmRule("device.down", "medium", _not_connected, "it is connected again"),
     AlarmRule("device.refused", "medium", _says("another device answers in its place"), "it is connected again"),
     AlarmRule("device.fault", "high", _says("its driver has failed; start the room again"), "it is connected again"),
@@ -204,7 +215,8 @@ _CLEARINGS: tuple[Clearing, ...] = (
     Clearing(
         "room.state", ("trip",), lambda event: event.data.get("state") == "standby" or event.data.get("event") == "resume"
     ),
-    Clearing("interlock.reset", ("interlock.trip",), keys=_cleared),
+    Clearing("interlock.reset", ("interlock.trip", "interlock.stands"), keys=_cleared),
+    Clearing("interlock.heard", ("interlock.silent",)),
     Clearing("treatment.settled", ("treatment.cut_off",), keys=lambda event: (_text(event, "id"),)),
     Clearing("device.up", ("device.down", "device.refused", "device.fault")),
     Clearing("motion.start", ("motion.failed", "motion.stop_unconfirmed")),

@@ -171,6 +171,9 @@ class InterlocksView(View):
     rest_unknown: str = Field(
         default="", description="why no more than the first-out is known to stand; empty: all that stands is listed"
     )
+    silent: bool = Field(
+        default=False, description="the interlock system is asked and does not answer; `rest_unknown` says how"
+    )
     withheld: list[str] = Field(default=[], description="ids of rows that keep the permit off without having tripped")
     proof_age_s: int | None = Field(
         default=None, description="since the last proof test that passed; 0: none is required; null: none, or not known"

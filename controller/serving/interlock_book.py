@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from controller.console.views import BypassView, InterlocksView, TripView
 from controller.room.causes import Cause
-from controller.surroundings import InterlockRow, Standing, StandingRow
+from controller.surroundings import InterlockRow, Standing, StandingRow, Unheard
 from drivers.hal.capabilities import InterlockStatus
 from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
 from drivers.hal.events import Event
@@ -70,7 +70,7 @@ class InterlockBook:
 
     def take(self, event: Event) -> None:
         """Fold one event in."""
-        if event.kind == "interlock.trip":
+        if event.kind in ("interlock.trip", "interlock.stands"):
             self._trip(event)
         elif event.kind == "interlock.reset":
             for name in event.data.get("cleared", ()):
@@ -101,7 +101,11 @@ class InterlockBook:
         if not isinstance(told, str):
             rows = [self._standing_row(row) for row in self._rows_of(told)]
             found = [*rows, *(trip for trip in found if trip.code == code and all(row.id != trip.id for row in rows))]
-        return sorted(found, key=lambda trip: (trip.code != code, not trip.first_out, trip.t_ns))
+        found.sort(key=lambda trip: (trip.code != code, not trip.first_out, trip.t_ns))
+        if not found or found[0].code != code:
+            return found
+        # What is on top is the first-out, and no other is: one that was reset leaves the place to the oldest that is left.
+        return [trip.model_copy(update={"first_out": place == 0}) for place, trip in enumerate(found)]
 
     def roles(self) -> dict[str, list[str]]:
         """Who may reset what stands: ids by role."""
@@ -110,6 +114,15 @@ class InterlockBook:
             if trip.reset_role:
                 by_role.setdefault(trip.reset_role, []).append(trip.id)
         return by_role
+
+    def silent(self) -> str:
+        """Why, in words, where the interlock system is asked and does not answer; empty where it does, or is not asked."""
+        told = self._told()
+        return str(told) if isinstance(told, Unheard) else ""
+
+    def another(self) -> str:
+        """In words, where another room's interlock system answers; empty otherwise."""
+        return ANOTHER if self._known() == ANOTHER else ""
 
     def active_bypasses(self) -> list[Bypassed]:
         """Those of this console that were approved and have not run out; the others are forgotten."""
@@ -143,7 +156,8 @@ class InterlockBook:
             active_trips=status.active_trips,
             first_out=next((trip for trip in trips if trip.code == status.first_out_code), None),
             trips=trips,
-            rest_unknown=told if isinstance(told, str) else "",
+            rest_unknown=str(told) if isinstance(told, str) else "",
+            silent=bool(self.silent()),
             withheld=[] if isinstance(told, str) else list(told.withheld),
             proof_age_s=None if isinstance(told, str) else told.proof_age_s,
             room_causes=[
@@ -198,8 +212,9 @@ class InterlockBook:
         if row is None:
             row = _unknown_row(name, int(event.data.get("code", 0)), str(event.data.get("advice", "")))
         cause, first_out = str(event.data.get("cause", "")), bool(event.data.get("first_out", False))
+        at_ns = event.t_ns if event.kind == "interlock.trip" else 0  # when it tripped is not on the wire
         role, advice = self._role(row, event.data), str(event.data.get("advice", ""))
-        self._trips[name] = _view(row, cause, row.latches, role, first_out=first_out, t_ns=event.t_ns, advice=advice)
+        self._trips[name] = _view(row, cause, row.latches, role, first_out=first_out, t_ns=at_ns, advice=advice)
         while len(self._trips) > KEPT:
             del self._trips[next(iter(self._trips))]
 

@@ -203,6 +203,8 @@ class RoomViewer:
         access = self._ground.devices.access.status
         if state not in (State.TUNING, State.INTERRUPTED) or access.permit_b:
             return ""
+        if silent := self._interlocks.silent():
+            return f"waits for the interlock system: {silent}"
         stands = [
             f"{trip.id} (reset by: {trip.reset_role or 'nobody, it goes by itself'})" for trip in self._interlocks.standing()
         ]
@@ -213,10 +215,12 @@ class RoomViewer:
         return None if after_ns is None else round(max(0.0, (self._since_ns + after_ns - at_ns) / NS_PER_S), 1)
 
     def _checklist(self) -> list[CheckItem]:
-        facts = self._facts()
+        facts, silent = self._facts(), self._interlocks.silent()
         found = []
         for guard, label in LABELS:
             reason = guard.reason(facts)
+            if guard is PERMIT_B and silent:
+                reason = silent
             found.append(CheckItem(name=guard.name, label=label, done=reason is None, detail=reason or ""))
         return found
 

@@ -17,12 +17,13 @@ from controller.room.states import SERVICE, State, Trigger
 from controller.serving.ground import Ground
 from controller.serving.interlock_book import KEY, Bypassed, InterlockBook
 from controller.serving.jog_reach import jog_target
+from controller.surroundings import Hearing
 from drivers.hal.capabilities import COUCH_AXES
 from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected
 
 NOT_YOURS, NOTHING_STANDS, BAD_ARGUMENT, KEY_STANDS, BYPASS, IN_OTHER_HANDS, MOVING = 4461, 4462, 4463, 4464, 4465, 4466, 4467
-LET_GO = 4469
+LET_GO, UNHEARD = 4469, 4472
 ENABLE_NS = 200 * NS_PER_MS  # design: without a fresh enable for so long the drive stops
 JOG_LOOK_S = 0.02
 KEY_LOOKS, KEY_LOOK_S = 50, 0.1  # for the plant to show the key that was turned; assumed
@@ -198,10 +199,12 @@ class Servicing:
             stands = "; ".join(f"{', '.join(ids)} is reset by the role {who}" for who, ids in by_role.items())
             raise self._no(NOT_YOURS, f"{stands}, and {command.actor.name} is {role}", "have it reset by that role")
         async with self._pressing:
+            await self._require_heard("nothing was pressed")
             if role in by_role or not by_role:
                 await self._ground.world.bodies.press(role)
                 await asyncio.sleep(SHOWN_S)
             if KEY in by_role:
+                await self._require_heard("the key was not turned")
                 await self._ground.world.bodies.press(KEY)
                 await asyncio.sleep(SHOWN_S)
         left = self._interlocks.standing()
@@ -209,6 +212,15 @@ class Servicing:
             "relay_closed": self._ground.devices.interlock.status.relay_closed,
             "standing": [{"id": t.id, "cause": t.cause, "reset_role": t.reset_role, "advice": t.advice} for t in left],
         }
+
+    async def _require_heard(self, undone: str) -> None:
+        """What is sent to a process that stands still waits there, and is obeyed when nobody looks. Raises CommandRejected."""
+        world = self._ground.world
+        why = self._interlocks.another() or (await world.unheard() if isinstance(world, Hearing) else "")
+        if why:
+            raise self._no(
+                UNHEARD, f"{why}: {undone}", "see that the interlock system runs, look at what stands, then ask again"
+            )
 
     def request_bypass(self, command: Command) -> dict[str, Any]:
         """`request_bypass{interlock, reason, duration_s}`: the first of two persons."""
@@ -235,6 +247,7 @@ class Servicing:
             raise self._no(BYPASS, f"no bypass of {name or 'what?'} waits for approval", "see the interlocks")
         if bypass.owner.strip().casefold() == command.actor.name.strip().casefold():
             raise self._no(BYPASS, f"{bypass.owner} asked for it and cannot approve it", "another person does")
+        await self._require_heard("the bypass was not begun")
         await self._ground.world.bypass(name, bypass.owner, command.actor.name, bypass.duration_s, bypass.reason)
         bypass.approver, bypass.until_ns = command.actor.name, now_ns() + round(bypass.duration_s * NS_PER_S)
         self._ground.bus.emit(

@@ -151,6 +151,32 @@ def test_a_first_out_that_is_newer_than_the_answer_is_shown_besides():
     assert [t.id for t in panel.view.trips] == ["ESTOP", "SPOT_POSITION", "DOOR"] and panel.view.first_out.id == "ESTOP"
 
 
+def test_one_row_is_the_first_out_and_stands_on_top_whatever_was_reset_before():
+    """The oldest that is left is what the status line shows: the banner, the top of the list and its mark name the same."""
+    bench = two_tripped()
+    told = json.loads(told_by(bench))
+    for row in told["rows"]:
+        row["first_out"] = False
+    panel = Panel(bench, standing_of(json.dumps(told).encode(), 10**9))
+    for code, order in ((DOOR.code, ["DOOR", "SPOT_POSITION"]), (SPOT.code, ["SPOT_POSITION", "DOOR"])):
+        panel.status = status_of(bench, first_out_code=code)
+        view = panel.view
+        assert [(t.id, t.first_out) for t in view.trips] == [(order[0], True), (order[1], False)]
+        assert view.first_out == view.trips[0]
+    panel.told = SILENT
+    for row in ("DOOR", "SPOT_POSITION"):  # of the bus: each was the first-out of the status line at its time
+        panel.bus.emit("G1-interlocks", "interlock.trip", id=row, code=LIMITS.row(row).code, cause="", first_out=True)
+    assert [t.first_out for t in panel.view.trips] == [True, False]
+
+
+def test_when_that_tripped_which_is_left_after_a_reset_is_not_made_up():
+    bench = two_tripped()
+    panel = Panel(bench, SILENT)
+    panel.status = status_of(bench, first_out_code=DOOR.code, active_trips=1)
+    panel.bus.emit("G1-interlocks", "interlock.stands", id="DOOR", code=DOOR.code, cause="", first_out=True)
+    assert {t.id: t.t_ns for t in panel.view.trips}["DOOR"] == 0
+
+
 def test_a_status_line_that_is_newer_and_shows_nothing_has_seen_the_reset():
     bench = two_tripped()
     panel = Panel(bench, standing_of(told_by(bench), 10**9))

@@ -68,3 +68,33 @@ def test_the_trip_of_the_room_says_what_to_do():
     }
     line = Picture().take(Event(seq=1, t_ns=0, source="room.G1", kind="trip", data=data))
     assert line == "TRIP gantry.moved: the gantry moved (0.3 deg; limit 0.1 deg); call service"
+
+
+async def tell_each(*lines):
+    """Status lines, one after another: (first-out code, active trips)."""
+    bus, found = EventBus(), []
+    ended = InterlockNews(bus, "G1", LIMITS).attach()
+    bus.subscribe(lambda event: found.append(event) if event.source == "G1-interlocks" else None)
+    shown = {"relay_closed": False, "boot_id": 1, "first_out_value": 0, "first_out_limit": 1, "first_out_input": 0}
+    for code, active in lines:
+        bus.emit("G1-interlock", "interlock.status", first_out_code=code, active_trips=active, **shown)
+    ended()
+    return [(event.kind, event.data.get("id") or event.data["cleared"][0]) for event in found]
+
+
+def test_what_is_left_after_a_reset_is_told_as_left_and_not_as_a_trip_of_that_moment():
+    power_up, door, estop = (LIMITS.row(row).code for row in ("POWER_UP", "DOOR", "ESTOP"))
+    told = clock.run(tell_each((power_up, 1), (power_up, 3), (door, 2), (0, 0), (estop, 1)))
+    assert told == [
+        ("interlock.trip", "POWER_UP"),
+        ("interlock.reset", "POWER_UP"),
+        ("interlock.stands", "DOOR"),
+        ("interlock.reset", "DOOR"),
+        ("interlock.trip", "ESTOP"),
+    ]
+
+
+def test_a_new_first_out_beside_what_stood_is_a_trip():
+    power_up, door = LIMITS.row("POWER_UP").code, LIMITS.row("DOOR").code
+    told = clock.run(tell_each((power_up, 1), (door, 2)))
+    assert told[-1] == ("interlock.trip", "DOOR")

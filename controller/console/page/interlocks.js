@@ -12,6 +12,7 @@ export function interlockPanel(desk) {
   const reset = makeReset(desk);
   const element = panel("Interlocks", { class: "interlocks" }, clear, list, rest, reset.element);
   const tally = h("span", { class: "soft" });
+  let shown = "";
   element.querySelector("h2").append(" ", tally, hidden.element);
   return {
     element,
@@ -19,16 +20,20 @@ export function interlockPanel(desk) {
       const trips = tripsOf(view.interlocks);
       const closed = view.interlocks.relay_closed;
       show(clear, trips.length === 0 || !good);
-      clear.firstChild.as(!good ? "unknown" : closed ? "ticked" : "off");
-      mark(clear, "data-tone", !good ? "unknown" : closed ? "ready" : "warn");
-      const { rest_unknown: unknown, withheld = [] } = view.interlocks;
+      const known = good && !silent;
+      clear.firstChild.as(!known ? "unknown" : closed ? "ticked" : "off");
+      mark(clear, "data-tone", !known ? "unknown" : closed ? "ready" : "warn");
+      const { rest_unknown: unknown, withheld = [], silent = false } = view.interlocks;
       const why = withheld.length ? `no trip; permit withheld by ${withheld.join(", ")}` : "no trip; permit not yet given";
-      put(clear.lastChild, !good ? "not known" : closed ? "no interlock stands; permit given" : why);
+      put(clear.lastChild, !known ? "not known" : closed ? "no interlock stands; permit given" : why);
       show(rest, good && Boolean(unknown));
       put(rest, unknown ? `Only the first-out is known, the rest is not: ${unknown}.` : "");
-      mark(element, "data-tripped", good && trips.length > 0);
-      put(tally, good && trips.length ? `${view.interlocks.active_trips} active` : "");
+      mark(element, "data-tripped", good && (silent || trips.length > 0));
+      put(tally, !good ? "" : silent ? "the interlock system does not answer" : trips.length ? `${view.interlocks.active_trips} active` : "");
+      const top = good && trips.length ? keyOf(trips[0]) : "";
       keyed(list, good ? trips : [], keyOf, () => hidden.watch(makeTrip()), (row, trip) => row.update(trip, view));
+      if (top !== shown) list.scrollTop = 0; // another first-out: a list that was scrolled down would hide it
+      shown = top;
       hidden.update();
       reset.update(view, good);
     },
@@ -56,8 +61,8 @@ export function tripsOf({ first_out: first, trips, room_causes: causes }) {
   const all = [...trips];
   if (first && !all.some((trip) => trip.id === first.id)) all.unshift({ ...first, first_out: true });
   for (const cause of causes) if (!all.some((trip) => trip.id === cause.id)) all.push({ ...cause, first_out: all.length === 0 });
-  for (const trip of all) if (trip.id === first?.id && !trip.first_out) all[all.indexOf(trip)] = { ...trip, first_out: true };
-  return all.sort((a, b) => Number(b.first_out) - Number(a.first_out));
+  const one = first?.id ?? all[0]?.id; // the one that the strip names, and no other
+  return all.map((trip) => ({ ...trip, first_out: trip.id === one })).sort((a, b) => Number(b.first_out) - Number(a.first_out));
 }
 
 const keyOf = (trip) => `${trip.source} ${trip.id}`;
