@@ -5,6 +5,7 @@ Not responsible for changing anything (`recover`, `resume`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,12 @@ def _joined(words: Iterable[str]) -> str:
     return "; ".join(dict.fromkeys(word for word in words if word))
 
 
+def _session_of(journal: str) -> str:
+    """Which one a journal is of, in words; sessions are counted from 1, as people do."""
+    resumed = re.fullmatch(r"resume-(\d+)", Path(journal).parent.name)
+    return f" in session {int(resumed[1]) + 1}" if resumed else ""
+
+
 def standings(received: Mapping[int, Received], names: Mapping[int, str], directory: Path) -> tuple[BeamStanding, ...]:
     """One row per beam. `names` may lack some."""
     return tuple(_standing(r, names.get(n, ""), directory) for n, r in received.items())
@@ -112,5 +119,7 @@ def _standing(received: Received, name: str, directory: Path) -> BeamStanding:
     }[received.state]
     planned, lower, upper = (int(a.sum()) for a in (received.planned, received.lower, received.upper))
     reason = received.reason if received.state is not BeamState.COMPLETE else ""
+    if received.state is BeamState.OPEN:  # what the ledger holds is the reason of the session before
+        reason = f"the program ended while beam was on{_session_of(received.journal)}; not yet reconciled"
     signed = _joined(f"{s.signed_by}: {s.reason}" for s in received.signatures)
     return BeamStanding(received.key.beam_number, name, received.state, planned, lower, upper, reason, advice, signed)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 RoleName = Literal["observer", "operator", "physicist", "service", "security_admin"]
 ModeName = Literal["treat", "qa", "service"]
-FractionStatus = Literal["complete", "partial", "under_way", "reconcile", "signature"]
+FractionStatus = Literal["complete", "given", "partial", "under_way", "reconcile", "signature"]
 Banner = Literal["SIMULATED", "SERVICE", "BYPASS", "RESEARCH", "LIMITS UNSIGNED", "STALE"]
 
 
@@ -226,10 +226,14 @@ class FractionView(View):
 
     number: int
     status: FractionStatus = Field(
-        description="reconcile, signature: what a physicist has to do before anything more of it is given"
+        description="given: all of it, known only within bounds; reconcile, signature: what a physicist has to do before anything "
+        "more of it is given"
     )
     share: float | None = Field(description="of the fraction's meterset that was given, 0 to 1; null: known only within bounds")
+    low: float = Field(default=0.0, description="of the fraction's meterset, at least, 0 to 1")
+    high: float = Field(default=0.0, description="at most; above 1 where more than the plan cannot be ruled out")
     treatment: str = Field(default="", description="id of its last treatment")
+    words: str = Field(default="", description="status and share, as they are said everywhere")
 
 
 class NextFraction(View):
@@ -357,7 +361,7 @@ class TreatmentSummary(View):
     plan_label: str
     patient_id: str
     fraction: int
-    status: str = Field(description="open (being treated), cut_off, locked, unbegun, complete, partial, refused, fault")
+    status: str = Field(description="open (being treated), cut_off, locked, unbegun, complete, given, partial, refused, fault")
     termination: str = ""
     started_utc: str
     simulated: bool
@@ -367,3 +371,5 @@ class TreatmentSummary(View):
     files: list[str]
     needs: Literal["", "reconcile", "signature"] = Field(default="", description="what a physicist has to do, if anything")
     bounds: list[str] = Field(default_factory=list, description="what the ledger knows of its beams, where no summary says it")
+    reason: str = Field(default="", description="why its last session ended early")
+    standing: str = Field(default="", description="how its fraction stands and what may follow, as the room and the plan say it")

@@ -14,9 +14,22 @@ from typing import Any
 
 from controller.console.views import TreatmentSummary
 from controller.record.ledger import Received
+from controller.serving.attempts import Attempt, Attempts
 from controller.serving.audit import Audit
-from controller.serving.cut_off import CUT_OFF, UNBEGUN, Ending, LedgerBook, ending_of, loaded_in, names_of, room_of
-from controller.serving.fraction_book import FractionBook
+from controller.serving.cut_off import (
+    CUT_OFF,
+    UNBEGUN,
+    Ending,
+    Given,
+    LedgerBook,
+    ending_of,
+    loaded_in,
+    names_of,
+    room_of,
+    root_of_journal,
+)
+from controller.serving.fraction_book import FractionBook, metersets
+from controller.serving.fraction_words import DONE, ended_words, judged
 from controller.serving.ground import Ground
 from controller.serving.interlock_book import InterlockBook
 from controller.serving.plans import PlanStore
@@ -40,6 +53,7 @@ class Asking:
         self._interlocks = interlocks
         self._ledger = ledger or LedgerBook(ground.state, ground.boot_id)
         self._fractions = FractionBook(ground, self._ledger)
+        self._attempts = Attempts(ground)
         self._summaries: dict[Path, tuple[tuple[object, ...], TreatmentSummary]] = {}
 
     async def answer(self, what: str, arguments: Mapping[str, Any]) -> Any:
@@ -105,28 +119,32 @@ class Asking:
         changed = tuple(_changed(file) for file in files)
         ended, told_whole = bool(changed[-1]), all(changed)
         doubtful = self._doubtful(directory.name)
+        loaded = loaded_in(directory)
+        here, elsewhere = self._given(directory, loaded)
         # Whether somebody treats it is not in the ledger: what lacks a summary is looked at every time.
-        key = (changed, tuple((r.key, r.state) for r in doubtful))
+        key = (changed, tuple((r.key, r.state) for r in doubtful), tuple(here.items()), elsewhere)
         known = self._summaries.get(directory)
         if known is not None and told_whole and known[0] == key:
             return known[1]
         told = [data for file, when in zip(files, changed, strict=True) if when and (data := _json(file))]
         first, last = (told[0], told[-1]) if told else ({}, {})
         beams = first.get("beams", ())
-        loaded = loaded_in(directory)
         ending = None
         if not told_whole:
             ending = self._ending(directory, loaded)
         elif doubtful:
             ending = ending_of({r.key.beam_number: r for r in doubtful}, {})
         planned, delivered, unit = self._metersets(told, loaded, ending if not told_whole else None)
+        status = ending.status if ending is not None and not ended else str(last.get("status", "open"))
+        attempt = self._attempts.of(directory) if status != "open" else None
+        status, standing = self._standing(status, attempt, loaded, here, advice=not elsewhere)
         made = TreatmentSummary(
             id=directory.name,
             room=str(first.get("room") or room_of(directory) or self._ground.room),
             plan_label=str((first.get("plan") or loaded).get("label", "")),
             patient_id=str(loaded.get("patient_id", "")),
             fraction=int(first.get("fraction") or loaded.get("fraction", 0)),
-            status=ending.status if ending is not None and not ended else str(last.get("status", "open")),
+            status=status,
             termination=str(last.get("termination", "")) if ended else "",
             started_utc=_started_of(directory.name),
             simulated=bool(first.get("simulated", self._ground.simulated)),
@@ -136,9 +154,38 @@ class Asking:
             files=_files(directory),
             needs=ending.needs if ending is not None else "",
             bounds=list(ending.bounds) if ending is not None else [],
+            reason=attempt.reason if attempt is not None else "",
+            standing=standing,
         )
         self._summaries[directory] = key, made
         return made
+
+    def _given(self, directory: Path, loaded: Mapping[str, Any]) -> tuple[dict[int, Given], bool]:
+        """What the beams of a treatment received in it, and whether another one gave something of its fraction."""
+        uid, _ = self._held_beams(loaded)
+        if not uid:
+            return {}, False
+        try:
+            beams = self._ledger.given({uid}).get(uid, {}).get(int(loaded.get("fraction") or 0), {})
+        except BeamlineError:
+            return {}, False
+        here = {n: each for n, each in beams.items() if root_of_journal(Path(each.journal)).name == directory.name}
+        return here, len(here) < len(beams)
+
+    def _standing(
+        self, status: str, attempt: Attempt | None, loaded: Mapping[str, Any], given: Mapping[int, Given], *, advice: bool
+    ) -> tuple[str, str]:
+        """Status over all sessions, by the ledger, and how its fraction stands in words; what is being treated has none yet."""
+        _, held = self._held_beams(loaded)
+        if attempt is None or not held:
+            return status, ""
+        planned, fraction = metersets(held), int(loaded.get("fraction") or 0)
+        judgement = judged(fraction, planned, given).status
+        if status in ("complete", "given", "partial") and given and judgement in (*DONE, "partial"):
+            status = judgement
+        why = "" if judgement in DONE else attempt.reason
+        words = ended_words(fraction, planned, given, why, attempt.beams)
+        return status, words if advice else words.partition(". Next: ")[0]
 
     def _doubtful(self, name: str) -> tuple[Received, ...]:
         """Beams of a treatment that are open or locked; none where the ledger cannot be read now, which is told elsewhere."""

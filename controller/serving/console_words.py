@@ -38,6 +38,11 @@ def for_console(reasons: Sequence[str]) -> list[str]:
     return [_told(reason) for reason in reasons]
 
 
+def plain_reason(reason: str) -> str:
+    """Why a treatment ended, inside a longer line: without the number of the error and the full stop."""
+    return _told(re.sub(r"\[\d{4}\] ", "", reason).strip().rstrip("."))
+
+
 def _told(reason: str) -> str:
     reason = _JOURNAL.sub(lambda found: f"treatment {root_of_journal(Path(found[1])).name}", reason)
     for pattern, words in _WORDS:

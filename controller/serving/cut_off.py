@@ -11,12 +11,13 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from controller.admission import LEDGER, open_ledger
+from controller.console.alarm_table import RULES as RULES_OF_ALARMS
 from controller.record.ledger import BeamState, Received
 from controller.record.session_lock import occupied
 from controller.record.store import Busy, DiskStore
@@ -54,11 +55,23 @@ class Given:
     Attributes:
         share: of the plan; None: known only within bounds.
         journal: of its last session.
+        bounds: the share at least and at most; None: it is known.
     """
 
     state: BeamState
     share: float | None
     journal: str
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether what was given is one number."""
+        return self.share is not None
+
+    @property
+    def between(self) -> tuple[float, float]:
+        """The share at least and at most."""
+        return self.bounds or (self.share or 0.0, self.share or 0.0)
 
 
 class LedgerBook:
@@ -151,7 +164,9 @@ def ending_of(received: Mapping[int, Received], names: Mapping[int, str]) -> End
 
 def given_of(received: Received) -> Given:
     """In short."""
-    return Given(received.state, _share(received), received.journal)
+    share, planned = _share(received), max(int(received.planned.sum()), 1)
+    bounds = None if share is not None else (int(received.lower.sum()) / planned, int(received.upper.sum()) / planned)
+    return Given(received.state, share, received.journal, bounds)
 
 
 def _share(received: Received) -> float | None:
@@ -168,10 +183,12 @@ class CutOff:
     Args:
         ground: the room.
         book: the ledger.
+        say: told each of them in a line, for whoever reads what the process prints.
     """
 
-    def __init__(self, ground: Ground, book: LedgerBook) -> None:
+    def __init__(self, ground: Ground, book: LedgerBook, say: Callable[[str], None] = lambda _line: None) -> None:
         self._ground = ground
+        self._say = say
         self._book = book
         self._seen: Stamp | None = None
         self._told: dict[str, str] = {}
@@ -199,7 +216,8 @@ class CutOff:
             for name, state in found.items():
                 if self._told.get(name) != state:
                     self._told[name] = state
-                    self._ground.bus.emit(source, "treatment.cut_off", id=name, state=state)
+                    event = self._ground.bus.emit(source, "treatment.cut_off", id=name, state=state)
+                    self._say(f"{self._ground.room}: {RULES_OF_ALARMS[event.kind].words(event)}")
 
     def _find(self) -> dict[str, str]:
         """State by treatment: of this room, and not being treated by another process."""

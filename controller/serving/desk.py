@@ -84,7 +84,7 @@ class ServedRoom:
             mode_for=self._mode_for,
             clock_ns=self._wall_ns,
         )
-        ledger = LedgerBook(ground.state, ground.boot_id)
+        ledger = self._ledger = LedgerBook(ground.state, ground.boot_id)
         self.treating = Treating(
             ground,
             self.plans,
@@ -111,7 +111,7 @@ class ServedRoom:
             self.alarms,
             self.devices,
         )
-        self._cut_off = CutOff(ground, ledger)
+        self._cut_off = CutOff(ground, ledger, say)
         self._asking = Asking(ground, self.plans, self.audit, self.interlocks, ledger)
         self._tasks: list[asyncio.Task[None]] = []
         for take in (self.alarms.take, self.devices.take, self.interlocks.take, self._viewer.take, self._event):
@@ -293,6 +293,7 @@ class ServedRoom:
         while True:
             if not self.treating.under_way:
                 await self._cut_off.look()
+                await self.treating.look_back(self._ledger.stamp())
             await asyncio.sleep(CUT_OFF_LOOK_S)
 
     def _connected(self, device: Connectable) -> None:

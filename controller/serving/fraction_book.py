@@ -6,25 +6,20 @@ loaded (`loading`, `controller.resume`): a proposal binds nobody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from controller.console.views import FractionStatus, FractionView, NextFraction, PlanView
+from controller.console.views import FractionView, NextFraction, PlanView
 from controller.record.ledger import BeamState
-from controller.serving.console_words import LEFT, RECONCILE, SIGN
+from controller.serving.attempts import Attempt, Attempts
+from controller.serving.console_words import RECONCILE, SIGN
 from controller.serving.cut_off import Given, LedgerBook, loaded_in, root_of_journal
+from controller.serving.fraction_words import DONE, ended_words, judged
 from controller.serving.ground import Ground
 from drivers.hal.errors import BeamlineError, CommandRejected
 
 NOTHING_NEXT = 4458
-_WORDS: Mapping[str, str] = {
-    "complete": "complete",
-    "partial": "partial",
-    "under_way": "being treated",
-    "reconcile": "to be reconciled",
-    "signature": "to be signed",
-}
 
 
 class FractionBook:
@@ -38,6 +33,7 @@ class FractionBook:
     def __init__(self, ground: Ground, ledger: LedgerBook) -> None:
         self._ground = ground
         self._ledger = ledger
+        self._attempts = Attempts(ground)
 
     def told(self, plans: Sequence[PlanView]) -> list[PlanView]:
         """The plans with what was given of them. In a worker; a ledger that cannot be read now is told in words."""
@@ -62,7 +58,7 @@ class FractionBook:
         (told,) = self.told([plan])
         following, left = told.next, bool(arguments.get("remainder", False))
         if following is None:
-            done = [fraction for fraction in told.history if fraction.status == "complete"]
+            done = [fraction for fraction in told.history if fraction.status in DONE]
             if len(done) == len(told.history) >= plan.fractions:
                 raise self._no(f"every fraction of this plan is given: {told.standing}", "nothing is left to load")
             raise self._no(f"which fraction comes next is not settled: {told.standing}", "settle that first")
@@ -79,39 +75,61 @@ class FractionBook:
         beams = {"beams": following.beams} if following.beams and arguments.get("beams") is None else {}
         return {**arguments, "fraction": following.fraction, **beams}
 
+    def ended(self, held: Mapping[str, Any], fraction: int, why: str, asked: Sequence[int]) -> str:
+        """How a fraction of a plan stands after a treatment of it; `held` is what is known of the plan. In a worker."""
+        try:
+            given = self._ledger.given({str(held["uid"])}).get(str(held["uid"]), {}).get(fraction, {})
+        except BeamlineError as error:
+            return f"fraction {fraction} has ended; what was given is not known: {error}"
+        return ended_words(fraction, metersets(held["beams"]), given, why, asked)
+
+    def looking_back(self, held_of: Callable[[str], Mapping[str, Any]]) -> str:
+        """How the last treatment in this room ended, where its fraction is not finished; for a room that begins. In a worker.
+
+        Args:
+            held_of: what is known of a plan, by its id. Raises CommandRejected.
+        """
+        last = self._attempts.last(lambda attempt: attempt.room == self._ground.room)
+        if last is None or not last.plan_id:
+            return ""
+        try:
+            held = held_of(last.plan_id)
+            given = self._ledger.given({str(held["uid"])}).get(str(held["uid"]), {}).get(last.fraction, {})
+        except BeamlineError:
+            return ""  # an unreadable ledger is told elsewhere
+        if judged(last.fraction, metersets(held["beams"]), given).status in DONE:
+            return ""
+        return ended_words(last.fraction, metersets(held["beams"]), given, last.reason, last.beams)
+
     def _no(self, why: str, hint: str) -> CommandRejected:
         return CommandRejected(why, code=NOTHING_NEXT, device=self._ground.room, hint=hint)
 
     def _told(self, plan: PlanView, given: Mapping[int, Mapping[int, Given]]) -> PlanView:
         history = [self._fraction(plan, number, beams) for number, beams in sorted(given.items())]
         following = self._next(plan, history, given)
-        return plan.model_copy(update={"history": history, "next": following, "standing": _standing(plan, history, following)})
+        standing = _standing(plan, history, following, self._last(plan))
+        return plan.model_copy(update={"history": history, "next": following, "standing": standing})
 
     def _fraction(self, plan: PlanView, number: int, beams: Mapping[int, Given]) -> FractionView:
-        states = {each.state for each in beams.values()}
-        planned = {int(beam["number"]): float(beam["meterset"]) for beam in plan.beams}
-        states |= {BeamState.UNTOUCHED for beam in planned if beam not in beams}
         last = list(beams.values())[-1]
         directory = self._ground.treatments / root_of_journal(Path(last.journal)).name
-        status: FractionStatus
-        if BeamState.OPEN in states:
-            status = "under_way" if self._ledger.in_session(plan.uid, directory) else "reconcile"
-        elif BeamState.LOCKED in states:
-            status = "signature"
-        else:
-            status = "complete" if states == {BeamState.COMPLETE} else "partial"
-        shares = [(beams[beam].share if beam in beams else 0.0, meterset) for beam, meterset in planned.items()]
-        whole = sum(planned.values())
-        known = [share * meterset for share, meterset in shares if share is not None]
-        share = sum(known) / whole if len(known) == len(shares) and whole else None
-        return FractionView(number=number, status=status, share=share, treatment=directory.name)
+        is_open = any(each.state is BeamState.OPEN for each in beams.values())
+        under_way = is_open and self._ledger.in_session(plan.uid, directory)
+        return judged(number, metersets(plan.beams), beams, under_way=under_way, treatment=directory.name)
+
+    def _last(self, plan: PlanView) -> Attempt | None:
+        """The last treatment of a plan, unless it is under way."""
+        found = self._attempts.last(lambda attempt: attempt.plan_id == plan.id)
+        if found is None or (not found.over and self._ledger.in_session(plan.uid, self._ground.treatments / found.id)):
+            return None
+        return found
 
     def _next(
         self, plan: PlanView, history: Sequence[FractionView], given: Mapping[int, Mapping[int, Given]]
     ) -> NextFraction | None:
         """The first fraction that was begun and is not finished; else the first that was never begun."""
         for fraction in history:
-            if fraction.status == "complete":
+            if fraction.status in DONE:
                 continue
             if fraction.status != "partial":
                 return None
@@ -128,16 +146,18 @@ class FractionBook:
         return None if free is None else NextFraction(fraction=free, remainder=False)
 
 
-def _standing(plan: PlanView, history: Sequence[FractionView], following: NextFraction | None) -> str:
+def _standing(plan: PlanView, history: Sequence[FractionView], following: NextFraction | None, last: Attempt | None) -> str:
     done = [fraction.number for fraction in history if fraction.status == "complete"]
     said = [f"fraction{'s' if len(done) > 1 else ''} {_runs(done)} of {plan.fractions} complete"] if done else []
-    for fraction in history:
-        if fraction.status == "complete":
-            continue
-        share = "given in part, how much is not known" if fraction.share is None else f"{_percent(fraction.share)} given"
-        said.append(f"fraction {fraction.number} {_WORDS[fraction.status]}, {share}")
-    if not said:
-        return f"no fraction of {plan.fractions} was begun"
+    said += [f"fraction {fraction.number} {fraction.words}" for fraction in history if fraction.status != "complete"]
+    begun = bool(said)
+    if not begun:
+        said.append(f"no fraction of {plan.fractions} was begun")
+    finished = {fraction.number for fraction in history if fraction.status in DONE}
+    if last is not None and last.reason and last.fraction not in finished:
+        said.append(f"the last attempt at fraction {last.fraction} ended: {last.reason}")
+    elif not begun:
+        return said[0]
     if following is not None:
         beams = f", beam {', '.join(map(str, following.beams))}" if following.beams else ""
         what = (
@@ -149,6 +169,11 @@ def _standing(plan: PlanView, history: Sequence[FractionView], following: NextFr
     return f"{'; '.join(said)}. {advice[:1].upper()}{advice[1:]}".rstrip(". ")
 
 
+def metersets(beams: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Planned, by beam number, of the beams of a plan."""
+    return {int(beam["number"]): float(beam["meterset"]) for beam in beams}
+
+
 def _runs(numbers: Sequence[int]) -> str:
     """``1 to 4, 6``."""
     runs: list[list[int]] = []
@@ -158,35 +183,3 @@ def _runs(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
-
-
-def ended_words(fraction: int, beams: Sequence[int], given: Mapping[int, Given]) -> str:
-    """How a fraction stands after its treatment has ended, beam by beam, and what may follow."""
-    said, states = [], set()
-    for number in beams:
-        each = given.get(number)
-        state = each.state if each is not None else BeamState.UNTOUCHED
-        states.add(state)
-        if state is BeamState.UNTOUCHED or each is None:
-            said.append(f"beam {number} was not begun")
-        elif state is BeamState.PARTIAL and each.share is not None:
-            said.append(f"beam {number} ended early at {_percent(each.share)}")
-        elif state is BeamState.PARTIAL:
-            said.append(f"beam {number} ended early")
-        elif state is BeamState.COMPLETE:
-            said.append(f"beam {number} is complete")
-        else:
-            said.append(f"what beam {number} was given is not settled")
-    if states == {BeamState.COMPLETE}:
-        return f"fraction {fraction} is complete"
-    if states == {BeamState.UNTOUCHED}:
-        return f"fraction {fraction} was not begun: nothing was given"
-    told = f"fraction {fraction}: {', '.join(said)}"
-    if states & {BeamState.OPEN, BeamState.LOCKED}:
-        return f"{told}. Next: {RECONCILE if BeamState.OPEN in states else SIGN}"
-    return f"{told}. Next: for what is left of fraction {fraction}, {LEFT}"
-
-
-def _percent(share: float) -> str:
-    """Never 100 % of what is not complete."""
-    return f"{min(100 * share, 99.9):.1f} %"

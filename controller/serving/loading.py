@@ -48,6 +48,7 @@ class Loaded:
     reason: str = ""
     counts_base: tuple[int, int] = (0, 0)
     failures: list[str] = field(default_factory=list)
+    begun: bool = False  # the room has left standby for it
     ended: str = ""  # how it ended and what may follow, once that is known
 
     def words(self, *, asked: bool, under_way: bool) -> str:
@@ -57,6 +58,8 @@ class Loaded:
             return self.ended
         if self.status == WRITING:
             return f"{fraction} has ended: its outputs are being written"
+        if self.begun and not asked:
+            return f"a field of {fraction} has ended"
         return f"{fraction} is loaded: {'confirm patient, plan and room' if asked else 'the room makes ready'}"
 
     def view(self) -> TreatmentView:

@@ -134,10 +134,7 @@ class RoomViewer:
 
     def _standing_by(self, state: State) -> str:
         """A room in standby has nothing selected, or somebody has to confirm what is, or a fraction has ended here."""
-        loaded = self._treating.loaded
-        if state is not State.STANDBY or loaded is None:
-            return ""
-        return loaded.words(asked=self._questions.view() is not None, under_way=self._treating.under_way)
+        return self._treating.standing_by(asked=self._questions.view() is not None) if state is State.STANDBY else ""
 
     def view(self) -> RoomView:
         """Everything, now."""

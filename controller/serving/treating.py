@@ -30,8 +30,8 @@ from controller.recover import Survived, ask_unit, run_recovery
 from controller.room.session import Session
 from controller.room.states import State
 from controller.room.supervision import Timing
-from controller.serving.cut_off import given_of
-from controller.serving.fraction_book import FractionBook, ended_words
+from controller.serving.console_words import plain_reason
+from controller.serving.fraction_book import FractionBook
 from controller.serving.ground import Ground
 from controller.serving.loading import BAD_ARGUMENT, WRITING, Loaded, Loader
 from controller.serving.plans import PlanStore
@@ -39,6 +39,7 @@ from controller.serving.questions import Questions
 from controller.treatment import Ran
 from drivers.hal.clock import now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected
+from drivers.hal.events import Event
 
 NOT_ADMITTED, BUSY, NOT_APPROVED = 4451, 4452, 4453
 NOTHING_LOADED, OVERTAKEN, NOT_RECONCILED = 4455, 4456, 4457
@@ -78,6 +79,8 @@ class Treating:
         fractions: FractionBook,
     ) -> None:
         self.loaded: Loaded | None = None
+        self._before = ""  # how the last treatment ended here, before this process began
+        self._looked: object = None
         self._ground = ground
         self._plans = plans
         self._questions = questions
@@ -91,7 +94,14 @@ class Treating:
         self._stops = 0
         self._why_stopped = ""
         self._reconciled = False
-        ground.bus.subscribe(lambda event: self.loaded.picture.take(event) if self.loaded is not None else None)
+        ground.bus.subscribe(self._take)
+
+    def _take(self, event: Event) -> None:
+        if self.loaded is None:
+            return
+        self.loaded.picture.take(event)
+        if event.kind == "room.state" and self.under_way and event.data.get("state") != State.STANDBY.value:
+            self.loaded.begun = True
 
     # --- what is known ----------------------------------------------------------------------------------------------------
 
@@ -114,6 +124,23 @@ class Treating:
         """Layers of the current beam."""
         return self.loaded.picture.spots() if self.loaded is not None else ()
 
+    def standing_by(self, *, asked: bool) -> str:
+        """What a room in standby says of what is loaded here, or was treated last; empty when there is nothing to say."""
+        if self.loaded is None:
+            return self._before
+        return self.loaded.words(asked=asked, under_way=self.under_way)
+
+    async def look_back(self, stamp: object) -> None:
+        """Find how the last treatment ended here, until something is loaded; again when `stamp`, the ledger's, has changed."""
+        if self._looked == stamp or self.loaded is not None or self._loading:
+            return
+        first, self._looked = self._looked is None, stamp
+        if not first and not self._before:
+            return  # it was put back, or there was none: what others treat is not told here
+        found = await asyncio.to_thread(self._fractions.looking_back, lambda plan_id: self._plans.get(plan_id).about)
+        if self.loaded is None:
+            self._before = found
+
     # --- commands ---------------------------------------------------------------------------------------------------------
 
     async def load(self, command: Command) -> dict[str, Any]:
@@ -132,7 +159,7 @@ class Treating:
                 raise self._no(BUSY, "the outputs of the treatment are being written", "a moment")
             self._end(f"put back by {command.actor.name}")
         else:
-            self.loaded, self._fraction = None, None
+            self.loaded, self._fraction, self._before = None, None, ""
         return {"treatment": loaded.id}
 
     def answer(self, command: Command) -> str:
@@ -170,24 +197,35 @@ class Treating:
             )
         if session is None or not self.under_way:
             raise self._no(NOTHING_LOADED, "nothing is being prepared", "load a plan")
-        version = session.edit(f"{what} by {command.actor.name}")
         other_plan = arguments.get("plan_id", loaded.held.id) != loaded.held.id
-        if what == "setup":
-            return {"treatment": loaded.id, "version": version}
         before = {
             "plan_id": loaded.held.id,
             "fraction": loaded.options.fraction,
             "beams": list(loaded.options.beams),
             "overrides": dict(loaded.options.overrides),
         }
-        unknown = sorted(set(arguments) - set(before))
-        if unknown:
-            raise self._no(BAD_ARGUMENT, f"unknown: {', '.join(unknown)}", f"known: {', '.join(before)}")
+        if what != "setup":
+            self._refuse_edit(loaded, arguments, known=list(before), other_plan=other_plan)
+        version = session.edit(f"{what} by {command.actor.name}")
+        if what == "setup":
+            return {"treatment": loaded.id, "version": version}
         self._end(f"{what} edited by {command.actor.name}")
         if self._task is not None:
             await asyncio.wait({self._task})
         kept = {} if other_plan else before  # fraction, beams and what was overridden are those of the plan they were said of
         return await self._load({**kept, **arguments}, command.actor.name)
+
+    def _refuse_edit(self, loaded: Loaded, arguments: Mapping[str, Any], *, known: Sequence[str], other_plan: bool) -> None:
+        """What cannot be meant is refused while everything still stands as it did. Raises CommandRejected."""
+        if unknown := sorted(set(arguments) - set(known)):
+            raise self._no(BAD_ARGUMENT, f"unknown: {', '.join(unknown)}", f"known: {', '.join(known)}")
+        if loaded.earlier.session and not other_plan:
+            raise self._no(
+                BAD_ARGUMENT,
+                f"what is left of fraction {loaded.options.fraction} is loaded: its plan, fraction and beams are those of the "
+                "treatment that ended early, and are not edited",
+                "put the plan back and load what is meant; nothing was changed",
+            )
 
     async def acknowledge(self, command: Command) -> None:
         """`acknowledge`: leave fault when every cause is gone. Raises CommandRejected with what is left."""
@@ -207,7 +245,9 @@ class Treating:
         if self.under_way:
             raise self._no(BUSY, "the treatment has not ended yet", "end it first")
         root = self._root(command.arguments.get("treatment"))
-        reason = str(command.arguments.get("reason", "")).strip()
+        reason = str(command.arguments.get("reason") or "").strip()
+        if command.arguments.get("reason") is not None and not reason:
+            raise self._no(BAD_ARGUMENT, "a signature needs a reason: on what is the dose accepted?", "nothing was signed")
         survived: Survived | None = None
         try:
             survived = await ask_unit(self._ground.devices.unit, root)
@@ -295,10 +335,11 @@ class Treating:
             self._tell_failure(ran, error)
         finally:
             history.close()
+            loaded.status = WRITING  # the room stands by already: it must not say that it makes ready
             await asyncio.sleep(DISARMED_S)
             await self._ground.world.take_plan_back()
         loaded.picture.settle()
-        loaded.status, ran.stopped = WRITING, self._why_stopped
+        ran.stopped = self._why_stopped
         if self._questions.answered_by:
             ran.operator = ", ".join(self._questions.answered_by)
         try:
@@ -361,14 +402,9 @@ class Treating:
 
     def _how_it_ended(self, loaded: Loaded) -> str:
         """In words, over all sessions of the fraction, with what may follow."""
-        beams = loaded.earlier.beams or [beam.number for beam in loaded.admitted.intake.beams]
-        fraction, uid = loaded.options.fraction, loaded.admitted.intake.plan.uid
-        try:
-            with open_ledger(self._ground.state, boot_id=self._ground.boot_id) as ledger:
-                given = {number: given_of(ledger.delivered(uid, fraction, number)) for number in beams}
-        except BeamlineError as error:
-            return f"fraction {fraction} has ended; what was given is not known: {error}"
-        return ended_words(fraction, beams, given)
+        asked = loaded.earlier.beams or [beam.number for beam in loaded.admitted.intake.beams]
+        why = "" if loaded.status == "complete" else plain_reason(loaded.reason)
+        return self._fractions.ended(loaded.held.about, loaded.options.fraction, why, asked)
 
     def _tell_failure(self, ran: Ran, error: BaseException) -> None:
         text = f"{type(error).__name__}: {error}"

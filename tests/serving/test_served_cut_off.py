@@ -1,6 +1,7 @@
 """A room whose program died in beam: the next one says so, shows what is not known as such, and a physicist settles it."""
 
 import asyncio
+import re
 import shutil
 
 from served import serving
@@ -117,17 +118,30 @@ def test_a_later_session_that_is_cut_off_is_told_too_and_what_all_sessions_gave_
         (tmp_path / "again").rename(state)
         async with serving(state) as room:
             assert name in (await told(room)).text
+            assert f"G1: {(await told(room)).text}" in room.said, "and whoever starts the process reads it"
             (row,) = await room.room.ask("treatments", {})
             assert (row["status"], row["needs"], row["meterset_delivered"]) == ("cut_off", "reconcile", None)
+            assert "the program ended while beam was on in session 2; not yet reconciled" in row["bounds"][0]
+            assert "latch" not in row["bounds"][0], "that is what was found of the session before"
             await asyncio.to_thread(run_recovery, state / "treatments" / name, sign="Petra", reason="phantom")
             await room.until(lambda: not cut_off(room), 10, "the end of the alarm")
             operator = room.console()
             await operator.control()
             assert await room.treat(operator, plan, remainder=True) == name
             (row,) = await room.room.ask("treatments", {})
-            assert row["status"] in ("complete", "partial")
+            assert row["status"] == "given"
             assert row["meterset_delivered"] is None, "two grants are known within bounds only: no session's sum is the dose"
             assert "between" in row["bounds"][0] and "accepted by Petra" in row["bounds"][0]
+
+            bounds = re.search(r"([\d.]+ to [\d.]+) % of plan", row["bounds"][0])[1].replace(" to ", " and ")
+            words = f"given, between {bounds} % of plan"
+            assert row["standing"] == f"fraction 1 is {words}" == room.room.view().why
+            (held,) = await room.room.ask("plans", {})
+            assert [(each["status"], each["words"]) for each in held["history"]] == [("given", words)]
+            assert held["standing"].startswith(f"fraction 1 {words}. Next: fraction 2")
+            assert (held["next"]["fraction"], held["next"]["remainder"]) == (2, False)
+            whole = await room.room.ask("treatment", {"id": name})
+            assert {"salvage-record.dcm", "salvage-report.html"} <= set(whole["sessions"][0]["files"])
 
     virtually(main())
 

@@ -10,7 +10,7 @@ from controller.record.ledger import BeamState
 from controller.room.states import State
 from controller.serving.console_words import LEFT, RECONCILE, SIGN
 from controller.serving.cut_off import Given
-from controller.serving.fraction_book import ended_words
+from controller.serving.fraction_words import ended_words, judged
 from controller.serving.loading import WRITING
 
 
@@ -48,7 +48,10 @@ def test_a_remainder_is_asked_for_with_what_is_left_of_it(made, state, virtually
             assert view.state == "standby" and view.why == "fraction 2 is loaded: confirm patient, plan and room"
             await operator.answer(yes=False)
             await room.ended()
-            assert room.room.view().why == "fraction 2 was not begun: nothing was given"
+            assert room.room.view().why == (
+                "fraction 2 was not begun: nothing was given; the last attempt ended: G1: the operator did not confirm "
+                "identify (start again when ready). Next: load fraction 2 again under Plans"
+            )
 
             await to_third_layer(room, operator, plan, fraction=2)
             await operator.do("terminate")
@@ -57,7 +60,8 @@ def test_a_remainder_is_asked_for_with_what_is_left_of_it(made, state, virtually
             assert loaded.status == "partial" and 0.0 < given < whole
             await room.in_state(State.STANDBY)
             words = room.room.view().why
-            assert words.startswith(f"fraction 2: beam 1 ended early at {100 * given / whole:.1f} %. Next: ")
+            assert words.startswith(f"fraction 2: beam 1 ended early at {100 * given / whole:.1f} %; the last attempt ended: ")
+            assert "terminate by Olga. Next: " in words
             assert "under Plans" in words and "what an earlier delivery left" in words
             assert patient.id not in words and loaded.admitted.intake.plan.label not in words
 
@@ -128,7 +132,8 @@ def test_a_plan_tells_what_was_given_and_proposes_what_comes_next(made, state, v
             assert told.history[1].share == pytest.approx(share, abs=0.002)
             assert (told.next.fraction, told.next.remainder) == (2, True)
             done = f"fraction 1 of 5 complete; fraction 2 partial, {100 * told.history[1].share:.1f} % given"
-            assert told.standing == f"{done}. Next: what is left of fraction 2"
+            ended = "the last attempt at fraction 2 ended: stopped: terminate by Olga"
+            assert told.standing == f"{done}; {ended}. Next: what is left of fraction 2"
             await room.treat(operator, plan, fraction=told.next.fraction, remainder=told.next.remainder)
             after = await listed(room, plan)
             assert after.standing == "fractions 1 to 2 of 5 complete. Next: fraction 3"
@@ -139,15 +144,34 @@ def test_a_plan_tells_what_was_given_and_proposes_what_comes_next(made, state, v
 
 def test_nothing_is_called_given_that_was_not():
     def of(**states):
-        shares = {"complete": 0.9997, "partial": 0.9996, "locked": None, "open": None}
-        return {int(beam[1:]): Given(BeamState(state), shares[state], "x/journal.bin") for beam, state in states.items()}
+        shares = {"complete": 0.9997, "partial": 0.9996, "locked": None, "open": None, "signed": None}
+        states = {beam: ("complete" if state == "signed" else state, shares[state]) for beam, state in states.items()}
+        return {
+            int(beam[1:]): Given(BeamState(state), share, "x/journal.bin", None if share else (0.9610, 1.0007))
+            for beam, (state, share) in states.items()
+        }
 
-    assert ended_words(3, [1, 2], {}) == "fraction 3 was not begun: nothing was given"
-    assert ended_words(3, [1], of(b1="complete")) == "fraction 3 is complete"
-    words = ended_words(3, [1, 2], of(b1="partial"))
+    one, two = {1: 10.0}, {1: 10.0, 2: 30.0}
+    assert ended_words(3, two, {}, "the nozzle is gone") == (
+        "fraction 3 was not begun: nothing was given; the last attempt ended: the nozzle is gone. "
+        "Next: load fraction 3 again under Plans"
+    )
+    assert ended_words(3, one, of(b1="complete")) == "fraction 3 is complete"
+    assert ended_words(3, one, of(b1="signed")) == "fraction 3 is given, between 96.10 and 100.07 % of plan"
+    words = ended_words(3, two, of(b1="complete", b2="signed"))
+    assert words == f"fraction 3 is {judged(3, two, of(b1='complete', b2='signed')).words}"
+    assert words == "fraction 3 is given, between 97.07 and 100.05 % of plan", "by metersets"
+    assert judged(3, two, of(b1="complete", b2="signed")).status == "given"
+    assert judged(3, two, of(b1="signed")).words == "partial, between 24.02 and 25.02 % of plan given"
+    words = ended_words(3, two, of(b1="partial"))
     assert words.startswith("fraction 3: beam 1 ended early at 99.9 %, beam 2 was not begun. Next: ") and LEFT in words
+    words = ended_words(3, two, of(b2="signed"), asked=[2])
+    assert words == (
+        "fraction 3: beam 1 was not begun, beam 2 is given, between 96.10 and 100.07 % of plan. "
+        "Next: beam 1 of fraction 3, under Plans"
+    )
     for state, advice in (("open", RECONCILE), ("locked", SIGN)):
-        words = ended_words(3, [1, 2], of(b1="complete", b2=state))
+        words = ended_words(3, two, of(b1="complete", b2=state))
         assert words == f"fraction 3: beam 1 is complete, what beam 2 was given is not settled. Next: {advice}"
 
 
