@@ -7,7 +7,6 @@ was given (`cut_off`, `fraction_words`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from controller.serving.console_words import plain_reason
 from controller.serving.cut_off import loaded_in, room_of
 from controller.serving.ground import Ground
 
-DIED, DIED_IN_BEAM = "the program ended before beam was on", "the program ended while beam was on"
+DIED, DIED_IN_BEAM = "the program was cut off", "the program was cut off in beam"
 LOOKED_AT_MAX = 200  # treatments, the latest first; assumed
 
 
@@ -51,15 +50,15 @@ class Attempts:
 
     def __init__(self, ground: Ground) -> None:
         self._root = ground.treatments
-        self._read: dict[str, tuple[tuple[int, int], Attempt]] = {}
+        self._read: dict[str, tuple[tuple[int, int], Path, Attempt]] = {}
 
     def of(self, directory: Path) -> Attempt:
         """Of one treatment."""
-        last = sessions_of(directory)[-1]
-        stamp = _changed_ns(directory), _changed_ns(last)
-        known = self._read.get(directory.name)
+        known, changed_ns = self._read.get(directory.name), _changed_ns(directory)
+        last = known[1] if known is not None and known[0][0] == changed_ns else sessions_of(directory)[-1]
+        stamp = changed_ns, _changed_ns(last)
         if known is not None and known[0] == stamp:
-            return known[1]
+            return known[2]
         loaded, summary = loaded_in(directory), _json(last / "summary.json")
         made = Attempt(
             id=directory.name,
@@ -71,17 +70,16 @@ class Attempts:
             over=summary is not None,
             at_ns=max(stamp),
         )
-        self._read[directory.name] = stamp, made
+        self._read[directory.name] = stamp, last, made
         return made
 
-    def last(self, wanted: Callable[[Attempt], bool]) -> Attempt | None:
-        """The latest that is wanted; None where there is none."""
+    def every(self) -> list[Attempt]:
+        """Of the latest treatments, by their last change."""
         try:
             names = sorted((path.name for path in self._root.iterdir() if path.is_dir()), reverse=True)[:LOOKED_AT_MAX]
         except OSError:
-            return None
-        found = [attempt for name in names if wanted(attempt := self.of(self._root / name))]
-        return max(found, key=lambda attempt: (attempt.at_ns, attempt.id), default=None)
+            return []
+        return sorted((self.of(self._root / name) for name in names), key=lambda attempt: (attempt.at_ns, attempt.id))
 
 
 def sessions_of(directory: Path) -> list[Path]:

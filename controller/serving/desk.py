@@ -253,8 +253,11 @@ class ServedRoom:
         return {**value, TOLD: self.interlocks.reset_words(before)}
 
     async def _import_plan(self, command: Command) -> dict[str, Any]:
-        arguments = command.arguments
+        arguments, held = command.arguments, {plan.id for plan in self.plans.plans()}
         view = await self.plans.take(arguments.get("file"), arguments.get("name"), command.actor.name)
+        if view.id in held:
+            told = f"this plan is held already, as {view.file}, received {view.received_utc}: nothing was added"
+            return {**view.model_dump(mode="json"), TOLD: told}
         self.ground.bus.emit("plans", "plan.received", plan_id=view.id, label=view.label, by=command.actor.name)
         return view.model_dump(mode="json")
 

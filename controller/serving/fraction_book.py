@@ -42,7 +42,8 @@ class FractionBook:
         except BeamlineError as error:
             words = f"what was given is not known: the ledger cannot be read: {error}"
             return [plan.model_copy(update={"standing": words}) for plan in plans]
-        return [self._told(plan, given.get(plan.uid, {})) for plan in plans]
+        last = {attempt.plan_id: attempt for attempt in self._attempts.every()}
+        return [self._told(plan, given.get(plan.uid, {}), last.get(plan.id)) for plan in plans]
 
     def meant(self, plan: PlanView, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of `load_plan` with the fraction that was not named: the one that comes next of the plan. In a worker.
@@ -89,8 +90,8 @@ class FractionBook:
         Args:
             held_of: what is known of a plan, by its id. Raises CommandRejected.
         """
-        last = self._attempts.last(lambda attempt: attempt.room == self._ground.room)
-        if last is None or not last.plan_id:
+        here = [attempt for attempt in self._attempts.every() if attempt.room == self._ground.room]
+        if not here or not (last := here[-1]).plan_id:
             return ""
         try:
             held = held_of(last.plan_id)
@@ -104,10 +105,12 @@ class FractionBook:
     def _no(self, why: str, hint: str) -> CommandRejected:
         return CommandRejected(why, code=NOTHING_NEXT, device=self._ground.room, hint=hint)
 
-    def _told(self, plan: PlanView, given: Mapping[int, Mapping[int, Given]]) -> PlanView:
+    def _told(self, plan: PlanView, given: Mapping[int, Mapping[int, Given]], last: Attempt | None) -> PlanView:
         history = [self._fraction(plan, number, beams) for number, beams in sorted(given.items())]
         following = self._next(plan, history, given)
-        standing = _standing(plan, history, following, self._last(plan))
+        if last is not None and not last.over and self._ledger.in_session(plan.uid, self._ground.treatments / last.id):
+            last = None  # it is under way
+        standing = _standing(plan, history, following, last)
         return plan.model_copy(update={"history": history, "next": following, "standing": standing})
 
     def _fraction(self, plan: PlanView, number: int, beams: Mapping[int, Given]) -> FractionView:
@@ -116,13 +119,6 @@ class FractionBook:
         is_open = any(each.state is BeamState.OPEN for each in beams.values())
         under_way = is_open and self._ledger.in_session(plan.uid, directory)
         return judged(number, metersets(plan.beams), beams, under_way=under_way, treatment=directory.name)
-
-    def _last(self, plan: PlanView) -> Attempt | None:
-        """The last treatment of a plan, unless it is under way."""
-        found = self._attempts.last(lambda attempt: attempt.plan_id == plan.id)
-        if found is None or (not found.over and self._ledger.in_session(plan.uid, self._ground.treatments / found.id)):
-            return None
-        return found
 
     def _next(
         self, plan: PlanView, history: Sequence[FractionView], given: Mapping[int, Mapping[int, Given]]

@@ -78,6 +78,9 @@ def test_a_death_in_beam_is_told_shown_as_unknown_and_settled_at_the_console(mad
             )
             assert "signs it under Treatments" in (await told(room)).text
             await room.until(lambda: not room.room.treating.under_way, 1, "nothing is treated")
+            for nothing in ("", "   "):
+                refused = await physicist.refused("reconcile", treatment=name, reason=nothing)
+                assert "a signature needs a reason" in refused and "nothing was signed" in refused
             refused = await physicist.send("reconcile", treatment=name, reason="phantom")
             assert refused.accepted and refused.value["status"] == "recovered"
             assert not cut_off(room) and name not in room.room.view().why

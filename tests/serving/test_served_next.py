@@ -1,13 +1,17 @@
 """A plan that is loaded without a fraction means what comes next of it, and is refused where that is not what was asked for."""
 
+import asyncio
+import shutil
 from datetime import UTC, datetime
 
 from pydantic import TypeAdapter
 from served import serving
 
 from controller.console.api_records import TreatmentId
+from controller.room.states import State
 from controller.serving import loading
 from drivers.hal.errors import DataError
+from simulators.faults import parse_fault
 
 
 async def given(room, operator, plan, **more):
@@ -191,3 +195,135 @@ def test_a_directory_that_somebody_else_makes_meanwhile_is_nobody_elses(made, st
 
     virtually(main())
     assert not list((state / "treatments" / name).iterdir())
+
+
+def test_why_nothing_was_given_is_said_everywhere_and_again_after_a_restart(made, state, virtually):
+    async def told(room, plan):
+        (row,) = await room.room.ask("treatments", {})
+        (held,) = await room.room.ask("plans", {})
+        assert held["id"] == plan
+        return row, held["standing"]
+
+    async def main():
+        async with serving(state) as room:
+            operator = room.console()
+            await operator.control()
+            plan = await room.file(made(angles_deg=(30.0,)))
+            await operator.do("reset_interlock")
+            await operator.do("load_plan", plan_id=plan, fraction=1)
+            await room.asked("identify")
+            await room.world.inject([parse_fault("drive-fault@t=40")])
+            await operator.answer()
+            ended = (await room.ended()).ended
+            before, standing = await told(room, plan)
+        assert before["reason"] and "fault" in before["reason"]
+        said = f"fraction 1 was not begun: nothing was given; the last attempt ended: {before['reason']}"
+        assert ended == before["standing"] == f"{said}. Next: load fraction 1 again under Plans"
+        assert standing == (
+            f"no fraction of 5 was begun; the last attempt at fraction 1 ended: {before['reason']}. Next: fraction 1"
+        )
+        async with serving(state) as room:
+            await room.until(lambda: room.room.view().why == ended, 10, "the room says how the last attempt ended")
+            assert await told(room, plan) == (before, standing)
+            operator = room.console()
+            await operator.control()
+            assert await room.treat(operator, plan) != before["id"]
+            assert room.room.view().why == "fraction 1 is complete"
+            rows = {row["id"]: row for row in await room.room.ask("treatments", {})}
+            assert rows[before["id"]]["standing"] == said, "what comes next is not for an attempt that another one followed"
+            (held,) = await room.room.ask("plans", {})
+            assert held["standing"] == "fraction 1 of 5 complete. Next: fraction 2"
+        async with serving(state) as room:
+            await asyncio.sleep(5.0)
+            assert "fraction" not in room.room.view().why, "what is complete is not told again"
+
+    virtually(main())
+
+
+def test_a_program_that_ended_while_the_room_was_prepared_is_told_by_the_next(made, state, tmp_path, virtually):
+    async def main():
+        async with serving(state) as room:
+            operator = room.console()
+            await operator.control()
+            plan = await room.file(made())
+            await operator.do("load_plan", plan_id=plan, fraction=2)
+            await room.asked("identify")
+            (held,) = await room.room.ask("plans", {})
+            assert held["standing"] == "no fraction of 5 was begun", "it is under way, and has not ended"
+            shutil.copytree(state, tmp_path / "kept")
+        shutil.rmtree(state)
+        (tmp_path / "kept").rename(state)
+        async with serving(state) as room:
+            words = (
+                "fraction 2 was not begun: nothing was given; the last attempt ended: the program was cut off. "
+                "Next: load fraction 2 again under Plans"
+            )
+            await room.until(lambda: room.room.view().why == words, 10, "it is said")
+            (row,) = await room.room.ask("treatments", {})
+            assert (row["status"], row["standing"]) == ("unbegun", room.room.view().why)
+
+    virtually(main())
+
+
+def test_what_is_left_of_a_fraction_is_not_edited_and_nothing_ends(made, state, virtually):
+    async def main():
+        async with serving(state) as room:
+            operator = room.console()
+            await operator.control()
+            plan = await room.file(made(diameter_mm=24.0))
+            other = await room.file(made(label="other"))
+            await room.to_armed(operator, plan, fraction=2)
+            await operator.answer()
+            await room.until(lambda: len(room.said_of("pass.ended")) >= 3, 60, "three layers")
+            await operator.do("terminate")
+            await room.ended()
+            await room.to_armed(operator, plan, fraction=2, remainder=True)
+            loaded = room.room.treating.loaded
+            for what, edited in (("fraction", {"fraction": 3}), ("beams", {"beams": [1]}), ("plan", {"plan_id": plan})):
+                refused = await operator.refused("edit", what=what, **edited)
+                assert "what is left of fraction 2 is loaded" in refused and "put the plan back" in refused
+                assert "unknown: colour" in await operator.refused("edit", what=what, colour="red", **edited)
+            assert room.room.treating.loaded is loaded and room.room.treating.under_way
+            assert room.state is State.ARMED and room.room.questions.view().kind == "beam_on", "it stands as it stood"
+            value = await operator.do("edit", what="plan", plan_id=other)
+            assert (value["fraction"], value["remainder"]) == (1, False), "another plan takes nothing over"
+
+    virtually(main())
+
+
+def test_a_room_that_has_ended_a_field_never_says_that_it_makes_ready(made, state, virtually):
+    async def main():
+        async with serving(state) as room:
+            operator, said = room.console(), []
+            await operator.control()
+            plan = await room.file(made())
+            await room.to_armed(operator, plan)
+
+            async def read():
+                while True:
+                    said.append(room.room.view().why)
+                    await asyncio.sleep(0.01)
+
+            await operator.answer()
+            await room.in_state(State.BEAM_ON)
+            reading = asyncio.create_task(read())
+            await room.ended()
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            assert "fraction 1 has ended: its outputs are being written" in said
+            assert not [words for words in said if "makes ready" in words]
+
+    virtually(main())
+
+
+def test_a_plan_that_is_held_already_is_said_to_be(made, state, virtually):
+    async def main():
+        async with serving(state) as room:
+            data = made()
+            plan = await room.file(data)
+            (room.room.plans.incoming / "received-2").write_bytes(data)
+            again = await room.console("upload").do("import_plan", file="received-2", name="copy.dcm")
+            assert again["id"] == plan and again["told"].startswith("this plan is held already, as plan.dcm, received ")
+            assert len(room.said_of("plan.received")) == 1 and len(room.room.plans.plans()) == 1
+
+    virtually(main())

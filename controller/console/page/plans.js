@@ -47,7 +47,7 @@ export function planPage(desk) {
     bringing = false;
     if (answer) {
       chosen = answer.value?.id ?? answer.value?.plan_id ?? answer.id ?? chosen;
-      desk.say(`${one.name} imported`);
+      desk.say(answer.value?.told ? `${one.name} was there already` : `${one.name} imported`, "plain", answer.value?.told);
     }
     load();
   });
@@ -70,12 +70,18 @@ function makePlan(choose) {
     put(name, plan.label || plan.file);
     put(about, `${person(plan.patient_name)}, ${plan.patient_id}, ${plan.species}, ${plan.fractions} fractions`);
     const against = plan.objections[room];
-    put(fit, against === undefined ? "not judged" : against.length ? `✕ ${against.length} objections` : "✓ can be treated");
-    mark(fit, "data-tone", against === undefined ? null : against.length ? "bad" : "ready");
+    const first = unsettled(plan), all = first === null && isGiven(plan);
+    put(fit, first ? `✕ fraction ${first.number} ${first.words.split(",")[0]}` : all ? "✓ all fractions given" : against === undefined
+      ? "not judged" : against.length ? `✕ ${against.length} objections` : "✓ can be treated");
+    mark(fit, "data-tone", first ? "bad" : all || against === undefined ? null : against.length ? "bad" : "ready");
     mark(button, "aria-pressed", String(chosen));
   };
   return row;
 }
+
+/** The fraction that a physicist has to settle before anything more of it is given; null: none. */
+const unsettled = (plan) => (plan.history ?? []).find((one) => ["reconcile", "signature"].includes(one.status)) ?? null;
+const isGiven = (plan) => plan.next === null && (plan.history ?? []).filter((one) => ["complete", "given"].includes(one.status)).length >= plan.fractions;
 
 function makeDetail(desk) {
   const facts = h("dl", { class: "facts wide" });
@@ -127,8 +133,8 @@ function makeDetail(desk) {
         for (const beam of next.beams) picked.add(numberOf(beam));
       }
       if (next.id !== plan?.id || JSON.stringify(next.next) !== JSON.stringify(plan.next)) {
-        fraction.value = String(next.next?.fraction ?? 1); // what may come next: a proposal
-        rest.checked = next.next?.remainder ?? false;
+        fraction.value = String(next.next?.fraction ?? unsettled(next)?.number ?? (isGiven(next) ? next.fractions : 1)); // a proposal
+        rest.checked = next.next?.remainder ?? unsettled(next) !== null;
       }
       plan = next;
       mark(fraction, "max", String(plan.fractions));
@@ -141,8 +147,9 @@ function makeDetail(desk) {
       facts.replaceChildren(...pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value ?? "–"))));
       keyed(beams, plan.beams, numberOf, (beam) => makeBeam(beam, numberOf(beam), picked), (row, beam) => row.update(beam));
       const against = plan.objections[desk.room()];
-      show(title, against === undefined || against.length > 0);
-      objections.replaceChildren(...(against === undefined ? [h(
+      const first = unsettled(plan) ? [h("li", {}, sign("cross"), plan.standing)] : [];
+      show(title, first.length > 0 || against === undefined || against.length > 0);
+      objections.replaceChildren(...first, ...(against === undefined ? [h(
         "li", {}, `not judged for ${desk.room() ?? "a room"}`,
       )] : against.map((why) => h("li", {}, sign("cross"), why))));
     },

@@ -5,18 +5,19 @@ import { label } from "./interlocks.js";
 import { figure, moment, percent, statusOf } from "./words.js";
 
 const AGAIN_MS = 5000;
-const SIGN = { complete: "tick", partial: "part", open: "rays", unbegun: "ring" };
+const SIGN = { complete: "tick", given: "tick", partial: "part", open: "rays", unbegun: "ring" };
 
 export function treatmentPage(desk) {
   const list = h("ul", { class: "choices" });
   const none = h("p", { class: "soft" }, "Nothing was treated yet.");
   const title = h("span", { class: "soft" });
+  const standing = h("p", { class: "standing" });
   const sessions = h("div", { class: "row" });
   const files = h("div", { class: "row" });
   const sheet = h("iframe", { class: "sheet", title: "Report", sandbox: "allow-same-origin" }); // no script runs in it
   const hint = h("p", { class: "soft" }, "Choose a treatment to read its report.");
   const settling = makeSettling(desk, () => chosen && open(chosen, true));
-  const report = panel("Report", { class: "report" }, settling.element, sessions, files, hint, sheet);
+  const report = panel("Report", { class: "report" }, standing, settling.element, sessions, files, hint, sheet);
   report.querySelector("h2").append(" ", title);
   const element = h(
     "div", { class: "page two narrow" },
@@ -30,7 +31,13 @@ export function treatmentPage(desk) {
     if (answer === null) return;
     treatments = answer.treatments ?? answer;
     draw();
-    settling.choose(treatments.find((treatment) => treatment.id === chosen) ?? null);
+    tell(treatments.find((treatment) => treatment.id === chosen) ?? null);
+  }
+  function tell(one) {
+    const words = one?.standing ?? "";
+    put(standing, words && `${words[0].toUpperCase()}${words.slice(1)}.`);
+    show(standing, Boolean(words));
+    settling.choose(one);
   }
   function draw() {
     show(none, treatments.length === 0);
@@ -41,7 +48,7 @@ export function treatmentPage(desk) {
     if (again) await load();
     draw();
     const one = treatments.find((treatment) => treatment.id === id);
-    settling.choose(one ?? null);
+    tell(one ?? null);
     if (!one) return;
     put(title, `${one.plan_label}, fraction ${one.fraction}, ${moment(one.started_utc)}`);
     const detail = await desk.ask(`/api/treatments/${encodeURIComponent(id)}`);
@@ -101,7 +108,7 @@ function makeSettling(desk, again) {
   const go = h("button", { type: "button", class: "act main" }, "Reconcile");
   const reason = h("input", { type: "text", required: true, maxlength: "300", autocomplete: "off" });
   const accept = h("button", { type: "submit", class: "act main" }, "Sign");
-  const form = h("form", { class: "form" }, label("Why this dose is accepted", reason), accept);
+  const form = h("form", { class: "form", novalidate: true }, label("Why this dose is accepted", reason), accept);
   const missing = h("p", { class: "soft" });
   const element = h("section", { class: "settling", "aria-label": "To be settled", hidden: true }, what, bounds, go, form, missing);
   let one = null;
@@ -126,7 +133,9 @@ function makeSettling(desk, again) {
   go.addEventListener("click", () => send({}));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (reason.value.trim()) send({ reason: reason.value.trim() });
+    if (reason.value.trim()) return send({ reason: reason.value.trim() });
+    desk.say("Not signed: write first why this dose is accepted", "bad");
+    reason.focus();
   });
   const lacks = () => {
     if (one.room !== desk.room()) return `Open ${one.room} first: it was treated there.`;
@@ -178,7 +187,8 @@ function makeTreatment(choose) {
     const ending = one.termination.replaceAll("_", " ").toLowerCase();
     const words = [
       one.room, one.patient_id, moment(one.started_utc), statusOf(one.status), ending === "normal" ? "" : ending,
-      `${figure(one.meterset_delivered, 2)} of ${figure(one.meterset_planned, 2)} ${one.unit}`, one.simulated ? "SIMULATED" : "",
+      `${figure(one.meterset_delivered, 2)} of ${figure(one.meterset_planned, 2)} ${one.unit}`,
+      ["unbegun", "refused", "fault"].includes(one.status) ? one.reason : "", one.simulated ? "SIMULATED" : "",
     ];
     put(about, words.filter(Boolean).join(", "));
     mark(button, "aria-pressed", String(chosen));
