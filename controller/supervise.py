@@ -7,6 +7,7 @@ and record. Not responsible for what the processes do; each is a command that ca
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from controller.cli_common import EXIT_DELIVERED, EXIT_FAULT, EXIT_REFUSED
 from controller.early_end import EXIT_SIGNAL, SIGNALS
+from controller.record.store import Busy, DiskStore
 from drivers.hal.endpoints import load_endpoints
 from drivers.hal.errors import ConfigError
 from simulators.leash import leashed
@@ -25,6 +27,7 @@ LOOK_S = 0.1
 END_S = 90.0  # for a treatment to end with a record: beam off, brakes set, results fetched, files written
 STOP_S = 15.0
 SIMULATORS, INTERLOCK, CONTROLLER = "simulators", "interlock", "controller"
+LOCK = "up.lock"  # in the directory: one `up` there at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,28 @@ def run_site(site: Household, say: Callable[[str], None]) -> int:
     except OSError as error:
         say(f"refused: --directory {site.directory}: {error.strerror or error}")
         return EXIT_REFUSED
-    return asyncio.run(_Roof(site, say).run())
+    path = site.directory / LOCK
+    try:  # before any file of another run is touched: its logs are the words it ends with
+        lock = DiskStore().lock(path)
+    except Busy:
+        who = f"another `up` runs there ({_holder(path)})"
+        say(f"refused: --directory {site.directory}: {who}: stop it, or give another --directory")
+        return EXIT_REFUSED
+    except OSError as error:
+        say(f"refused: {path}: {error.strerror or error}")
+        return EXIT_REFUSED
+    try:
+        path.write_text(f"process {os.getpid()}\n", encoding="ascii")
+        return asyncio.run(_Roof(site, say).run())
+    finally:
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip() or "its process is not known"
+    except (OSError, ValueError):
+        return "its process is not known"
 
 
 class _Roof:

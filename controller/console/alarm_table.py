@@ -99,8 +99,8 @@ def _still_stands(event: Event) -> str:
 
 
 def _interlock_silent(event: Event) -> str:
-    why = _text(event, "error")
-    return f"{event.source}: the interlock system does not answer{f' ({why})' if why else ''}; look whether its process runs"
+    why = _text(event, "error") or "the interlock system does not answer"
+    return f"{event.source}: {why}; see whether its process runs, and the load of this computer"
 
 
 def _interlock_grade(event: Event) -> Severity:

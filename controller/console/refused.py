@@ -40,4 +40,5 @@ def unauthorized(reason: str, hint: str = "sign in again") -> Refused:
 
 def too_many(reason: str, retry_s: float) -> Refused:
     """Not so often."""
-    return Refused(429, reason, "wait, then try again", headers={"Retry-After": str(max(1, round(retry_s + 0.5)))})
+    wait_s = str(max(1, round(retry_s + 0.5)))
+    return Refused(429, reason, f"wait {wait_s} s, then try again", headers={"Retry-After": wait_s})

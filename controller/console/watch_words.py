@@ -16,6 +16,7 @@ View = Mapping[str, Any]
 BAR_WIDTH = 24
 NOT_KNOWN = "?"
 LEFT = "left"
+LOST_MS = 1000.0  # a commanding console that is silent for longer commands no more
 GOOD, BAD, WARN, DIM, STRONG = "bold green", "bold white on red", "bold black on yellow", "dim", "bold"
 _STATE_STYLES = {
     "preparatory": "cyan",
@@ -63,6 +64,8 @@ def state_words(view: View, *, stale: bool = False) -> Text:
     control = view.get("control")
     commanded = f"{control['console']}, {control['actor']} as {control['role']}" if control else "nobody"
     text.append(f"\ncommanded by {commanded}", DIM)
+    if control and control["heard_ms"] > LOST_MS:
+        text.append(f"; not heard for {control['heard_ms'] // 1000:.0f} s: control may be taken", WARN)
     return text
 
 

@@ -233,6 +233,15 @@ def _unknown_row(name: str, code: int, advice: str) -> InterlockRow:
     return InterlockRow(name, code, "", advice, False, "", "", False, 0.0)
 
 
+def _named(limit: str, values: str) -> str:
+    """A list of limits by the names of the inputs they are for: "[1, 2, 1]" says nothing to anybody."""
+    names = [value.split()[0] for value in values.split(", ") if value]
+    numbers = limit.removeprefix("[").removesuffix("]").split(", ")
+    if not (limit.startswith("[") and limit.endswith("]") and len(names) == len(numbers)):
+        return limit
+    return ", ".join(f"{name} {number}" for name, number in zip(names, numbers, strict=True))
+
+
 def _view(row: InterlockRow, cause: str, latched: bool, role: str, *, first_out: bool, t_ns: int, advice: str = "") -> TripView:
     """The interlock system's own words where it has said them: what is only not known accuses nobody."""
     what, _, numbers = (cause or row.what).partition(": ")
@@ -242,7 +251,7 @@ def _view(row: InterlockRow, cause: str, latched: bool, role: str, *, first_out:
         code=row.code,
         cause=what,
         value=value,
-        limit=limit,
+        limit=_named(limit, value),
         advice=advice or row.advice,
         reset_role=role if latched else "",
         latched=latched,

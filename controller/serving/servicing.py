@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-from controller.commands import Actor, Command, CommandDesk
+from controller.commands import Actor, Command, CommandDesk, Control
 from controller.console.alarms import AlarmList
 from controller.roles import Role
 from controller.room.motion_permit import require_motion_permit
@@ -23,7 +23,7 @@ from drivers.hal.clock import NS_PER_MS, NS_PER_S, now_ns
 from drivers.hal.errors import BeamlineError, CommandRejected
 
 NOT_YOURS, NOTHING_STANDS, BAD_ARGUMENT, KEY_STANDS, BYPASS, IN_OTHER_HANDS, MOVING = 4461, 4462, 4463, 4464, 4465, 4466, 4467
-LET_GO, UNHEARD = 4469, 4472
+LET_GO, UNHEARD, NOT_NOW = 4469, 4473, 4474
 ENABLE_NS = 200 * NS_PER_MS  # design: without a fresh enable for so long the drive stops
 JOG_LOOK_S = 0.02
 KEY_LOOKS, KEY_LOOK_S = 50, 0.1  # for the plant to show the key that was turned; assumed
@@ -196,11 +196,16 @@ class Servicing:
         if not by_role and self._ground.devices.interlock.status.relay_closed:
             raise self._no(NOTHING_STANDS, "nothing stands that could be reset", "")
         if by_role and role not in by_role and KEY not in by_role:
-            stands = "; ".join(f"{', '.join(ids)} is reset by the role {who}" for who, ids in by_role.items())
-            raise self._no(NOT_YOURS, f"{stands}, and {command.actor.name} is {role}", "have it reset by that role")
+            stands = "; ".join(_whose(ids, who) for who, ids in by_role.items())
+            raise self._no(NOT_YOURS, f"{stands}; {_signed_in(command.actor)}", "have it reset by that role")
         async with self._pressing:
             await self._require_heard("nothing was pressed")
+            commands = self._another_commands(command)
+            if commands is not None:
+                by_role = self._beside(commands, role, by_role)
             if role in by_role or not by_role:
+                if commands is not None:
+                    self._tell_commander(command, commands, by_role[role])
                 await self._ground.world.bodies.press(role)
                 await asyncio.sleep(SHOWN_S)
             if KEY in by_role:
@@ -212,6 +217,41 @@ class Servicing:
             "relay_closed": self._ground.devices.interlock.status.relay_closed,
             "standing": [{"id": t.id, "cause": t.cause, "reset_role": t.reset_role, "advice": t.advice} for t in left],
         }
+
+    def _beside(self, commands: Control, role: str, by_role: dict[str, list[str]]) -> dict[str, list[str]]:
+        """What another console may press beside the one that commands: for a role that is not there, which is needed.
+
+        The key is turned for who commands. Raises CommandRejected.
+        """
+        who = commands.actor
+        if role not in by_role or role == who.role.value:
+            raise self._no(
+                NOT_NOW,
+                f"{who.name} ({who.role.value}) commands this room from {commands.console}, and nothing stands that needs"
+                " the reset of a role that is not there",
+                f"have it reset from {commands.console}",
+            )
+        return {role: by_role[role]}
+
+    def _another_commands(self, command: Command) -> Control | None:
+        """Who commands the room from another console that lives."""
+        control = self.desk.control if self.desk is not None else None
+        if self.desk is None or control is None or control.console == command.console or not self.desk.console_alive():
+            return None
+        return control
+
+    def _tell_commander(self, command: Command, commands: Control, ids: list[str]) -> None:
+        """Whoever commands hears whose hand is at the panel, before anything changes."""
+        self._ground.bus.emit(
+            f"room.{self._ground.room}",
+            "interlock.pressed",
+            by=command.actor.name,
+            role=command.actor.role.value,
+            console=command.console,
+            ids=ids,
+            commander=commands.actor.name,
+            commands_from=commands.console,
+        )
 
     async def _require_heard(self, undone: str) -> None:
         """What is sent to a process that stands still waits there, and is obeyed when nobody looks. Raises CommandRejected."""
@@ -385,6 +425,16 @@ class Servicing:
 
     def _no(self, code: int, why: str, hint: str) -> CommandRejected:
         return CommandRejected(why, code=code, device=self._ground.room, hint=hint)
+
+
+def _whose(ids: list[str], role: str) -> str:
+    named = f"{', '.join(ids[:-1])} and {ids[-1]} are" if len(ids) > 1 else f"{ids[0]} is"
+    return f"{named} reset by the role {role}"
+
+
+def _signed_in(actor: Actor) -> str:
+    role = actor.role.value
+    return f"who asks is signed in as {role}" if actor.name == role else f"{actor.name} is signed in as {role}"
 
 
 def _seconds(value: object, longest_s: float) -> float | None:

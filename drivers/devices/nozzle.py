@@ -172,6 +172,11 @@ class Nozzle:
                 )
         return mask, tuple(declared)
 
+    def _words(self, snout_mm: float | None, mask: int) -> str:
+        wanted = "" if snout_mm is None else f", wanted {snout_mm} mm"
+        shifters = self._node.word("shifter_mask_actual")
+        return f"snout {self._snout_mm():.2f} mm{wanted}; range shifters {shifters:#x}, wanted {mask:#x}"
+
     async def _move(self, snout_mm: float | None, mask: int) -> None:
         node = self._node
         if snout_mm is not None and abs(self._snout_mm() - snout_mm) > IN_POSITION_MM / 10.0:
@@ -182,7 +187,13 @@ class Nozzle:
         while True:
             await node.read()
             if node.word("status") & NozzleStatus.FAULT:
-                raise DeviceError("the nozzle reports a fault", code=FAULT, device=self._name, hint="look for an obstacle")
+                raise DeviceError(
+                    f"the nozzle reports a fault: status {node.word('status'):#06x}; it reads {self._words(snout_mm, mask)}",
+                    code=FAULT,
+                    device=self._name,
+                    hint="it does not say which: motion is withheld (see the interlocks), nothing spoke to it for 200 ms (load of"
+                    " the computer, the line), or something is in its way; look at the nozzle, then send it again",
+                )
             if node.life.quality(now_ns()) is not Quality.GOOD:
                 raise DeviceError("answers with a counter that stands still", code=STALE, device=self._name)
             if self._is_set(snout_mm, mask):
@@ -190,8 +201,7 @@ class Nozzle:
                 return
             if now_ns() >= deadline_ns:
                 raise DeviceError(
-                    f"not set up within {SET_UP_TIMEOUT_S:g} s: snout {self._snout_mm():.2f} mm, wanted {snout_mm}; range"
-                    f" shifters {node.word('shifter_mask_actual'):#x}, wanted {mask:#x}",
+                    f"not set up within {SET_UP_TIMEOUT_S:g} s: {self._words(snout_mm, mask)}",
                     code=NOT_ARRIVED,
                     device=self._name,
                     hint="look for an obstacle",

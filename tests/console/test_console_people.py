@@ -119,6 +119,7 @@ async def test_wrong_passwords_cost_time_and_say_nothing_of_the_name(site):
     assert last.status_code == 401
     waiting = await site.http.post("/api/login", json=body("operator", site.password("operator")))
     assert waiting.status_code == 429 and int(waiting.headers["retry-after"]) >= 1
+    assert waiting.json()["hint"] == f"wait {waiting.headers['retry-after']} s, then try again"
     assert (await site.sign_in("physicist")).told["role"] == "physicist", "others are not kept waiting"
 
 

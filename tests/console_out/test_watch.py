@@ -33,6 +33,7 @@ from controller.console.views import AlarmView
 from controller.console.watch_app import WatchApp
 from controller.console.watch_client import Told, WatchClient, chosen_room, console_url
 from controller.console.watch_dialogs import Choose, Credentials, SignIn, Sure, TypeWord
+from controller.console.watch_words import state_words
 from controller.room.states import State
 from drivers.hal.clock import NS_PER_S
 from drivers.hal.errors import CommandRejected, CommunicationError, ConfigError
@@ -444,3 +445,10 @@ def test_the_address_is_what_the_console_wrote(tmp_path: Path) -> None:
     written.write_text("{")
     with pytest.raises(ConfigError, match=r"console\.json"):
         console_url("", tmp_path)
+
+
+def test_a_commanding_console_that_is_not_heard_is_said_to_be_so_at_the_terminal() -> None:
+    control = {"console": "api2", "actor": "ana", "role": "operator"}
+    for heard_ms, said in ((63_400.0, True), (400.0, False)):
+        words = state_words({"state": "standby", "why": "", "control": {**control, "heard_ms": heard_ms}}).plain
+        assert ("not heard for 63 s: control may be taken" in words) is said

@@ -285,7 +285,7 @@ def test_a_nozzle_that_does_not_arrive_is_noticed() -> None:
         with pytest.raises(DeviceError, match=r"not set up within 60 s: snout 500\.00 mm, wanted 100\.0"):
             await room.nozzle.set_up(100.0, [])
         room.nozzle_node.fault = True
-        with pytest.raises(DeviceError, match="fault"):
+        with pytest.raises(DeviceError, match=r"fault: status 0x0006; it reads snout 500\.00 mm, wanted 200\.0 mm"):
             await room.nozzle.set_up(200.0, [])
 
     in_a_room(body)

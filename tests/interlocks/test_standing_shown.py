@@ -169,6 +169,14 @@ def test_one_row_is_the_first_out_and_stands_on_top_whatever_was_reset_before():
     assert [t.first_out for t in panel.view.trips] == [True, False]
 
 
+def test_limits_of_several_inputs_are_shown_by_their_names():
+    bench = ready(search_complete=0)
+    bench.set(armed=1)
+    bench.run(100)
+    trip = next(t for t in Panel(bench, standing_of(told_by(bench), 10**9)).view.trips if t.id == "SEARCH")
+    assert trip.limit == "search_complete 1, search_state 2, chain_door_search 1", trip
+
+
 def test_when_that_tripped_which_is_left_after_a_reset_is_not_made_up():
     bench = two_tripped()
     panel = Panel(bench, SILENT)

@@ -82,6 +82,20 @@ def test_what_the_simulators_refuse_is_told_with_their_reasons(tmp_path):
     assert "--speed 'fast'" in done.output
 
 
+def test_a_second_one_in_the_same_directory_is_refused_before_it_touches_a_file(up, tmp_path):
+    one = up()
+    one.stands()
+    log = tmp_path / "up" / "simulators.log"
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "up").glob("*.log")}
+    words = log.read_bytes()
+    assert words and b"refused" not in words
+    done = CliRunner().invoke(app, ["up", "--directory", str(tmp_path / "up"), "--port", "0"])
+    assert done.exit_code == 2
+    assert f"another `up` runs there (process {one.process.pid})" in done.output
+    assert {path: path.stat().st_mtime_ns for path in before} == before and log.read_bytes() == words
+    assert one.runs and one.end() == 0, one.said()
+
+
 def test_an_unknown_room_is_refused_before_anything_starts(tmp_path):
     done = CliRunner().invoke(app, ["up", "--room", "G9", "--directory", str(tmp_path / "up")])
     assert done.exit_code == 2

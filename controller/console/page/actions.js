@@ -5,11 +5,10 @@
 
 import { enable, h, keyed, mark, put, show, sign } from "./dom.js";
 import { holdButton } from "./hold.js";
-import { ACTS, factsOf, questionOf, roleOf } from "./words.js";
+import { ACTS, factsOf, lost, questionOf, roleOf } from "./words.js";
 
 const DELIBERATE = new Set(["beam_on", "resume"]);
 const HOLD_MS = 1000;
-const LOST_MS = 1000; // a commanding console that is silent for longer commands no more
 const YES = {
   identify: "Yes, this is right", positioned: "Accept position", move_on: "All clear: go on", beam_on: "BEAM ON",
   resume: "BEAM ON again",
@@ -211,8 +210,8 @@ export function whyNot(view, person, holds, name, stale) {
   if (!roles) return "not now";
   if (!person) return "sign in first";
   if (!roles.includes(person.role)) return `for ${roles.map(roleOf).join(" or ")}`;
-  if (!holds && name === "enter_service" && view.control?.heard_ms <= LOST_MS) return `${view.control.console} commands this room`;
-  if (!holds && !FREE.has(name)) return view.control ? `${view.control.console} commands this room` : "take control first";
+  if (!holds && name === "enter_service" && view.control && !lost(view.control)) return `${view.control.console} commands this room`;
+  if (!holds && !FREE.has(name)) return view.control && !lost(view.control) ? `${view.control.console} commands this room` : "take control first";
   return "";
 }
 

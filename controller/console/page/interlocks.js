@@ -1,7 +1,7 @@
 /** The interlocks: what tripped first on top, with value, limit and what to do; reset by its role; bypass by two people. */
 
 import { enable, h, keyed, mark, panel, put, show, sign } from "./dom.js";
-import { clock, roleOf, sentence, timeOfDay } from "./words.js";
+import { clock, lost, roleOf, sentence, timeOfDay } from "./words.js";
 
 /** The panel of the room's screen: the first-out and what stands besides. */
 export function interlockPanel(desk) {
@@ -18,12 +18,11 @@ export function interlockPanel(desk) {
     element,
     update(view, good) {
       const trips = tripsOf(view.interlocks);
-      const closed = view.interlocks.relay_closed;
+      const { relay_closed: closed, rest_unknown: unknown, withheld = [], silent = false } = view.interlocks;
       show(clear, trips.length === 0 || !good);
       const known = good && !silent;
       clear.firstChild.as(!known ? "unknown" : closed ? "ticked" : "off");
       mark(clear, "data-tone", !known ? "unknown" : closed ? "ready" : "warn");
-      const { rest_unknown: unknown, withheld = [], silent = false } = view.interlocks;
       const why = withheld.length ? `no trip; permit withheld by ${withheld.join(", ")}` : "no trip; permit not yet given";
       put(clear.lastChild, !known ? "not known" : closed ? "no interlock stands; permit given" : why);
       show(rest, good && Boolean(unknown));
@@ -141,7 +140,10 @@ function makeReset(desk) {
       put(name, roles.length === 1 && roles[0] === "key" ? "Have the key turned" : "Reset");
       put(words, roles.length === 1 && roles[0] === "key" ? "at the key switch" : `by ${roles.map(roleOf).join(", then by ")}`);
       const mine = roles.includes("key") || roles.includes(desk.person()?.role); // a key is turned by whoever stands there
-      enable(button, mine && desk.may("reset_interlock"), mine ? desk.why("reset_interlock") : `by ${roles.map(roleOf).join(", then by ")}`);
+      const { control } = view; // who commands presses for that role; another console only for a role that is not there
+      const theirs = control && !lost(control) && !desk.holds() && (control.role === desk.person()?.role || !roles.includes(desk.person()?.role));
+      if (mine && theirs) enable(button, false, `${control.console} commands this room`);
+      else enable(button, mine && desk.may("reset_interlock"), mine ? desk.why("reset_interlock") : `by ${roles.map(roleOf).join(", then by ")}`);
     },
   };
 }

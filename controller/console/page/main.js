@@ -20,6 +20,7 @@ import { signInPage } from "./signin.js";
 import { Stream } from "./stream.js";
 import { treatmentPage } from "./treatments.js";
 import { trendPage } from "./trends.js";
+import { commanderOf, lost, sentence } from "./words.js";
 
 const LAST_ROOM = "iongantry.room";
 const LOOK_MS = 3000; // at the rooms that are not open
@@ -78,7 +79,7 @@ const desk = {
     if (!view || store().stale) return "No fresh view of the room.";
     if (!connection.holds(view.room)) {
       const { control } = view;
-      return control ? `${control.actor} at ${control.console} commands this room.` : "Take control to command this room.";
+      return control ? `${commanderOf(control)}${lost(control) ? "" : " this room"}.` : "Take control to command this room.";
     }
     return idleWords(view);
   },
@@ -96,11 +97,14 @@ const desk = {
   },
 };
 
-function idleWords({ state, treatment, interlocks }) {
+function idleWords({ state, treatment, interlocks, alarms }) {
   if (state.startsWith("irradiating")) return "Nothing to answer. F8 pauses the beam, STOP ends it.";
+  const idle = state === "standby" && !["loaded", "running"].includes(treatment?.status);
+  const cutOff = idle && alarms.find((alarm) => alarm.active && alarm.id.includes("cut_off"));
+  if (cutOff) return sentence(`${cutOff.text}.`);
   if (interlocks.active_trips) return "An interlock stands: its advice says what to do.";
   if (state === "interrupted") return "The room waits until every condition holds again.";
-  if (state === "standby" && !["loaded", "running"].includes(treatment?.status)) return "Choose a plan to begin.";
+  if (idle) return "Choose a plan to begin.";
   if (state === "fault") return "Causes have to go; then acknowledge the fault.";
   return "Nothing to answer now.";
 }

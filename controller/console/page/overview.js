@@ -2,7 +2,7 @@
 
 import { h, keyed, mark, put, s, show, sign } from "./dom.js";
 import { currentBeam } from "./store.js";
-import { amount, count, figure, percent, person, stateOf } from "./words.js";
+import { amount, count, figure, lost, percent, person, stateOf } from "./words.js";
 
 const COLUMN = 250; // of the picture; the cards below have the same columns
 const LINE_Y = 84, MOUTH_Y = 212, HEIGHT = 290, R = 48, BEND = 32;
@@ -158,7 +158,7 @@ function makeCard() {
       news,
       !good ? "" : [
         `${amount(view.interlocks.active_trips, "interlock")} ${view.interlocks.active_trips === 1 ? "stands" : "stand"}`, amount(alarms, "alarm"),
-        view.control ? `commanded from ${view.control.console}` : "nobody commands it",
+        view.control ? `commanded from ${view.control.console}${lost(view.control) ? ", which is not heard" : ""}` : "nobody commands it",
       ].join(", "),
     );
     show(open, one.served);

@@ -1,7 +1,7 @@
 /** What frames every page: the name of the place, the way from page to page, banners, who commands, who is signed in, messages. */
 
 import { enable, h, keyed, mark, put, s, show, sign } from "./dom.js";
-import { BANNERS, roleOf, sentence, stateOf } from "./words.js";
+import { BANNERS, commanderOf, lost, roleOf, sentence, stateOf } from "./words.js";
 
 export const PAGES = [
   ["facility", "Facility"],
@@ -50,6 +50,7 @@ export function makeShell(desk) {
   let saying = null; // the kind of what is said
   let refusedWith = new Map(); // kind -> words it was refused with last: what is asked again and again is told once
   let placed = -Infinity;
+  let told = 0; // the last event that was looked at
 
   function quiet() {
     clearTimeout(hide);
@@ -99,6 +100,7 @@ export function makeShell(desk) {
       keyed(banners, bannersOf(store), (name) => name, makeBanner, (item, name) => item.update(name, store));
       trip.update(store);
       control.update(store);
+      this.tellPresses(store);
       put(person, me ? `${me.name === me.role ? "" : `${me.name}, `}${roleOf(me.role)}` : "");
       mark(person, "data-first", me?.first);
       mark(person, "title", me?.first ? "your password is still the first one: change it" : "your password");
@@ -115,6 +117,15 @@ export function makeShell(desk) {
         put(first, cause && !store.stale ? `First out: ${cause.cause}. ${cause.advice}` : "");
       }
       this.title(store);
+    },
+    /** Somebody else's hand at the panel of the room that is commanded from here is said, by name. */
+    tellPresses(store) {
+      const latest = store?.events.at(-1)?.seq ?? 0;
+      for (const { seq, kind, data } of store?.events ?? []) {
+        if (seq <= told || kind !== "interlock.pressed" || !desk.holds()) continue;
+        this.say(`${data.by} (${roleOf(data.role)}) at ${data.console} presses reset: ${data.ids.join(", ")}`, { kind });
+      }
+      told = latest;
     },
     /** What the tab shows of a page that nobody looks at: the state, and how many alarms nobody has seen. */
     title(store) {
@@ -261,9 +272,9 @@ function makeControl(desk) {
       const { control } = view;
       put(
         words,
-        mine ? `you command ${view.room}` : control ? `${control.actor} at ${control.console} commands` : `nobody commands ${view.room}`,
+        mine ? `you command ${view.room}` : control ? commanderOf(control) : `nobody commands ${view.room}`,
       );
-      mark(element, "data-tone", mine ? "ready" : null);
+      mark(element, "data-tone", mine ? "ready" : control && lost(control) ? "warn" : null);
       mark(element, "title", control ? `heard ${control.heard_ms < 1000 ? "less than 1" : Math.round(control.heard_ms / 1000)} s ago` : null);
       show(take, !mine && Boolean(desk.person()));
       show(give, mine);

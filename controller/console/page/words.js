@@ -88,6 +88,15 @@ const STATUS = {
   loaded: "loaded", running: "running", writing: "writing the record", open: "being treated", unbegun: "never begun",
   cut_off: "cut off in beam, to be reconciled", locked: "waits for a physicist's signature",
 };
+const LOST_MS = 1000; // a commanding console that is silent for longer commands no more
+export const lost = (control) => control.heard_ms > LOST_MS;
+
+/** Who commands a room, from where; of a console that is not heard: since when, and that somebody else may. */
+export const commanderOf = (control) => {
+  const who = `${control.actor} at ${control.console}`;
+  return lost(control) ? `${who} not heard for ${Math.floor(control.heard_ms / 1000)} s; control may be taken` : `${who} commands`;
+};
+
 export const statusOf = (status) => STATUS[status] ?? status ?? "";
 
 const FACTS = {
