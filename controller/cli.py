@@ -160,6 +160,12 @@ def treat(
     raise typer.Exit(EXIT_OF[result.status])
 
 
+MovedStateOption = Annotated[
+    Path | None,
+    typer.Option("--state", metavar="DIR", help="The facility's state, where it was moved since."),
+]
+
+
 @app.command()
 def resume(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `treat --output` wrote.")],
@@ -172,6 +178,7 @@ def resume(
     endpoints: EndpointsOption = None,
     operator: OperatorOption = "",
     record: RecordOption = None,
+    state: MovedStateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Finish a fraction that ended early: deliver what is left of it, into DIR/resume-1, resume-2, ...
@@ -187,7 +194,7 @@ def resume(
 
     objections: list[str] = []
     pace = collected(objections, parse_speed, speed, VIRTUAL)
-    options = ResumeOptions(directory, seed, pace, scenario, tuple(fault or ()), endpoints, operator, record)
+    options = ResumeOptions(directory, seed, pace, scenario, tuple(fault or ()), endpoints, operator, record, state)
     try:
         with Progress() as listener:
             result = run_resume(options, listener, objections, stop_by_signal=True)
@@ -217,6 +224,7 @@ def recover(
         Path | None, typer.Option(help="Where the room's devices answer: its delivery unit is asked what it still knows.")
     ] = None,
     no_unit: Annotated[bool, typer.Option("--no-unit", help="The delivery unit is gone: do without what it knew.")] = False,
+    state: MovedStateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """After a crash: reconcile what was delivered, close it in the ledger, write a salvage record. Twice gives the same.
@@ -241,7 +249,7 @@ def recover(
             from controller.survivors import survivors
 
             survived = survivors(directory, endpoints)
-        result = run_recovery(directory, sign=sign, reason=reason, survived=survived)
+        result = run_recovery(directory, sign=sign, reason=reason, survived=survived, state=state)
         cleared: tuple[str, ...] = ()
         if endpoints is not None and sign.strip() and not result.locked:
             from controller.survivors import clear_latches

@@ -107,7 +107,9 @@ async def ask_unit(unit: DeliveryUnit, directory: Path) -> Survived:
     return Survived(latch, kept, status.boot_id)
 
 
-def run_recovery(directory: Path, *, sign: str = "", reason: str = "", survived: Survived | None = None) -> Recovered:
+def run_recovery(
+    directory: Path, *, sign: str = "", reason: str = "", survived: Survived | None = None, state: Path | None = None
+) -> Recovered:
     """Recover a treatment.
 
     Args:
@@ -115,6 +117,7 @@ def run_recovery(directory: Path, *, sign: str = "", reason: str = "", survived:
         sign: name of the physicist who accepts the stated intervals; empty: nobody does now.
         reason: why they may be accepted; needed with `sign`.
         survived: what the delivery unit still knows; None when it cannot be asked (a simulated one dies with its process).
+        state: where the facility's state is now; None: where it was when this was treated.
 
     Raises:
         Refused: still being treated, damaged, rolled back, or put together from two treatments; nothing was changed then.
@@ -123,7 +126,7 @@ def run_recovery(directory: Path, *, sign: str = "", reason: str = "", survived:
         raise Refused(["--sign needs a --reason: say on what the interval is accepted"])
     if reason.strip() and not sign.strip():
         raise Refused(["--reason needs a --sign: say who signs"])
-    request = read_request(directory)
+    request = read_request(directory).with_state(state)
     found = sessions(directory)
     intake, notes = _intake(request, directory)
     try:

@@ -90,6 +90,10 @@ class Request:
         """Date at the opening record's time."""
         return datetime.fromisoformat(self.started_utc)
 
+    def with_state(self, state: Path | None) -> Request:
+        """The same, whose facility's state lies elsewhere now; None: where it was."""
+        return self if state is None else replace(self, state=str(state.absolute()))
+
     def state_directory(self, directory: Path) -> Path:
         """The facility's state, for a treatment whose outputs are in `directory` (they may have been moved)."""
         return Path(self.state) if self.state else directory / STATE
@@ -113,7 +117,12 @@ def session_directory(root: Path, number: int) -> Path:
 def sessions(root: Path) -> list[Path]:
     """Directories of all sessions that have a journal, in order. Raises Refused when there is none."""
     if not (root / JOURNAL).is_file():
-        raise Refused([f"{root}: there is no {JOURNAL}; give the directory that `treat --output` wrote"])
+        raise Refused(
+            [
+                f"{root.absolute()}: there is no {JOURNAL}; give the directory that `treat --output` wrote, or "
+                "STATE/treatments/ID of a served room"
+            ]
+        )
     found = [root]
     while (session_directory(root, len(found)) / JOURNAL).is_file():
         found.append(session_directory(root, len(found)))
@@ -132,7 +141,12 @@ def read_request(root: Path) -> Request:
     except BeamlineError as error:
         raise Refused([str(error)]) from None
     if request.session:
-        raise Refused([f"{root}: is session {request.session} of a treatment; give the directory of the treatment itself"])
+        raise Refused(
+            [
+                f"{root}: is session {request.session} of a treatment; give the directory of the treatment itself, "
+                f"{root.absolute().parent}: it takes all sessions together"
+            ]
+        )
     return request
 
 

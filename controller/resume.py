@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ResumeOptions:
-    """What `resume` was asked. `seed`: of the simulated plant; None: that of the treatment. The rest as of `treat`."""
+    """What `resume` was asked. `seed`: of the simulated plant; None: that of the treatment. `state`: where the facility's state
+    is now; None: where it was. The rest as of `treat`."""
 
     directory: Path
     seed: int | None = None
@@ -43,6 +44,7 @@ class ResumeOptions:
     endpoints: Path | None = None
     operator: str = ""
     record: Path | None = None
+    state: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +111,7 @@ def admit_remainder(options: ResumeOptions, objections: Sequence[str] = ()) -> R
         Refused: nothing is left, a beam is open or locked, another plan, a damaged or rolled-back record; every reason.
     """
     root = options.directory
-    request = read_request(root)
+    request = read_request(root).with_state(options.state)
     found = sessions(root)
     state = request.state_directory(root)
     reasons = [*objections, *_damage(found)]

@@ -67,7 +67,12 @@ def open_state(request: Request, directory: Path) -> Ledger:
     """The ledger of a treatment, for questions outside any loop. Raises Refused when there is none, DataError, StorageError."""
     state = request.state_directory(directory) / "ledger"
     if not state.is_dir():
-        raise Refused([f"{state}: there is no ledger; without it nobody knows what was received"])
+        raise Refused(
+            [
+                f"{state.absolute()}: there is no ledger; without it nobody knows what was received. It was there when "
+                f"{directory} was treated: if the facility's state was moved, name it with --state"
+            ]
+        )
     return Ledger(DiskStore(), state, boot_id=request.seed, clock=lambda: 0)
 
 

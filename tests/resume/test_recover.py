@@ -334,6 +334,30 @@ def test_a_journal_of_another_treatment_of_the_same_plan_is_refused(one_beam: Pa
     assert "no journal in" in reasons_of(dead)
 
 
+def test_a_treatment_whose_state_was_moved_is_recovered_and_resumed_where_the_state_is_now(
+    one_beam: Path, tmp_path: Path
+) -> None:
+    run, site, dead, moved = tmp_path / "run", tmp_path / "site", tmp_path / "dead", tmp_path / "elsewhere"
+
+    def die() -> None:
+        shutil.copytree(run, dead)
+        shutil.copytree(site, moved)
+        made[-1].stop("the copy is made")
+
+    with fractions() as made:
+        treat(one_beam, run, listener=at_pass(2, 0.1, die), state=site)
+    shutil.rmtree(site)
+    for command in ("recover", "resume"):
+        refused = iongantry(command, str(dead))
+        assert refused.returncode == 2 and f"{site / 'ledger'}: there is no ledger" in refused.stderr
+        assert "name it with --state" in refused.stderr
+    signed = iongantry("recover", str(dead), "--state", str(moved), "--sign", "A. Physicist", "--reason", "film")
+    assert signed.returncode == 0, signed.stderr
+    assert run_resume(ResumeOptions(dead, state=moved)).beams[0].state is BeamState.COMPLETE
+    assert not site.exists()
+    assert f"{tmp_path / 'nothing'}: there is no journal.bin" in reasons_of(tmp_path / "nothing")
+
+
 def test_while_its_process_lives_nothing_is_recovered(dead: Path) -> None:
     lock = DiskStore().lock(dead / "journal.bin")
     try:
