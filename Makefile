@@ -62,7 +62,7 @@ mutants: $(VENV)/.ready
 
 docs: $(VENV)/.ready
 	$(BIN)/python -m controller.room.diagram
-	$(BIN)/python -m interlocks.matrix --update docs/interlocks.md
+	$(BIN)/python -m controller.interlock_table --update docs/interlocks.md
 	$(BIN)/python -m simulators.invariants_table
 
 # The pictures of docs/tutorial.md, made by the test that does what it tells. Needs Debian's chromium.

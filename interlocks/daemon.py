@@ -44,6 +44,7 @@ BETWEEN = (0,) * (OWN_FIRST - WIRE_SIZE)  # registers of nobody
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 REPEATS_NS = 5_000_000_000  # a row that trips again sooner is counted in the journal, not written; assumed
 TRIPS_KEPT = 1000
+WAITED = "it waited while the interlock system stood still, and nobody knows since when: press again"
 PULSE_NS = 20_000_000  # between two pulses, with or without a step: two late wake-ups in a row cost no permit; assumed
 
 
@@ -81,11 +82,11 @@ class InterlockNode:
         self.clock: Callable[[], int] = clock or (lambda: self._told_ns)
         self._told_ns = self._decided_ns = 0
         self._given_ns: int | None = None  # the last pulse of beam; None: it is withheld, and its relay falls as it is to
-        self._boot_id = boot_id
+        self._boot_id = boot_id & 0xFFFF
         self._read_image, self._write_permit, self._read_pulses, self._journal = read_image, write_permit, read_pulses, journal
         self._reader, self._proof = ImageReader(), ProofTest(limits)
         self._plan = PlanWatch(limits.conversion, limits.plan_required)
-        self._beam, self._motion = PermitPulse(boot_id), PermitPulse(boot_id)
+        self._beam, self._motion = PermitPulse(), PermitPulse()
         self._pulses_known = False  # whether the relays hold what we wrote last
         self._latches = self.engine.latched()  # as the journal knows them
         self._pressed_ns: dict[str, int] = {}
@@ -156,7 +157,7 @@ class InterlockNode:
             beam = self._beam.next(permit and young and not late)
             motion = self._motion.next(decision.motion_code == 0 and young and not self._proof.withholds)
             shown = code, len(decision.tripped), *words32(value), *words32(limit), index
-            self._write_permit(beam.value, beam.boot_id, *shown, motion.value, decision.motion_code)
+            self._write_permit(beam, self._boot_id, *shown, motion, decision.motion_code)
             self._pulses_known = True
         except OSError:
             self.link_faults += 1  # the relays fall by themselves
@@ -232,6 +233,11 @@ class InterlockNode:
         self._latches = latched
         return reset
 
+    def forget(self, now_ns: int, role: str) -> None:
+        """A button was moved nobody knows when: that is no press, and the end of none."""
+        self._pressed_ns.pop(role, None)
+        self._journal({"kind": "not taken", "t_ns": now_ns, "role": role, "why": WAITED})
+
     def bypass(self, now_ns: int, interlock: str, owner: str, approver: str, reason: str, duration_ms: float) -> None:
         """Set a bypass (see `bypass.grant` for what is refused)."""
         bypass = self.engine.bypass(now_ns, interlock, owner, approver, reason, duration_ms)
@@ -247,16 +253,21 @@ def latched_before(journal: Path, limits: Limits) -> tuple[str, ...]:
     return ()
 
 
-def obey(node: InterlockNode, message: bytes, now_ns: int) -> bytes:
+def obey(node: InterlockNode, message: bytes, now_ns: int, waited_ns: int = 0) -> bytes:
     """What came over the socket: `press ROLE`, `release ROLE`, `plan PATH SHA256`, `proof begin NAME`, `proof end`.
 
     `plan back` takes the plan away: its rows sleep then, where no plan is required. Two persons' bypass is `bypass ID OWNER
     APPROVER DURATION_MS REASON`, names without spaces; `end-bypass ID` ends it. `status WORD` asks what stands and changes
-    nothing. Returns what is answered to whoever has an address: what became of a plan or a bypass, or the word and what stands.
+    nothing. Returns what is answered to whoever has an address: what became of a plan or a bypass, that a button was not taken,
+    or the word and what stands. `waited_ns`: for how long at most the message waited. A button counts as pressed at
+    the earliest time it may have been, and not at all where that is longer ago than a relay holds: nobody knows what was first.
     """
     verb, _, rest = message.decode("utf-8", "replace").strip().partition(" ")
     if verb in ("press", "release") and rest in ROLES:
-        node.reset(now_ns, rest, verb == "press")
+        if waited_ns > RELAY_MS * NS_PER_MS:
+            node.forget(now_ns, rest)
+            return f"{verb} {rest} not taken: {WAITED}".encode()
+        node.reset(now_ns if verb == "release" else now_ns - waited_ns, rest, verb == "press")
     elif verb == "proof" and rest.partition(" ")[0] in ("begin", "end"):
         node.proof(now_ns, rest.partition(" ")[2] if rest.startswith("begin ") else "")
     elif verb == "plan":
@@ -286,12 +297,27 @@ def wired(link: ModbusTcp, limits: Limits, journal: Journal, latched: Iterable[s
     return InterlockNode(image, write, limits, boot_id, read_pulses=held, latched=latched, journal=journal, clock=clock)
 
 
+def claim(host: str, port: int) -> socket.socket:
+    """A name that one process of this computer has at a time, for who serves that address; the system frees it at any end.
+
+    Raises OSError: another has it. Two interlock systems would hold each other's relays open.
+    """
+    name, at = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), "127.0.0.1" if host in LOOPBACK else host
+    try:
+        name.bind(f"\0iongantry interlock {at}:{port}")
+    except OSError:
+        name.close()
+        raise OSError(f"another interlock system on this computer serves {host}:{port}: stop it first") from None
+    return name
+
+
 def run(node: InterlockNode, buttons: socket.socket, speed: float, plan: bytes | None) -> None:
     """Run for ever, on the node's clock: the monotonic one times `speed` (1 for anything but a simulation).
 
     `buttons` is a datagram socket that takes what `obey` obeys; who may write to it is the file system's affair.
     """
     now_ns = node.clock
+    empty_ns = now_ns()  # nothing has tripped yet; later: when a look found nobody waiting, so that who waits now came after
     if plan is not None:
         node.give_plan(now_ns(), plan)
     while True:
@@ -303,10 +329,13 @@ def run(node: InterlockNode, buttons: socket.socket, speed: float, plan: bytes |
                 pulse_at_ns = t_ns + PULSE_NS
             elif select.select([buttons], [], [], (min(wake_at_ns, pulse_at_ns) - t_ns) / 1e9 / speed)[0]:
                 message, sender = buttons.recvfrom(4096)
-                answer = obey(node, message, now_ns())
+                t_ns = now_ns()
+                answer = obey(node, message, t_ns, t_ns - empty_ns)
                 # Who asked may be gone, or have no address. Answers that nobody reads fill no socket but their own.
                 with suppress(OSError, TypeError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
                     line.sendto(answer, socket.MSG_DONTWAIT, sender)
+            else:
+                empty_ns = t_ns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -332,6 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             verify = None if given.unsigned else verifier([SHIPPED_KEY, *(given.trust or ())])
             limits = load(given.limits, verify, given.overlay)
+            stack.enter_context(claim(given.host, given.port))
             plan = given.plan.read_bytes() if given.plan is not None else None
             latched = latched_before(given.journal, limits)
             file = stack.enter_context(given.journal.open("a", buffering=1, encoding="utf-8"))
@@ -342,7 +372,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.buttons.chmod(0o600)
         except (LimitsError, ValueError, OSError) as error:
             kept = f"{given.journal} is kept by another interlock system: " if isinstance(error, BlockingIOError) else ""
-            sys.stderr.write(f"{kept}{error}\n")
+            told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+            sys.stderr.write(f"{kept}{told}\n")
             return 2
 
         def journal(record: Record) -> None:

@@ -54,6 +54,7 @@ class _Row:
         self.held_ns: int | None = None  # end of the debounced cause, for the hold
         self.bad = self.active = self.withheld = self.latched = self.asleep = False
         self.by_value = False  # latched on a value, not only on invalid inputs
+        self.told = False  # its latest trip says what a value showed, not that it is not known
         self.trip: Trip | None = None  # the latest
         self.latched_ns, self.due_ns = 0, NEVER_NS
 
@@ -224,18 +225,23 @@ class Engine:
         bad = r.bad and not self._bypassed(row)
         was_active, was_tripped, was_withheld = r.active, r.tripped, r.withheld
         r.active, r.withheld = bad and in_phase, bad and row.withholds
+        known, told = r.by_value and was_tripped, r.told and was_tripped
+        # What was latched as not known is told anew when a value shows its cause, be it outside of the row's phase.
+        r.told = told or (lasting and (r.active or (r.withheld and r.latched)))
         if r.active:
-            known, r.by_value = r.by_value and was_tripped, lasting or (r.by_value and was_tripped)
+            r.by_value = lasting or known
             # Before the key was turned nothing is permitted: inputs that are still missing need not be reset one by one.
             counts = row.latch and (lasting or not self._kind["boot"].latched)
             r.latched = latch(counts, r.latched, reset=False)
             if not was_active:
                 r.latched_ns = now_ns
-            if not was_tripped or r.by_value != known:  # also when it is known by now what only was not believed
-                states = tuple(self._state(name) for name in row.inputs)
-                r.trip = self.first_out.trip(now_ns, row, states, self._shown(r, states, lasting))
-                new.append(r.trip)
-                self._decision_due = True
+        if (r.active and (not was_tripped or r.by_value != known)) or r.told != told:
+            states = tuple(self._state(name) for name in row.inputs)
+            first = was_tripped and r.trip is not None and r.trip.first_out  # it stays that, in other words
+            trip = self.first_out.trip(now_ns, row, states, self._shown(r, states, lasting))
+            r.trip = trip._replace(first_out=trip.first_out or first)
+            new.append(r.trip)
+            self._decision_due = True
         if (r.active, r.tripped, r.withheld) != (was_active, was_tripped, was_withheld):
             self._decision_due = True
 
@@ -275,7 +281,7 @@ class Engine:
         if not r.tripped:
             r.trip = self.first_out.trip(now_ns, r.row, ())
             new.append(r.trip)
-        r.latched, r.by_value, r.latched_ns = True, True, now_ns
+        r.latched, r.by_value, r.told, r.latched_ns = True, True, True, now_ns
         self._decision_due = True
 
     def _decide(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 LOWER = ("limit", "percent", "floor", "high", "vote", "warn", "correct", "pause")  # figures: lower is tighter
+FORM = "a row is [interlock.ID] with source and test = { FIGURE = ... }, when or reaction; else [engine], [conversion.UNIT]"
 PHASE_ORDER = {"never": 0, "beam": 1, "requested": 1, "moving": 1, "armed": 2, "always": 3}
 
 
@@ -59,10 +60,9 @@ TIGHTER: Mapping[tuple[str, str], Callable[[Any, Any], bool]] = {
 
 def merged(shipped: Mapping[str, Any], over: Mapping[str, Any], reasons: list[str]) -> dict[str, Any]:
     """The shipped tables with those of the overlay; what it may not do goes to `reasons` and is left out."""
-    reasons += [f"overlay: unknown table {name!r}" for name in over if name not in ("engine", "interlock", "conversion")]
-    tables = dict(shipped)
-    tables["engine"] = _table("engine", "engine", shipped["engine"], over.get("engine", {}), reasons)
-    rows = tables["interlock"] = dict(shipped["interlock"])
+    tables = {name for name in ("engine", "interlock", "conversion") if isinstance(over.get(name), dict)}
+    reasons += [f"overlay: unknown table {name!r}: {FORM}" for name in over if name not in tables]
+    engine, rows = _table("engine", "engine", shipped["engine"], over.get("engine", {}), reasons), dict(shipped["interlock"])
     changed = over.get("interlock", {})
     for name, change in changed.items() if isinstance(changed, dict) else ():
         if name not in rows or not isinstance(change, dict):
@@ -73,11 +73,11 @@ def merged(shipped: Mapping[str, Any], over: Mapping[str, Any], reasons: list[st
         if "when" in change and not (isinstance(change["when"], dict) and "deadline_ms" in change["when"]):
             reasons.append(f"overlay: {name}: deadline_ms missing")
         unknown = change.keys() - {"test", "when", "reaction", "source"}
-        reasons += [f"overlay: {name}: {key} cannot be changed" for key in sorted(unknown)]
+        reasons += [f"overlay: {name}: {key} cannot be changed: {FORM}" for key in sorted(unknown)]
         row = rows[name]
         parts = {t: _table(name, t, row[t], change[t], reasons) for t in ("test", "when", "reaction") if t in change}
         rows[name] = {**row, **parts, "source": f"{row['source']}; facility: {change.get('source')}"}
-    return {**tables, "conversion": over.get("conversion", {})}
+    return {**shipped, "engine": engine, "interlock": rows, "conversion": over.get("conversion", {})}
 
 
 def _table(row: str, table: str, old: Mapping[str, Any], new: Any, reasons: list[str]) -> dict[str, Any]:

@@ -7,8 +7,6 @@ is read before the first write of a process, and again after a write that failed
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 RELAY_NODE = 2
 RELAY_MS = 100  # docs/wires.md: the relay falls so long after the last change of the pulse
 PULSE_REGISTER = 16  # then boot id, first-out code, count of active trips, value and limit of the first-out, its input
@@ -21,30 +19,18 @@ def words32(value: int) -> tuple[int, int]:
     return value >> 16 & 0xFFFF, value & 0xFFFF
 
 
-class Pulse(NamedTuple):
-    """What is written to the relay."""
-
-    value: int
-    boot_id: int
-    counter: int  # pulses since boot, for the record
-
-
 class PermitPulse:
-    """Makes pulses.
+    """Makes the numbers of one pulse."""
 
-    Args:
-        boot_id: 16-bit number of this start of the daemon.
-    """
-
-    def __init__(self, boot_id: int) -> None:
-        self._last = Pulse(0, boot_id & 0xFFFF, 0)
+    def __init__(self) -> None:
+        self._last = 0
 
     def follow(self, present: int) -> None:
         """Go on from what the pulse register holds: at start, and whenever a write may or may not have arrived."""
-        self._last = self._last._replace(value=present & 0xFFFF)
+        self._last = present & 0xFFFF
 
-    def next(self, permit: bool) -> Pulse:
-        """The pulse to write now."""
+    def next(self, permit: bool) -> int:
+        """The number to write now."""
         if permit:
-            self._last = Pulse((self._last.value + 1) & 0xFFFF, self._last.boot_id, self._last.counter + 1)
+            self._last = (self._last + 1) & 0xFFFF
         return self._last

@@ -41,6 +41,7 @@ OWN = {  # tests of a file, if they are not called after it; all others follow
     "conditions.py": ("test_conditions.py", "test_corners.py", "test_engine.py"),
     "daemon.py": (
         "test_late_pulses.py",
+        "test_waiting_buttons.py",
         "test_daemon.py",
         "test_repeated_trips.py",
         "test_status_question.py",
@@ -50,7 +51,7 @@ OWN = {  # tests of a file, if they are not called after it; all others follow
         "test_signature.py",
         "test_corners.py",
     ),
-    "engine.py": ("test_engine.py", "test_unseen_relays.py", "test_motion_permit.py", "test_corners.py"),
+    "engine.py": ("test_engine.py", "test_unseen_relays.py", "test_known_later.py", "test_motion_permit.py", "test_corners.py"),
     "first_out.py": ("test_engine.py", "test_unseen_relays.py", "test_corners.py"),
     "modbus.py": ("test_daemon.py",),
     "overlay.py": ("test_overlay.py", "test_matrix.py"),

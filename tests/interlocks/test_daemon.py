@@ -295,20 +295,47 @@ def test_latches_of_a_former_life_are_read_from_the_journal(tmp_path):
     assert latched_before(path, LIMITS) == ()
 
 
-def test_a_second_interlock_system_of_a_room_is_refused_and_ctrl_c_is_an_end(tmp_path):
-    arguments = [
-        *(sys.executable, "-m", "interlocks.daemon", "--port", "9", "--unsigned"),
-        *("--buttons", str(tmp_path / "b"), "--journal", str(tmp_path / "j")),
+@pytest.fixture
+def ports() -> Iterator[tuple[int, int]]:
+    """Two ports of this computer on which nobody listens, and that nobody else gets."""
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        yield first.getsockname()[1], second.getsockname()[1]
+
+
+def arguments(directory: Path, port: int, name: str, host: str = "127.0.0.1") -> list[str]:
+    return [
+        *(sys.executable, "-m", "interlocks.daemon", "--host", host, "--port", str(port), "--unsigned"),
+        *("--buttons", str(directory / f"{name}.buttons"), "--journal", str(directory / f"{name}.jsonl")),
     ]
-    first = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+
+
+def started(command: list[str]) -> subprocess.Popen:
+    """A daemon that has got as far as its socket, or that has ended."""
+    buttons = Path(command[command.index("--buttons") + 1])
+    buttons.unlink(missing_ok=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert wait_until(lambda: buttons.exists() or process.poll() is not None, 20.0)
+    return process
+
+
+def refused(command: list[str]) -> str:
+    run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert run.returncode == 2 and run.stdout == ""
+    return run.stderr
+
+
+def test_a_second_interlock_system_of_a_room_is_refused_and_ctrl_c_is_an_end(tmp_path, ports):
+    first = started(arguments(tmp_path, ports[0], "a"))
     try:
-        deadline_s = time.monotonic() + 20.0
-        while not (tmp_path / "b").exists():
-            assert time.monotonic() < deadline_s and first.poll() is None
-            time.sleep(0.02)
-        second = subprocess.run(arguments, capture_output=True, text=True, timeout=20, check=False)
-        assert second.returncode == 2
-        assert "is kept by another interlock system" in second.stderr
+        told = f"another interlock system on this computer serves 127.0.0.1:{ports[0]}: stop it first\n"
+        assert refused(arguments(tmp_path, ports[0], "b")) == told, "with a journal and a socket of its own"
+        assert refused(arguments(tmp_path, ports[0], "b", "localhost")) == told.replace("127.0.0.1", "localhost")
+        before = (tmp_path / "a.buttons").stat().st_ino
+        assert refused(arguments(tmp_path, ports[0], "a")) == told
+        assert (tmp_path / "a.buttons").stat().st_ino == before, "nor does it take the other's buttons away"
+        assert "is kept by another interlock system" in refused(arguments(tmp_path, ports[1], "a"))
         first.send_signal(signal.SIGINT)
         assert first.wait(20) == 0
         assert first.stderr.read() == ""
@@ -316,3 +343,31 @@ def test_a_second_interlock_system_of_a_room_is_refused_and_ctrl_c_is_an_end(tmp
         first.kill()
         first.wait()
         first.stderr.close()
+
+
+def test_one_that_was_killed_leaves_its_room_to_the_next_at_once(tmp_path, ports):
+    for number in range(3):
+        process = started(arguments(tmp_path, ports[0], f"life{number}"))
+        assert process.poll() is None, process.stderr.read()
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_another_room_has_an_interlock_system_of_its_own(tmp_path, ports):
+    both = [started(arguments(tmp_path, port, str(port))) for port in ports]
+    assert [process.poll() for process in both] == [None, None]
+    for process in both:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.parametrize("option", ["--overlay", "--limits", "--plan", "--trust"])
+def test_a_file_that_is_not_there_is_named_in_words(tmp_path, ports, capsys, option):
+    missing = tmp_path / "missing.toml"
+    command = [*arguments(tmp_path, ports[0], "a")[3:], option, str(missing)]
+    if option == "--trust":
+        command.remove("--unsigned")
+    assert main(command) == 2
+    assert capsys.readouterr().err == f"{missing}: No such file or directory\n"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from controller.interlock_table import main, markdown
 from interlocks.inputs import SIGNALS
-from interlocks.matrix import SHIPPED, LimitsError, load, main, markdown, parse
+from interlocks.matrix import SHIPPED, LimitsError, load, parse
 
 TEXT = SHIPPED.read_text(encoding="utf-8")
 DOCS = Path(__file__).parents[2] / "docs" / "interlocks.md"
@@ -138,7 +139,7 @@ def test_the_table_in_the_docs_is_that_of_the_file(tmp_path, capsys):
     copy = tmp_path / "interlocks.md"
     copy.write_text(DOCS.read_text(encoding="utf-8"), encoding="utf-8")
     assert main(["--update", str(copy)]) == 0
-    assert copy.read_text(encoding="utf-8") == DOCS.read_text(encoding="utf-8"), "run: python -m interlocks.matrix --update"
+    assert copy.read_text(encoding="utf-8") == DOCS.read_text(encoding="utf-8"), "run: make docs"
     assert main(["--markdown"]) == 0
     assert capsys.readouterr().out == markdown(load())
     assert main([]) == 2

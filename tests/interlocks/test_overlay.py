@@ -94,6 +94,17 @@ def test_what_is_not_tighter_is_refused_with_the_reason(name):
         ("[engine]\nplan_required = 1", "plan_required = 1 relaxes False"),
         ("[engine]\nhaste = 1", "haste cannot be changed"),
         ("[motor]\na = 1", "unknown table 'motor'"),
+        (
+            "[RING_ANGLE]\ntest = { limit = 150 }",
+            "unknown table 'RING_ANGLE': a row is [interlock.ID] with source and test = {",
+        ),
+        ("interlock = 150", "unknown table 'interlock': a row is [interlock.ID]"),
+        ("[[interlock]]\nid = 'RING_ANGLE'", "unknown table 'interlock': a row is [interlock.ID]"),
+        ("conversion = []", "unknown table 'conversion'"),
+        (
+            "[interlock.RING_ANGLE]\nlimit = 150\nsource = 'x'",
+            "limit cannot be changed: a row is [interlock.ID] with source and",
+        ),
         ("[interlock.RING_ANGLE]\ntest = { limit = 150 }", "source missing"),
         ("[conversion.MU]\n6012 = [[100.0, 1000.0], [50.0, 1000.0]]", "conversion.MU.6012"),
         ("[conversion.MU]\n6012 = [[100.0, 0.0]]", "conversion.MU.6012"),

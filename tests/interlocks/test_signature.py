@@ -54,6 +54,29 @@ def test_an_unsigned_overlay_over_a_signed_file_is_refused(signed, tmp_path):
         load(signed[0], verifier([signed[1]]), other)
 
 
+def test_what_is_wrong_beside_the_signature_is_told_with_it(signed, tmp_path):
+    """Whoever edits sees every reason at once; nothing is accepted by that."""
+    file, other = tmp_path / "limits.toml", tmp_path / "overlay.toml"
+    file.write_bytes(SHIPPED.read_bytes())
+    other.write_text('[motor]\na = 1\n[interlock.RING_ANGLE]\ntest = { limit = 300 }\nsource = "x"\n')
+    verify = verifier([signed[1]])
+    with pytest.raises(LimitsError) as caught:
+        load(file, verify, other)
+    first, second, *content = caught.value.reasons
+    assert first == "limits.toml: signature missing: no limits.toml.sig beside it"
+    assert second == "signature missing: no overlay.toml.sig beside it"
+    assert content[0].startswith("overlay: unknown table 'motor': a row is [interlock.ID] with source and test = {")
+    assert content[1:] == ["overlay: RING_ANGLE: limit = 300 relaxes 200"]
+    with pytest.raises(LimitsError) as caught:
+        load(copied(signed, tmp_path, author="Eve"), verify, other)
+    assert caught.value.reasons[0] == "limits.toml: signature not valid: it does not belong to this key"
+    assert caught.value.reasons[1:] == (second, *content)
+    file.write_text("[engine]\n")
+    with pytest.raises(LimitsError) as caught:
+        load(file, verify)
+    assert "changed since" in caught.value.reasons[0] and "interlock: table missing" in caught.value.reasons
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
