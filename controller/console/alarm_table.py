@@ -169,6 +169,12 @@ _ROWS: tuple[AlarmRule, ...] = (
     AlarmRule("stop.failed", "high", _says("a stop of motion was not confirmed; look at gantry and couch")),
     AlarmRule("unit.not_asked", "medium", _says("the delivery unit was not asked what it gave")),
     AlarmRule("loop.lag", "medium", _lag_words, f"it is below {LAG_ALARM_MS:g} ms", grade=_lag_grade),
+    AlarmRule(
+        "disk.refuses",
+        "high",
+        _says("the disk does not take what has to be durable; free space, or check it"),
+        "a write succeeds",
+    ),
     AlarmRule("ledger.unreadable", "high", _says("the ledger cannot be read; look at its disk"), "the next treatment"),
     AlarmRule(
         "close.failed",
@@ -190,7 +196,9 @@ _ROWS: tuple[AlarmRule, ...] = (
     AlarmRule("request.withheld", "medium", _says("the beam request came too late and is withdrawn", "")),
     AlarmRule("finding", "medium", _says("delivered spots are out of tolerance", "message"), key=_field("code")),
     AlarmRule("problem", "medium", _says("the field could not be closed as it should", "what"), key=_field("what")),
-    AlarmRule("listener.removed", "medium", _says("a part of the display has failed and shows nothing any more")),
+    AlarmRule(
+        "listener.removed", "medium", _says("a part of the program that follows events has failed and follows none any more")
+    ),
     AlarmRule(
         "limits.unsigned", "medium", _says("limits unsigned: only a simulated room runs with them"), "the room is started again"
     ),
@@ -216,6 +224,7 @@ _CLEARINGS: tuple[Clearing, ...] = (
         "room.state", ("trip",), lambda event: event.data.get("state") == "standby" or event.data.get("event") == "resume"
     ),
     Clearing("interlock.reset", ("interlock.trip", "interlock.stands"), keys=_cleared),
+    Clearing("disk.takes", ("disk.refuses",)),
     Clearing("interlock.heard", ("interlock.silent",)),
     Clearing("treatment.settled", ("treatment.cut_off",), keys=lambda event: (_text(event, "id"),)),
     Clearing("device.up", ("device.down", "device.refused", "device.fault")),

@@ -98,10 +98,8 @@ class Store(Protocol):
 def storage_error(action: str, path: Path, error: OSError) -> StorageError:
     """The operator's message for a disk that refused."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno == errno.ENOSPC:
-        hint = "free space on this disk; no beam until the program was restarted and the open grants reconciled"
-    else:
-        hint = "check the disk; no beam until the program was restarted and the open grants reconciled"
+    do = "free space on this disk" if error.errno == errno.ENOSPC else "check the disk"
+    hint = f"{do}: this session gets no more beam; what it had begun is reconciled, and the next begins only when recorded"
     return StorageError(f"cannot {action} {path}: {reason}", code=3101, hint=hint)
 
 

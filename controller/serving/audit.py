@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Audit:
         self._left_out = 0
         self._kept: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._held_ns = -HELD_NS
+        self.refused: Callable[[str], None] = lambda _why: None  # told in words when the disk takes nothing
 
     def open(self) -> None:
         """Verify the chain and go on with it. Raises Busy, DataError, StorageError."""
@@ -152,9 +153,10 @@ class Audit:
             raise StorageError("the audit is not open", code=3103, hint="see the disk")
         try:
             return self._journal.append(kind, data)
-        except StorageError:
+        except StorageError as error:
             self._journal.close()
             self._journal = None
+            self.refused(str(error))
             raise
 
 

@@ -31,6 +31,7 @@ from controller.serving.audit import Audit
 from controller.serving.console_words import reconciled
 from controller.serving.cut_off import CutOff, LedgerBook
 from controller.serving.devices_book import DevicesBook
+from controller.serving.disk_watch import DiskWatch
 from controller.serving.fraction_book import FractionBook
 from controller.serving.ground import Ground
 from controller.serving.interlock_book import InterlockBook
@@ -69,6 +70,8 @@ class ServedRoom:
         self.publish_spots: Callable[[SpotsView], None] = lambda _spots: None
         self._say = say
         self.audit = Audit(store or DiskStore(), ground.state, ground.room, ground.boot_id)
+        self._disk = DiskWatch(store or DiskStore(), ground.treatments, f"room.{ground.room}", ground.bus)
+        self.audit.refused = self._disk.refused
         self.plans = PlanStore(ground.state, ground.called, inspect)
         self.alarms = AlarmList()
         self.devices = DevicesBook(ground.devices.all(), say, self._connected)
@@ -114,7 +117,8 @@ class ServedRoom:
         self._cut_off = CutOff(ground, ledger, say)
         self._asking = Asking(ground, self.plans, self.audit, self.interlocks, ledger)
         self._tasks: list[asyncio.Task[None]] = []
-        for take in (self.alarms.take, self.devices.take, self.interlocks.take, self._viewer.take, self._event):
+        listeners = (self.alarms.take, self.devices.take, self.interlocks.take, self._viewer.take, self._event, self._disk.take)
+        for take in listeners:
             ground.bus.subscribe(take)
 
     # --- life -------------------------------------------------------------------------------------------------------------
@@ -132,6 +136,7 @@ class ServedRoom:
             asyncio.create_task(self._look_after(), name="room"),
             asyncio.create_task(self._look_for_cut_off(), name="cut off"),
             asyncio.create_task(self.audit.run(), name="audit"),
+            asyncio.create_task(self._disk.run(), name="disk"),
             asyncio.create_task(tell_lag(self.ground.bus, f"room.{self.ground.room}"), name="lag"),
         ]
 
@@ -204,7 +209,7 @@ class ServedRoom:
         return round(now_ns() / self.ground.speed)
 
     def _obstacles(self) -> list[str]:
-        return [*self.devices.missing(), *self.servicing.obstacles()]
+        return [*self.devices.missing(), *self.servicing.obstacles(), *self._disk.obstacles()]
 
     def _handlers(self) -> dict[str, Callable[[Command], Any]]:
         treating, servicing = self.treating, self.servicing
@@ -215,7 +220,7 @@ class ServedRoom:
             **dict.fromkeys(("terminate", "cancel"), treating.terminate),
             "import_plan": self._import_plan,
             "approve_plan": lambda c: self.plans.approve(c.arguments.get("plan_id"), c.actor.name).model_dump(mode="json"),
-            "load_plan": checked(self.ground.room, LOADS, treating.load),
+            "load_plan": checked(self.ground.room, LOADS, self._load),
             "unload_plan": treating.unload,
             "edit": checked(self.ground.room, EDITS, treating.edit),
             "acknowledge": self._acknowledge,
@@ -246,6 +251,10 @@ class ServedRoom:
                 f"{self.servicing.jogging} is being jogged", code=4471, device=self.ground.room, hint="let it stop, then answer"
             )
         return self.treating.answer(command)
+
+    async def _load(self, command: Command) -> dict[str, Any]:
+        await self._disk.look()
+        return await self.treating.load(command)
 
     async def _reset_interlock(self, command: Command) -> dict[str, Any]:
         before = [trip.id for trip in self.interlocks.standing()]

@@ -101,7 +101,7 @@ def test_a_failed_write_or_sync_is_the_end_of_the_journal(error):
         store = MemoryStore()
         journal = open_journal(store)
         store.errors = {store.operations + ahead: error}
-        with pytest.raises(StorageError, match="no beam until"):
+        with pytest.raises(StorageError, match="this session gets no more beam"):
             append_some(journal, 1)
         with pytest.raises(StorageError):  # the disk would take it now; the journal does not ask
             append_some(journal, 1)
