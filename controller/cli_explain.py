@@ -13,7 +13,7 @@ from controller.cli_common import FacilityOption, refuse
 
 
 def explain_trip(
-    name: Annotated[str, typer.Argument(help="Name of a trip, for example RING_ANGLE, or its first-out code.")],
+    name: Annotated[str, typer.Argument(help="Name of a trip (RING_ANGLE), its first-out code, or its words on the screen.")],
     facility: FacilityOption = "asan",
 ) -> None:
     """Say what an interlock is, which line decides it, and what resets it.

@@ -37,7 +37,9 @@ def sign_limits(
             whole = b"sort =" in file.read_bytes()  # an overlay cannot say what sort of row one is
             load(file) if whole else load(overlay=file)  # what the daemon refuses anyway is not signed
         written = sign(files, key, author, approver, public)
-    except (BeamlineError, LimitsError, OSError) as error:
+    except OSError as error:
+        refuse([f"{error.filename}: {error.strerror}" if error.filename else str(error)])
+    except (BeamlineError, LimitsError) as error:
         refuse(str(error).splitlines())
     for path in written:
         typer.echo(str(path))

@@ -1,8 +1,9 @@
 """From the name of a trip to the line that decides it: one row of the interlock matrix in words, with the places to look.
 
-`iongantry explain-trip RING_ANGLE` (or its first-out code) prints the row, its inputs with their registers, the function that
-judges them, and what brings the permit back, each with file and line. Not responsible for what is tripped now (that is on the
-status line and in the console), nor for anything that the interlock system does: it only reads that package's tables.
+`iongantry explain-trip RING_ANGLE` (or its first-out code, or its words as on the screen) prints the row, its inputs with their
+registers, the function that judges them, and what brings the permit back, each with file and line. Not responsible for what is
+tripped now (that is on the status line and in the console), nor for anything that the interlock system does: it only reads that
+package's tables.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from interlocks.plan_watch import PlanWatch
 from interlocks.proof import ProofTest
 
 PACKAGE = Path(matrix.__file__).parent
+NEAR = 6  # rows that are named where none was found
+WORD = 4  # letters of a word that tells one row from another
 WHEN = {
     "always": "always",
     "armed": "while a treatment is armed, or not known not to be",
@@ -40,16 +43,28 @@ INTERNAL: dict[str, Callable[..., Any]] = {  # kinds that are no condition of va
 
 
 class NoSuchRow(ValueError):
-    """There is no row of that name or code; the text says which come near."""
+    """There is no row of that name, code or words; the text says which come near."""
 
 
 def find(limits: Limits, wanted: str) -> Interlock:
-    """The row of an id (any case) or first-out code. Raises NoSuchRow."""
-    for row in limits.rows:
-        if wanted.upper() == row.id or wanted == str(row.code):
+    """The row of an id, a first-out code, or what it means as on the screen, in any case. Raises NoSuchRow."""
+    said = wanted.strip().casefold()
+    for row in limits.rows:  # behind a colon the values are told
+        if said in (row.id.casefold(), str(row.code)) or f"{said}:".startswith(f"{row.what.casefold()}:"):
             return row
-    near = difflib.get_close_matches(wanted.upper(), [row.id for row in limits.rows], 4, 0.4)
+    names = difflib.get_close_matches(wanted.upper(), [row.id for row in limits.rows], 4, 0.4)
+    near = list(dict.fromkeys([*[row.id for row in alike(limits, wanted, 1)][:NEAR], *names]))
     raise NoSuchRow(f"no interlock is called {wanted!r}; near: {', '.join(near) or 'none'} (all: docs/interlocks.md)")
+
+
+def alike(limits: Limits, wanted: str, least: int) -> list[Interlock]:
+    """Rows whose id or meaning has at least so many of these words, those with most of them first."""
+
+    def words(text: str) -> set[str]:
+        return {word for word in re.split(r"[\W_]+", text.casefold()) if len(word) >= WORD}
+
+    shared = {row.id: len(words(wanted) & words(f"{row.id} {row.what}")) for row in limits.rows}
+    return sorted((row for row in limits.rows if shared[row.id] >= least), key=lambda row: -shared[row.id])
 
 
 def place(function: Callable[..., Any]) -> str:
@@ -140,4 +155,6 @@ def explain(limits: Limits, wanted: str) -> str:
         f"source    {row.source}",
         *([f"do        {row.advice}"] if row.advice else []),
     ]
+    by_words = wanted.strip().casefold() not in (row.id.casefold(), str(row.code))
+    lines += [f"see also  {r.id}: {r.what}" for r in alike(limits, row.what, 2) if by_words and r is not row]
     return "\n".join(lines)

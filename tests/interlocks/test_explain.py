@@ -79,5 +79,24 @@ def test_a_name_nearly_right_is_told_which_come_near():
     run = CliRunner().invoke(app, ["explain-trip", "RING_ANGEL"])
     assert run.exit_code == 2
     run = CliRunner().invoke(app, ["explain-trip", "DOOR"])
-    assert run.exit_code == 0
+    assert run.exit_code == 0 and "see also" not in run.output
     assert "Search the room again" in run.output
+
+
+@pytest.mark.parametrize(
+    "said", ["Room door not closed", "ROOM DOOR NOT CLOSED", " room door not closed: door_a_closed 0; limit 1"]
+)
+def test_words_as_on_the_screen_find_their_row_and_the_others_of_the_same_thing(said):
+    text = explain(LIMITS, said)
+    assert text.splitlines()[0] == "DOOR, first-out code 11, class PERS: room door not closed"
+    assert "see also  DOOR_CONTACTS: the two contacts of the room door disagree" in text.splitlines()
+
+
+def test_every_row_is_found_by_its_words():
+    for row in LIMITS.rows:
+        assert explain(LIMITS, row.what.capitalize()).startswith(f"{row.id}, "), "each has words of its own"
+
+
+def test_a_few_words_are_told_which_rows_have_them():
+    with pytest.raises(NoSuchRow, match="near: DOOR, DOOR_CONTACTS, "):
+        explain(LIMITS, "room door")

@@ -147,3 +147,12 @@ def test_a_facility_without_an_overlay_has_none():
     assert overlay_of("nowhere") is None
     assert not load().plan_required
     assert isinstance(overlay_of("asan"), Path)
+
+
+def test_the_example_of_the_page_is_taken_as_it_is_written():
+    page = (Path(__file__).parents[2] / "docs/interlocks.md").read_text(encoding="utf-8")
+    written = page.split("## Changing a limit")[1].split("```toml\n")[1].split("```")[0]
+    limits = over(written)
+    assert limits.plan_required
+    assert (limits.row("RING_ANGLE").params["limit"], limits.row("COOLING_FLOW").params["low"]) == (150, 850)
+    assert (limits.row("COOLING_FLOW").hold_ms, limits.row("COOLING_FLOW").bypassable_in) == (500, ())

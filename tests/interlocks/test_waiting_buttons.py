@@ -150,6 +150,44 @@ def test_a_press_that_was_heard_before_the_stall_and_released_in_it_is_gone(monk
     panel.judged()
 
 
+def test_a_press_that_came_while_the_step_was_working_that_trips_is_before_that_trip(monkeypatch):
+    """Read right after it, and nothing stood still: only the last look at the empty socket tells what came first."""
+    panel = Panel([(START_MS + 300, "release key")])
+    read = panel.node._read_image
+
+    def pressed_meanwhile():
+        stopped = panel.room.now_ns >= START_MS * MS and "ESTOP" not in told(panel)
+        panel.room.values["estop_healthy"] = int(not stopped)
+        image = read()
+        if stopped:
+            panel.queue.append(b"press key")
+        return image
+
+    panel.node._read_image = pressed_meanwhile
+    panel.go(monkeypatch)
+    refusals = [dict(record["refused"]) for record in panel.records if record["kind"] == "reset"]
+    assert "pressed before it tripped" in refusals[1]["ESTOP"]
+    assert "ESTOP" in panel.node.engine.latched()
+
+
+def test_a_stall_between_the_look_at_the_socket_and_what_it_found_is_one_as_well(monkeypatch):
+    panel = Panel([])
+    look, stood = panel.select, []
+
+    def stands_still(*asked):
+        found = look(*asked)
+        if panel.room.now_ns >= START_MS * MS and not stood and not found[0]:
+            stood.append(panel.room.now_ns)
+            panel.queue += [b"press operator", b"release operator"]
+            panel.room.now_ns += 600 * MS
+        return found
+
+    panel.select = stands_still
+    panel.go(monkeypatch)
+    assert stood and [record["kind"] for record in panel.records if record["kind"] == "not taken"] == ["not taken"] * 2
+    panel.judged()
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
