@@ -18,7 +18,7 @@ import pytest
 from safety_line import SafetyLine, wait_until
 from safety_room import LIMITS, MS, Bench, armed, ready
 
-from interlocks.daemon import latched_before, main
+from interlocks.daemon import claim, latched_before, main
 from interlocks.modbus import ModbusError, ModbusTcp
 
 ROOT = Path(__file__).parents[2]
@@ -343,6 +343,19 @@ def test_a_second_interlock_system_of_a_room_is_refused_and_ctrl_c_is_an_end(tmp
         first.kill()
         first.wait()
         first.stderr.close()
+
+
+def test_an_address_is_served_once_by_whatever_name_and_another_beside_it(tmp_path, ports, monkeypatch, capsys):
+    served = []
+    monkeypatch.setattr("interlocks.daemon.run", lambda *told: served.append(told))
+    with claim("127.0.0.1", ports[0]):
+        for host in ("127.0.0.1", "localhost"):
+            assert main(arguments(tmp_path, ports[0], "a", host)[3:]) == 2
+            assert f"serves {host}:{ports[0]}: stop it first" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == [] and served == []
+        assert main(arguments(tmp_path, ports[1], "a")[3:]) == 0
+    assert main(arguments(tmp_path, ports[0], "a")[3:]) == 0
+    assert len(served) == 2
 
 
 def test_one_that_was_killed_leaves_its_room_to_the_next_at_once(tmp_path, ports):
