@@ -45,7 +45,7 @@ class BeamStanding:
         return f"{self.words()}; {self.advice}"
 
     def words(self) -> str:
-        """What is known of the beam."""
+        """What is known of the beam; complete only where that is one number."""
         where = f"beam {self.number} {self.name}".rstrip()
         if self.state is BeamState.UNTOUCHED:
             return f"{where}: not begun"
@@ -55,8 +55,10 @@ class BeamStanding:
         if low != high:
             bounds, share = f"between {low} and {high} counts", f"{share} to {100 * high / planned:.2f}"
         why = f" ({self.reason})" if self.reason else ""
-        signed = f"; accepted by {self.signed}" if self.signed else ""
-        return f"{where}: {self.state.value}, received {bounds}, {share} % of plan{why}{signed}"
+        awaited = self.state in (BeamState.LOCKED, BeamState.OPEN)  # another signature than those that are there
+        signed = f"; {'what was in doubt before was ' if awaited else ''}accepted by {self.signed}" if self.signed else ""
+        state = "given" if self.state is BeamState.COMPLETE and low != high else self.state.value
+        return f"{where}: {state}, received {bounds}, {share} % of plan{why}{signed}"
 
     def report(self) -> dict[str, Any]:
         """For programs."""

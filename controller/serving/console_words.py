@@ -39,8 +39,8 @@ def for_console(reasons: Sequence[str]) -> list[str]:
 
 
 def plain_reason(reason: str) -> str:
-    """Why a treatment ended, inside a longer line: without the number of the error and the full stop."""
-    return _told(re.sub(r"\[\d{4}\] ", "", reason).strip().rstrip("."))
+    """Why a treatment ended, inside a longer line: without the name of the cause, numbers of the program and the full stop."""
+    return _told(re.sub(r"^[a-z_]+\.\w+: |\[\d{4}\] ", "", reason.strip()).rstrip("."))
 
 
 def _told(reason: str) -> str:

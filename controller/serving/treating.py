@@ -258,7 +258,7 @@ class Treating:
             recovered = await asyncio.to_thread(run_recovery, root, sign=sign, reason=reason, survived=survived)
         except Refused as refused:
             raise self._no(NOT_ADMITTED, "; ".join(refused.reasons), "nothing was changed") from None
-        self._reconciled = not recovered.locked
+        self._reconciled, self._looked = not recovered.locked, "to be looked at again"  # what recovery wrote is to be told, too
         if self.session is not None and self._ground.machine.state in (State.COMPLETE, State.PARTIAL):
             await self.session.close_out()
         return {**recovered.report(), "lines": list(recovered.lines())}

@@ -34,6 +34,10 @@ def test_a_treatment_that_was_cut_off_is_told_and_settled_on_the_page(browser: B
             told = re.compile("was cut off in beam: a physicist takes control and presses Reconcile under Treatments")
             desk.go("Alarms")
             expect(desk.page.locator(".alarm", has_text=told)).to_be_visible()
+            desk.go("Plans")
+            plan = desk.page.locator(".choice").first
+            expect(plan).to_contain_text("fraction 1 to be reconciled")
+            expect(desk.page.locator(".plan-detail .objections")).to_contain_text("presses Reconcile under Treatments")
             desk.go("Treatments")
             row = desk.page.locator(".choice", has_text="cut off in beam")
             expect(row).to_contain_text("– of")
@@ -46,10 +50,17 @@ def test_a_treatment_that_was_cut_off_is_told_and_settled_on_the_page(browser: B
             reconcile.click()
             expect(reconcile).to_be_hidden()
             if desk.get("/api/treatments")[0]["needs"] == "signature":
+                desk.page.get_by_role("button", name="Sign", exact=True).click()
+                expect(desk.page.get_by_text("Not signed: write first why this dose is accepted")).to_be_visible()
+                assert desk.get("/api/treatments")[0]["needs"] == "signature"
                 desk.page.get_by_label("Why this dose is accepted").fill("a phantom")
                 desk.page.get_by_role("button", name="Sign", exact=True).click()
-            expect(desk.page.locator(".choice").first).to_contain_text("partial")
+            expect(desk.page.locator(".choice", has_text="SIMULATED").first).to_contain_text("partial")
             expect(desk.page.get_by_role("button", name="Save salvage-record.dcm")).to_be_visible()
+            expect(desk.page.locator(".report .standing")).to_contain_text("Next: for what is left of fraction 1")
+            expect(desk.page.frame_locator("iframe.sheet").locator("body")).to_contain_text(
+                re.compile("program died while treating")
+            )
             (treated,) = desk.get("/api/treatments")
             assert "salvage-record.dcm" in treated["files"] and treated["needs"] == ""
             with desk.page.expect_download() as saved:

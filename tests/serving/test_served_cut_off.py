@@ -84,6 +84,9 @@ def test_a_death_in_beam_is_told_shown_as_unknown_and_settled_at_the_console(mad
             refused = await physicist.send("reconcile", treatment=name, reason="phantom")
             assert refused.accepted and refused.value["status"] == "recovered"
             assert not cut_off(room) and name not in room.room.view().why
+            await room.until(
+                lambda: "given; the last attempt ended: the program was cut off in beam" in room.room.view().why, 10
+            )
             whole = await room.room.ask("treatment", {"id": name})
             assert (whole["status"], whole["needs"]) == ("partial", "")
             assert "accepted by Petra: phantom" in whole["bounds"][0]
@@ -126,6 +129,7 @@ def test_a_later_session_that_is_cut_off_is_told_too_and_what_all_sessions_gave_
             assert (row["status"], row["needs"], row["meterset_delivered"]) == ("cut_off", "reconcile", None)
             assert "the program ended while beam was on in session 2; not yet reconciled" in row["bounds"][0]
             assert "latch" not in row["bounds"][0], "that is what was found of the session before"
+            assert row["bounds"][0].endswith("; what was in doubt before was accepted by Petra: phantom")
             await asyncio.to_thread(run_recovery, state / "treatments" / name, sign="Petra", reason="phantom")
             await room.until(lambda: not cut_off(room), 10, "the end of the alarm")
             operator = room.console()
@@ -134,7 +138,7 @@ def test_a_later_session_that_is_cut_off_is_told_too_and_what_all_sessions_gave_
             (row,) = await room.room.ask("treatments", {})
             assert row["status"] == "given"
             assert row["meterset_delivered"] is None, "two grants are known within bounds only: no session's sum is the dose"
-            assert "between" in row["bounds"][0] and "accepted by Petra" in row["bounds"][0]
+            assert "given, received between" in row["bounds"][0] and "accepted by Petra" in row["bounds"][0]
 
             bounds = re.search(r"([\d.]+ to [\d.]+) % of plan", row["bounds"][0])[1].replace(" to ", " and ")
             words = f"given, between {bounds} % of plan"
