@@ -156,7 +156,7 @@ class Audit:
         except StorageError as error:
             self._journal.close()
             self._journal = None
-            self.refused(str(error))
+            self.refused(error.message)
             raise
 
 

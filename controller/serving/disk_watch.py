@@ -72,7 +72,7 @@ class DiskWatch:
             try:
                 await asyncio.to_thread(self._try)
             except StorageError as error:
-                self.refuses = str(error)
+                self.refuses = error.message
             else:
                 self._asked.clear()
                 if self.refuses:

@@ -59,6 +59,7 @@ def test_nothing_is_given_the_disk_is_named_and_the_next_session_is_recorded_bef
 
             words = await operator.refused("load_plan", plan_id=plan, fraction=1)
             assert "the disk refuses what has to be durable" in words and "No space left" in words
+            assert words.count("free space") == 1, words
 
             disk["on"] = False
             await room.until(lambda: not alarms_of(room, "disk.refuses")[0].active, 10.0, "a write that succeeds")
