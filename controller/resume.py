@@ -254,10 +254,22 @@ def _left(intake: Intake, received: Mapping[int, Received]) -> Intake:
     return replace(intake, beams=tuple(beams), schedules=tuple(schedules))
 
 
+UNBEGUN = frozenset({"summary.json", "events.jsonl"})  # outputs of a session that was refused before its journal was begun
+REFUSED = "refused-"
+
+
 def _make(directory: Path) -> Path:
+    """The directory of a session. One that was refused before anything was asked of the machine makes place: its outputs are
+    put into a directory beside, so that nobody takes them for those of the session that follows. Raises Refused."""
     try:
-        if directory.is_dir() and any(directory.iterdir()):
+        there = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+        aside = {name for name in there if name.startswith(REFUSED)}
+        if there - aside - UNBEGUN:
             raise Refused([f"{directory}: is there already and has no journal; move it away"])
+        if there & UNBEGUN:
+            (place := directory / f"{REFUSED}{len(aside) + 1}").mkdir()
+            for name in there & UNBEGUN:
+                (directory / name).rename(place / name)
         directory.mkdir(exist_ok=True)
     except OSError as error:
         raise Refused([f"{directory}: cannot be made: {error.strerror or error}"]) from None

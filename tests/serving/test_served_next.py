@@ -291,6 +291,41 @@ def test_what_is_left_of_a_fraction_is_not_edited_and_nothing_ends(made, state, 
     virtually(main())
 
 
+def test_a_remainder_that_ended_before_its_journal_was_begun_is_loaded_again(made, state, virtually, monkeypatch):
+    """The interlock system did not take the plan: its directory has a summary and no journal."""
+
+    async def main():
+        async with serving(state) as room:
+            operator = room.console()
+            await operator.control()
+            plan = await room.file(made(diameter_mm=24.0))
+            await room.to_armed(operator, plan, fraction=2)
+            await operator.answer()
+            await room.until(lambda: len(room.said_of("pass.ended")) >= 3, 60, "three layers")
+            await operator.do("terminate")
+            await room.ended()
+
+            async def untaken(*_):
+                raise DataError("the interlock system reads another plan", code=5001)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(room.world, "give_plan", untaken)
+                for _ in range(2):
+                    await operator.do("load_plan", plan_id=plan, fraction=2, remainder=True)
+                    await room.ended()
+            left = room.room.treating.loaded.output
+            assert sorted(path.name for path in left.iterdir()) == ["events.jsonl", "refused-1", "summary.json"]
+            assert "reads another plan. Next: for what is left of fraction 2" in room.room.view().why
+            await room.to_armed(operator, plan, fraction=2, remainder=True)
+            assert not (left / "summary.json").exists(), "what is cut off now must not be taken for what has a record"
+            await operator.answer()
+            await room.ended()
+            assert room.room.view().why == "fraction 2 is complete"
+            assert room.room.treating.loaded.output == left and (left / "journal.bin").exists()
+
+    virtually(main())
+
+
 def test_a_room_that_has_ended_a_field_never_says_that_it_makes_ready(made, state, virtually):
     async def main():
         async with serving(state) as room:
