@@ -6,7 +6,6 @@ Not responsible for when something is to be done (`controller.serving`), nor for
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING
 
 from controller.interlock_socket import ask
@@ -20,7 +19,7 @@ ANSWER_S = 2.0  # the interlock system hears its socket between two steps
 
 
 class PanelButtons:
-    """The socket of the interlock system's buttons, as far as there is one; what is sent there is not answered."""
+    """The socket of the interlock system's buttons, as far as there is one."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -43,28 +42,35 @@ class PanelButtons:
         if said != "taken":
             raise CommandRejected(f"the interlock system refuses: {said.strip() or verb or 'no reason given'}", code=4432)
 
-    def send(self, message: str) -> None:
-        """One line. Raises CommandRejected when nobody takes it."""
+    async def press(self, role: str) -> None:
+        """Press and release. Raises CommandRejected: nobody takes it, or it was not taken, and why."""
+        await self._button(f"press {role}")
+        await asyncio.sleep(BUTTON_S)
+        await self._button(f"release {role}")
+
+    async def _button(self, message: str) -> None:
+        """One line, answered with nothing where it was taken."""
         if not self._path:
             raise CommandRejected(
                 "the endpoints name no socket for the buttons of the interlock system", code=4433, hint="press them in the room"
             )
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as button:
-                button.setblocking(False)
-                button.sendto(message.encode(), self._path)
+            answer = await ask(self._path, message, ANSWER_S)
+        except TimeoutError:
+            raise CommandRejected(
+                f"the interlock system does not answer to {message!r}: it is not known whether it was taken",
+                code=4433,
+                hint="look at what stands, then press again",
+            ) from None
         except OSError as error:
             raise CommandRejected(
                 f"the interlock system does not take {message.split(maxsplit=1)[0]!r}: {error.strerror or error}",
                 code=4433,
                 hint="does it run?",
             ) from None
-
-    async def press(self, role: str) -> None:
-        """Press and release. Raises CommandRejected."""
-        self.send(f"press {role}")
-        await asyncio.sleep(BUTTON_S)
-        self.send(f"release {role}")
+        if answer:
+            why = answer.partition(": ")[2] or answer
+            raise CommandRejected(f"the interlock system did not take the button: {why}", code=4432, hint="look at what stands")
 
 
 class RemoteBodies:

@@ -12,11 +12,13 @@ import pytest
 from iongantry_process import until as wait_until
 from safety_line import SafetyLine
 
+from controller.bodies import PanelButtons
 from controller.console.alarms import AlarmList
 from controller.interlock_socket import answers_now
 from controller.interlock_standing import MISSED_NS, NO_SOCKET, SILENT, StandingWatch
 from controller.surroundings import Unheard
 from drivers.hal.clock import NS_PER_S, now_ns
+from drivers.hal.errors import CommandRejected
 from drivers.hal.events import EventBus
 
 ROOT = Path(__file__).parents[2]
@@ -90,3 +92,37 @@ async def test_where_no_socket_is_named_nothing_is_alarmed():
     await asyncio.sleep(0)
     assert told == []
     await watch.stop()
+
+
+async def test_a_button_that_was_not_taken_is_told_with_the_interlock_systems_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr("controller.bodies.BUTTON_S", 0.01)
+    monkeypatch.setattr("controller.bodies.ANSWER_S", 0.2)
+    path, loop, heard, answers = (
+        str(tmp_path / "b"),
+        asyncio.get_running_loop(),
+        [],
+        [b"", b"", b"press key not taken: it waited"],
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as teller:
+        teller.bind(path)
+        teller.setblocking(False)
+
+        def tell() -> None:
+            message, sender = teller.recvfrom(4096)
+            heard.append(message)
+            if answers:
+                teller.sendto(answers.pop(0), sender)
+
+        loop.add_reader(teller, tell)
+        buttons = PanelButtons(path)
+        await buttons.press("operator")
+        assert heard == [b"press operator", b"release operator"], "what is answered with nothing was taken"
+        with pytest.raises(CommandRejected, match="did not take the button: it waited"):
+            await buttons.press("key")
+        with pytest.raises(CommandRejected, match="not known whether it was taken"):
+            await buttons.press("key")
+        loop.remove_reader(teller)
+    with pytest.raises(CommandRejected, match="does not take 'press'"):
+        await buttons.press("key")
+    with pytest.raises(CommandRejected, match="no socket"):
+        await PanelButtons("").press("key")

@@ -68,7 +68,7 @@ def test_when_the_commanding_console_is_not_heard_anybody_of_the_role_resets(sta
 def test_a_refused_reset_is_said_in_grammatical_words(state, virtually):
     async def main():
         async with serving(state) as room:
-            await room.until(lambda: room.room.interlocks.roles(), 10, "it starts tripped")
+            await room.until(room.room.interlocks.roles, 10, "it starts tripped")
             book, words = room.room.interlocks, []
             for ids in (["DOOR"], ["DOOR", "SEARCH", "PERMIT_A"]):
                 book.roles = lambda ids=ids: {"operator": ids}
