@@ -7,6 +7,8 @@ import { figure, moment, percent, statusOf } from "./words.js";
 const AGAIN_MS = 5000;
 const SIGN = { complete: "tick", given: "tick", partial: "part", open: "rays", unbegun: "ring" };
 
+const salvaged = (names) => names.some((name) => name.startsWith("salvage-"));
+
 export function treatmentPage(desk) {
   const list = h("ul", { class: "choices" });
   const none = h("p", { class: "soft" }, "Nothing was treated yet.");
@@ -53,9 +55,10 @@ export function treatmentPage(desk) {
     put(title, `${one.plan_label}, fraction ${one.fraction}, ${moment(one.started_utc)}`);
     const detail = await desk.ask(`/api/treatments/${encodeURIComponent(id)}`);
     if (chosen !== id) return;
-    const told = (summary) => summary?.status ?? one.status; // a session without a summary is the one that goes on, or was cut off
-    const later = (detail?.sessions ?? []).map(({ directory, files: names, summary }) => ({ directory, files: names, status: told(summary) }));
-    const all = [{ directory: null, files: one.files, status: told(detail?.summary) }, ...later];
+    // A session without a summary was cut off, and reconciled where it has a salvage record; else it is the one that goes on.
+    const told = (summary, names) => summary?.status ?? (salvaged(names) ? "cut off in beam" : one.status);
+    const later = (detail?.sessions ?? []).map(({ directory, files: names, summary }) => ({ directory, files: names, status: told(summary, names) }));
+    const all = [{ directory: null, files: one.files, status: told(detail?.summary, one.files) }, ...later];
     const buttons = all.map((session, index) => h(
       "button", { type: "button", class: "small", on: { click: () => read(index) } },
       sign(SIGN[session.status] ?? "cross"), `Session ${index + 1}: ${statusOf(session.status)}`,
@@ -76,8 +79,7 @@ export function treatmentPage(desk) {
     const report = ["report.html", "salvage-report.html"].find((name) => session.files.includes(name));
     show(sheet, Boolean(report));
     show(hint, report !== "report.html");
-    const salvaged = session.files.some((name) => name.startsWith("salvage-"));
-    put(hint, salvaged ? "This session was cut off: its report, and its record, hold what its journal holds." : "This session has no report.");
+    put(hint, salvaged(session.files) ? "This session was cut off: its report, and its record, hold what its journal holds." : "This session has no report.");
     const text = report ? await desk.file(`${base}${report}${ask}`) : null;
     if (text !== null && chosen === id) showReport(sheet, text);
   }
