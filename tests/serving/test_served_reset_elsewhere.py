@@ -27,6 +27,12 @@ def test_only_another_role_that_is_needed_presses_beside_who_commands_and_is_nam
             await operator.do("reset_interlock")
             assert pressed == ["key"] and not room.said_of("interlock.pressed"), "nobody is told of his own hand"
 
+            book = room.room.interlocks
+            book.roles = lambda: {"operator": ["DOOR"]}
+            assert "Olga (operator) commands this room" in await beside.refused("reset_interlock"), "that role is there"
+            del book.roles
+            assert pressed == ["key"]
+
             plant = room.world.plant.rooms["G1"]
             plant.services.area_extra_usv_h = 100.0
             await room.until(lambda: "physicist" in room.room.interlocks.roles(), 10, "a row of the physicist's")
