@@ -108,6 +108,10 @@ def _interlock_grade(event: Event) -> Severity:
     return "high" if event.data.get("first_out", True) and event.data.get("id") != BOOT else "medium"
 
 
+def _motion_grade(event: Event) -> Severity | None:
+    return None if event.data.get("asked") else "medium"  # stopped by whoever asked for it: a button that was let go of, STOP
+
+
 def _lag_grade(event: Event) -> Severity | None:
     lag_ms = _number(event.data.get("lag_ms"))
     return "high" if lag_ms > LAG_PAUSE_MS else "medium" if lag_ms > LAG_ALARM_MS else None
@@ -164,7 +168,7 @@ _ROWS: tuple[AlarmRule, ...] = (
     AlarmRule("device.down", "medium", _not_connected, "it is connected again"),
     AlarmRule("device.refused", "medium", _says("another device answers in its place"), "it is connected again"),
     AlarmRule("device.fault", "high", _says("its driver has failed; start the room again"), "it is connected again"),
-    AlarmRule("motion.failed", "medium", _says("the motion failed"), _NEXT_MOTION),
+    AlarmRule("motion.failed", "medium", _says("the motion failed"), _NEXT_MOTION, grade=_motion_grade),
     AlarmRule("motion.stop_unconfirmed", "high", _says("nobody confirmed the stop; look at the axis"), _NEXT_MOTION),
     AlarmRule("stop.failed", "high", _says("a stop of motion was not confirmed; look at gantry and couch")),
     AlarmRule("unit.not_asked", "medium", _says("the delivery unit was not asked what it gave")),

@@ -33,7 +33,9 @@ FILES = {
     "spots.parquet": "application/vnd.apache.parquet",
     "events.jsonl": "application/x-ndjson",
 }
-SALVAGED = {f"salvage-{name}": name for name in ("report.html", "record.dcm", "summary.json", "spots.parquet")}  # they lie in salvage/
+SALVAGED = {
+    f"salvage-{name}": name for name in ("report.html", "record.dcm", "summary.json", "spots.parquet")
+}  # they lie in salvage/
 _MORE_RECORDS = re.compile(r"record-[1-9][0-9]{0,2}\.dcm")
 # A report has its style in itself and nothing else: nothing in it runs or loads.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"

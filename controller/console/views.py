@@ -226,8 +226,8 @@ class FractionView(View):
 
     number: int
     status: FractionStatus = Field(
-        description="given: all of it, known only within bounds; reconcile, signature: what a physicist has to do before anything "
-        "more of it is given"
+        description="given: all of it, known only within bounds; reconcile, signature: what a physicist has to do before "
+        "anything more of it is given"
     )
     share: float | None = Field(description="of the fraction's meterset that was given, 0 to 1; null: known only within bounds")
     low: float = Field(default=0.0, description="of the fraction's meterset, at least, 0 to 1")
@@ -372,4 +372,6 @@ class TreatmentSummary(View):
     needs: Literal["", "reconcile", "signature"] = Field(default="", description="what a physicist has to do, if anything")
     bounds: list[str] = Field(default_factory=list, description="what the ledger knows of its beams, where no summary says it")
     reason: str = Field(default="", description="why its last session ended early")
-    standing: str = Field(default="", description="how its fraction stands and what may follow, as the room and the plan say it")
+    standing: str = Field(
+        default="", description="how its fraction stands and what may follow, as the room and the plan say it"
+    )

@@ -128,6 +128,8 @@ class RoomViewer:
             self._target_deg = float(data["to_deg"])
         elif event.kind == "motion.start":
             self._couch_targets |= {k.removeprefix("to_"): float(v) for k, v in data.items() if k.startswith("to_")}
+        elif event.kind == "jog.ended":
+            self._target_deg, self._couch_targets = None, {}  # it ended where the button was let go of
 
     def _unsettled(self, state: State) -> str:
         return next(iter(self._cut_off.values()), "") if state is State.STANDBY else ""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from drivers.devices.connect import Poller
-from drivers.devices.drive_group import DriveGroup, DriveView
+from drivers.devices.drive_group import STOPPED, DriveGroup, DriveView
 from drivers.devices.node import Node
 from drivers.hal.capabilities import COUCH_AXES
 from drivers.hal.clock import now_ns
@@ -253,7 +253,8 @@ class SixAxisCouch:
         )
 
     async def _halt(self, error: BaseException) -> None:
-        self._bus.emit(self._name, "motion.failed", error=str(error) or type(error).__name__)
+        asked = isinstance(error, BeamlineError) and error.code == STOPPED
+        self._bus.emit(self._name, "motion.failed", error=str(error) or type(error).__name__, asked=asked)
         try:
             await self._group.quick_stop()
         except BeamlineError as unheard:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from drivers.devices.connect import Connection, Poller, check_identity, prove_alive, silent
-from drivers.devices.drive_group import DriveGroup, DriveView
+from drivers.devices.drive_group import STOPPED, DriveGroup, DriveView
 from drivers.devices.ring import ENCODER_PAIR_DEG, RingReader, RingSample
 from drivers.hal.capabilities import RingState
 from drivers.hal.clock import NS_PER_MS, now_ns
@@ -341,7 +341,8 @@ class RotatingGantry:
 
     async def _halt(self, error: BaseException) -> None:
         """A motion ended badly: quick stop, whatever the reason; who hears no poll stops by itself."""
-        self._bus.emit(self._name, "motion.failed", error=str(error) or type(error).__name__)
+        asked = isinstance(error, BeamlineError) and error.code == STOPPED
+        self._bus.emit(self._name, "motion.failed", error=str(error) or type(error).__name__, asked=asked)
         try:
             await self._group.quick_stop()
         except BeamlineError as unheard:

@@ -191,8 +191,8 @@ class Nozzle:
                     f"the nozzle reports a fault: status {node.word('status'):#06x}; it reads {self._words(snout_mm, mask)}",
                     code=FAULT,
                     device=self._name,
-                    hint="it does not say which: motion is withheld (see the interlocks), nothing spoke to it for 200 ms (load of"
-                    " the computer, the line), or something is in its way; look at the nozzle, then send it again",
+                    hint="it does not say which: motion is withheld (see the interlocks), nothing spoke to it for 200 ms (load"
+                    " of the computer, the line), or something is in its way; look at the nozzle, then send it again",
                 )
             if node.life.quality(now_ns()) is not Quality.GOOD:
                 raise DeviceError("answers with a counter that stands still", code=STALE, device=self._name)

@@ -86,6 +86,7 @@ def test_an_axis_is_jogged_while_the_button_is_held_and_stops_when_it_is_not(sta
             await room.until(lambda: not room.room.servicing.jogging, 10.0)
             ring = await gantry.read_state()
             assert ring.standstill and ring.brake_applied and not ring.enabled
+            assert room.room.view().gantry.target_deg is None, "it wants to be nowhere else"
             assert "being jogged" not in await service.refused("jog", axis="gantry", direction=2)
             await service.do("jog", axis="gantry", direction=1)
             await asyncio.sleep(0.05)
@@ -97,7 +98,8 @@ def test_an_axis_is_jogged_while_the_button_is_held_and_stops_when_it_is_not(sta
             await room.until(lambda: not room.room.servicing.jogging, 10.0)
             await asyncio.sleep(1.0)
             after = room.room.view().couch[2].value
-            assert after < before
+            assert after < before and room.room.view().couch[2].target is None
+            assert not [alarm for alarm in room.room.view().alarms if "motion failed" in alarm.text], "people stopped it"
             said = [e for e in room.room.audit.query(limit=1000, name="jog") if e["kind"] == "command"]
             assert len(said) > 30, "every repetition is told"
             return after
