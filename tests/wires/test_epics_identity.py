@@ -28,7 +28,9 @@ def test_another_unit_on_the_port_of_ours_is_refused_until_ours_is_back() -> Non
             assert before == 1 and unit.readings()[0].good
 
             bench.ioc.kill()
-            await until(lambda: not unit.readings()[0].good, "the loss")
+            # Who comes back before the loss was told (it takes a heartbeat) is the loss, and named in it.
+            await until(lambda: "device.down" in bench.kinds(NAME), "the loss")
+            assert not unit.readings()[0].good
             bench.plant.rooms["G1"].unit.identity = "a stranger"
             await bench.ioc.start()
             await until(lambda: "device.refused" in bench.kinds(NAME), "the refusal", 20.0)
