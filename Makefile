@@ -56,7 +56,7 @@ check: lint types contracts test
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench
 
-# Plants faults in the interlock system; every one must be noticed by a test. About a minute and a half on two cores.
+# Plants faults in the interlock system; every one must be noticed by a test. About two minutes on two cores.
 mutants: $(VENV)/.ready
 	$(BIN)/python tests/interlocks/mutants.py
 
