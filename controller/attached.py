@@ -32,7 +32,7 @@ from drivers.hal.errors import BeamlineError, CommandRejected
 from drivers.hal.events import Event, EventBus
 from drivers.wire.messages import Notice
 from drivers.wire.tap import Answers, NoTap, Tap
-from interlocks.first_out import NO_INPUT, NOT_KNOWN, UNBELIEVED
+from interlocks.first_out import NO_INPUT, UNBELIEVED, told_of
 from interlocks.matrix import Interlock, Limits
 from interlocks.matrix import load as load_limits
 
@@ -347,8 +347,7 @@ class InterlockNews:
             name, what, advice = f"code {code}", "a first-out code that this program does not know", "see the interlock daemon"
             if row is not None:
                 shown = [int(event.data[f"first_out_{part}"]) for part in ("input", "value", "limit")]
-                known = not shown[0] & UNBELIEVED or shown[0] == NO_INPUT[0] or row.kind == "stale"
-                name, (what, advice) = row.id, (row.what, row.advice) if known else NOT_KNOWN
+                name, (what, advice) = row.id, told_of(row, shown[0])
                 what = f"{what}: {shown_words(row, *shown)}"
             # Of those that are left after a reset the oldest is shown: it tripped when it did, and not now.
             kind = "interlock.stands" if before is not None and fewer else "interlock.trip"

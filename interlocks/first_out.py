@@ -23,6 +23,11 @@ NO_INPUT = (0xFFFF, 0, 0)  # a cause of our own
 NOT_KNOWN = "not known", "Nothing was found bad: check the link to the room, and the computer for load; then reset."
 
 
+def told_of(row: Interlock, shown: int) -> tuple[str, str]:
+    """What is told of a trip, and to do: the row's own words, unless the input that shows it is only not believed."""
+    return NOT_KNOWN if shown & UNBELIEVED and shown != NO_INPUT[0] and row.kind != "stale" else (row.what, row.advice)
+
+
 class Trip(NamedTuple):
     """One interlock has tripped."""
 
@@ -74,8 +79,7 @@ class FirstOut:
         """Number a new trip; the first since all was clear opens an episode."""
         self._seq += 1
         limit = ", ".join(f"{k} {v}" for k, v in row.params.items()) + (f" {row.unit}" if row.unit else "")
-        known = not shown[0] & UNBELIEVED or shown == NO_INPUT or row.kind == "stale"
-        what, advice = (row.what, row.advice) if known else NOT_KNOWN
+        what, advice = told_of(row, shown[0])
         trip = Trip(self._seq, row.id, row.code, self.first is None, now_ns, what, limit, states, advice, shown)
         if row.kind == "boot":
             return trip

@@ -44,7 +44,7 @@ SEND_BUFFER_BYTES = 256 * 1024
 MESSAGE_BYTES_MAX = 64 * 1024
 PING_S = 20.0
 PORT_MAX = 65_535
-PLACE_LOOK_S = 0.1
+PLACE_LOOK_S = 0.1  # between two tries of an address that is taken; assumed
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,15 @@ from typing import Any
 
 from rich.text import Text
 
+from controller.commands import CONSOLE_LOST_NS
 from controller.console.shown import current_beam
+from drivers.hal.clock import NS_PER_MS
 
 View = Mapping[str, Any]
 BAR_WIDTH = 24
 NOT_KNOWN = "?"
 LEFT = "left"
-LOST_MS = 1000.0  # a commanding console that is silent for longer commands no more
+LOST_MS = CONSOLE_LOST_NS / NS_PER_MS  # a commanding console that is silent for longer commands no more
 GOOD, BAD, WARN, DIM, STRONG = "bold green", "bold white on red", "bold black on yellow", "dim", "bold"
 _STATE_STYLES = {
     "preparatory": "cyan",

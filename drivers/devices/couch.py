@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from drivers.devices.connect import Poller
-from drivers.devices.drive_group import STOPPED, DriveGroup, DriveView
+from drivers.devices.drive_group import DriveGroup, DriveView
 from drivers.devices.node import Node
 from drivers.hal.capabilities import COUCH_AXES
 from drivers.hal.clock import now_ns
-from drivers.hal.errors import BeamlineError, CommandRejected, DeviceError
+from drivers.hal.errors import CommandRejected, DeviceError
 from drivers.hal.events import EventBus
 from drivers.hal.facility import Device, Range, Room
 from drivers.hal.reading import Quality, Reading
@@ -142,7 +142,7 @@ class SixAxisCouch:
                 self._bus.emit(self._name, "motion.end", **{axis: round(value, 3) for axis, value in self._axes().items()})
         except BaseException as error:
             if began:
-                await self._halt(error)
+                await self._group.halt(self._bus, error)
             raise
         finally:
             self._moving = False
@@ -251,14 +251,6 @@ class SixAxisCouch:
             for axis in COUCH_AXES
             if abs(axes[axis] - wanted[axis]) > tolerance_of(axis)
         )
-
-    async def _halt(self, error: BaseException) -> None:
-        asked = isinstance(error, BeamlineError) and error.code == STOPPED
-        self._bus.emit(self._name, "motion.failed", error=str(error) or type(error).__name__, asked=asked)
-        try:
-            await self._group.quick_stop()
-        except BeamlineError as unheard:
-            self._bus.emit(self._name, "motion.stop_unconfirmed", error=str(unheard))
 
     def _axes(self) -> dict[str, float]:
         return {axis: self._node.number("actuals", index) / 1000.0 for index, axis in enumerate(COUCH_AXES)}

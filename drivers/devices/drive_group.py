@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drivers.hal.clock import now_ns
-from drivers.hal.errors import CommandRejected, DeviceError
+from drivers.hal.errors import BeamlineError, CommandRejected, DeviceError
+from drivers.hal.events import EventBus
 from drivers.wire.codecs.cia402 import Command, DriveState, Status, command_towards_enabled, drive_state, fault_text
 from drivers.wire.modbus import ModbusLine
 
@@ -199,6 +200,15 @@ class DriveGroup:
         for node in self._nodes:
             await self._stop(node, Command.DISABLE_VOLTAGE)
         await self._until(stops, lambda view: view.state is DriveState.SWITCH_ON_DISABLED, "taking torque away")
+
+    async def halt(self, bus: EventBus, error: BaseException) -> None:
+        """A motion ended badly: quick stop, whatever the reason; who hears no poll stops by itself. Tells both on `bus`."""
+        asked = isinstance(error, BeamlineError) and error.code == STOPPED
+        bus.emit(self._name, "motion.failed", error=str(error) or type(error).__name__, asked=asked)
+        try:
+            await self.quick_stop()
+        except BeamlineError as unheard:
+            bus.emit(self._name, "motion.stop_unconfirmed", error=str(unheard))
 
     async def quick_stop(self) -> None:
         """Send the quick stop to every drive, before anything else that waits for the line. Does not wait for rest.

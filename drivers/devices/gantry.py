@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from drivers.devices.connect import Connection, Poller, check_identity, prove_alive, silent
-from drivers.devices.drive_group import STOPPED, DriveGroup, DriveView
+from drivers.devices.drive_group import DriveGroup, DriveView
 from drivers.devices.ring import ENCODER_PAIR_DEG, RingReader, RingSample
 from drivers.hal.capabilities import RingState
 from drivers.hal.clock import NS_PER_MS, now_ns
@@ -142,7 +142,7 @@ class RotatingGantry:
             self._prove(final, target_deg)
         except BaseException as error:
             if began:
-                await self._halt(error)
+                await self._group.halt(self._bus, error)
             raise
         finally:
             self._moving = False
@@ -338,15 +338,6 @@ class RotatingGantry:
         profile_s = distance_deg / speed_deg_s + speed_deg_s / limits.acceleration_deg_s2
         profile_s += limits.acceleration_deg_s2 / limits.jerk_deg_s3
         return PATIENCE * profile_s + limits.settle_s + GRACE_S
-
-    async def _halt(self, error: BaseException) -> None:
-        """A motion ended badly: quick stop, whatever the reason; who hears no poll stops by itself."""
-        asked = isinstance(error, BeamlineError) and error.code == STOPPED
-        self._bus.emit(self._name, "motion.failed", error=str(error) or type(error).__name__, asked=asked)
-        try:
-            await self._group.quick_stop()
-        except BeamlineError as unheard:
-            self._bus.emit(self._name, "motion.stop_unconfirmed", error=str(unheard))
 
     # --- polling ----------------------------------------------------------------------------------------------------------
 

@@ -360,9 +360,9 @@ BY_FILE = {
         ("a bypass lasts ten times as long", "reason, now_ns + duration_ns)", "reason, now_ns + 10 * duration_ns)"),
     ],
     "first_out.py": [
-        ("what is not known accuses", "if known else NOT_KNOWN", "if True else NOT_KNOWN"),
-        ("a cause of our own is not known", " or shown == NO_INPUT or", " or"),
-        ("who is not read is told as not known", ' or row.kind == "stale"\n', "\n"),
+        ("what is not known accuses", "return NOT_KNOWN if shown & UNBELIEVED and", "return NOT_KNOWN if False and"),
+        ("a cause of our own is not known", " and shown != NO_INPUT[0]", ""),
+        ("who is not read is told as not known", ' and row.kind != "stale" else', " else"),
         ("every trip is first", "row.code, self.first is None, now_ns", "row.code, True, now_ns"),
         ("trips are numbered with gaps", "self._seq += 1", "self._seq += 2"),
         ("having started is a cause", 'if row.kind == "boot":', "if False:"),
