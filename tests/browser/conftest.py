@@ -13,8 +13,12 @@ from pathlib import Path
 
 import pytest
 from browser_desk import ARGUMENTS, House
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, Route, sync_playwright
 from witness import system_program
+
+import controller.console
+
+PAGE = Path(controller.console.__file__).parent / "page"
 
 SPEED = 3  # of the room for all
 
@@ -95,3 +99,21 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     folder = Path(chosen) if chosen else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     return lambda name: folder / f"console-{name}.png"
+
+
+@pytest.fixture(scope="module")
+def modules(browser: Browser) -> Iterator[Page]:
+    """The console's modules alone, without a server: what they make of values."""
+
+    def served(route: Route) -> None:
+        name = route.request.url.rsplit("/", maxsplit=1)[-1]
+        if name.endswith(".js"):
+            route.fulfill(path=PAGE / name, content_type="text/javascript")
+        else:
+            route.fulfill(body="<!doctype html>", content_type="text/html")
+
+    opened = browser.new_page()
+    opened.route("**/*", served)
+    opened.goto("http://page.invalid/")
+    yield opened
+    opened.close()

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from playwright.sync_api import Browser, Route
-
-import controller.console
+from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(60)]
 
-PAGE = Path(controller.console.__file__).parent / "page"
 FACTS = {
     "room": "G1",
     "residual": {"lateral_mm": 0.31, "vertical_mm": -0.4, "pitch_deg": 0.05},
@@ -24,21 +19,8 @@ FACTS = {
 }
 
 
-def test_a_figure_that_is_to_be_accepted_stands_beside_its_limit(browser: Browser) -> None:
-    def served(route: Route) -> None:
-        name = route.request.url.rsplit("/", maxsplit=1)[-1]
-        if name.endswith(".js"):
-            route.fulfill(path=PAGE / name, content_type="text/javascript")
-        else:
-            route.fulfill(body="<!doctype html>", content_type="text/html")
-
-    page = browser.new_page()
-    try:
-        page.route("**/*", served)
-        page.goto("http://page.invalid/")
-        pairs = dict(page.evaluate("async (facts) => (await import('/page/words.js')).factsOf(facts)", FACTS))
-    finally:
-        page.close()
+def test_a_figure_that_is_to_be_accepted_stands_beside_its_limit(modules: Page) -> None:
+    pairs = dict(modules.evaluate("async (facts) => (await import('/page/words.js')).factsOf(facts)", FACTS))
     assert pairs == {
         "Remaining deviation": "0.40 mm, 0.05° (limit 1.00 mm, 1.00°)",
         "Correction up to": "3.20 mm, 0.00° (limit 20.00 mm, 3.00°)",

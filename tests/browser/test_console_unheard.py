@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route
-
-import controller.console
+from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(60)]
 
-PAGE = Path(controller.console.__file__).parent / "page"
 TRIP = {
     "cause": "c",
     "value": "",
@@ -46,24 +41,6 @@ SHOWN = """async ([view, scrolled]) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def page(browser: Browser) -> Iterator[Page]:
-    """The page's modules alone."""
-
-    def served(route: Route) -> None:
-        name = route.request.url.rsplit("/", maxsplit=1)[-1]
-        if name.endswith(".js"):
-            route.fulfill(path=PAGE / name, content_type="text/javascript")
-        else:
-            route.fulfill(body="<!doctype html>", content_type="text/html")
-
-    opened = browser.new_page()
-    opened.route("**/*", served)
-    opened.goto("http://page.invalid/")
-    yield opened
-    opened.close()
-
-
 def view_of(*trips: str, first: str = "", silent: bool = False) -> dict[str, Any]:
     rows = [{**TRIP, "id": name} for name in trips]
     return {
@@ -84,30 +61,30 @@ def view_of(*trips: str, first: str = "", silent: bool = False) -> dict[str, Any
     }
 
 
-def test_a_console_that_is_not_heard_commands_no_more_and_control_is_offered(page: Page) -> None:
+def test_a_console_that_is_not_heard_commands_no_more_and_control_is_offered(modules: Page) -> None:
     words = "async (control) => (await import('/page/words.js')).commanderOf(control)"
     control = {"console": "api2", "actor": "operator", "role": "operator", "heard_ms": 63_400.0}
-    assert page.evaluate(words, control) == "operator at api2 not heard for 63 s; control may be taken"
-    assert page.evaluate(words, {**control, "heard_ms": 900.0}) == "operator at api2 commands"
+    assert modules.evaluate(words, control) == "operator at api2 not heard for 63 s; control may be taken"
+    assert modules.evaluate(words, {**control, "heard_ms": 900.0}) == "operator at api2 commands"
     why = "async ([view, person]) => (await import('/page/actions.js')).whyNot(view, person, false, 'load_plan', false)"
     view = {"commands": {"load_plan": ["operator"]}, "control": control}
-    assert page.evaluate(why, [view, {"role": "operator"}]) == "take control first"
+    assert modules.evaluate(why, [view, {"role": "operator"}]) == "take control first"
 
 
-def test_the_first_out_is_one_row_on_top_and_in_sight(page: Page) -> None:
-    shown = page.evaluate(SHOWN, [view_of("SEARCH", "PERMIT_A", "AREA", "VACUUM", "DOOR", first="DOOR"), 200])
+def test_the_first_out_is_one_row_on_top_and_in_sight(modules: Page) -> None:
+    shown = modules.evaluate(SHOWN, [view_of("SEARCH", "PERMIT_A", "AREA", "VACUUM", "DOOR", first="DOOR"), 200])
     assert shown["rows"][0] == ["DOOR", "first out"]
     assert [chip for _, chip in shown["rows"][1:]] == ["follows"] * 4
     assert shown["top"] == 0, "a list that was scrolled down does not hide it"
 
 
-def test_the_head_of_the_panel_says_that_the_interlock_system_does_not_answer(page: Page) -> None:
-    shown = page.evaluate(SHOWN, [view_of(silent=True), 0])
+def test_the_head_of_the_panel_says_that_the_interlock_system_does_not_answer(modules: Page) -> None:
+    shown = modules.evaluate(SHOWN, [view_of(silent=True), 0])
     assert "the interlock system does not answer" in shown["head"].lower()
     assert shown["clear"] == "not known" and "does not answer at its socket" in shown["rest"]
 
 
-def test_reset_is_left_to_who_commands_but_for_a_role_that_is_not_there(page: Page) -> None:
+def test_reset_is_left_to_who_commands_but_for_a_role_that_is_not_there(modules: Page) -> None:
     view = view_of("DOOR", first="DOOR")
     control = {"console": "api2", "actor": "ana", "role": "operator", "heard_ms": 90.0}
     for more, may in (
@@ -116,4 +93,4 @@ def test_reset_is_left_to_who_commands_but_for_a_role_that_is_not_there(page: Pa
         ({**control, "role": "physicist"}, True),
         ({**control, "heard_ms": 2e3}, True),
     ):
-        assert page.evaluate(SHOWN, [{**view, "control": more}, 0])["may"] is may, more
+        assert modules.evaluate(SHOWN, [{**view, "control": more}, 0])["may"] is may, more
